@@ -1,0 +1,196 @@
+/*
+ * codec.c - what is common to all codecs: checking parameters, choosing the kind, and the header of
+ * codec.bin.
+ *
+ * Threads: a trained codec is immutable, so every call but codec_destroy() may run beside any
+ * other.
+ */
+#include "common/codec.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/codec_internal.h"
+#include "common/cpu.h"
+#include "common/memory.h"
+
+static const uint8_t file_magic[4] = {'N', 'J', 'C', 'D'};
+
+/* NULL for a kind that this build does not know. */
+static const struct codec_ops *ops_of(uint32_t kind)
+{
+    return kind == CODEC_PQ ? &codec_pq_ops : NULL;
+}
+
+static bool element_is_vector(uint32_t type)
+{
+    return type == ELEMENT_U8 || type == ELEMENT_I8 || type == ELEMENT_F16 || type == ELEMENT_F32;
+}
+
+/* Ranges of everything but the kind; a fault has the given status, as it may come from a caller or
+ * from a file. */
+static enum status params_check(const struct codec_params *params, enum status fault,
+                                struct error *err)
+{
+    if (params->metric != METRIC_L2 && params->metric != METRIC_IP &&
+        params->metric != METRIC_COSINE) {
+        return error_set(err, fault, "codec: metric %u is none of l2, ip, cosine",
+                         (unsigned)params->metric);
+    }
+    if (!element_is_vector((uint32_t)params->type)) {
+        return error_set(err, fault, "codec: element type %u is none of u8, i8, f16, f32",
+                         (unsigned)params->type);
+    }
+    if (params->dim < 1 || params->dim > VECTOR_DIM_MAX) {
+        return error_set(err, fault, "codec: dimension %" PRIu32 " is not in 1..%d", params->dim,
+                         VECTOR_DIM_MAX);
+    }
+    if (params->code_bytes < 1 || params->code_bytes > params->dim) {
+        return error_set(err, fault,
+                         "codec: %" PRIu32 " code bytes are not in 1..%" PRIu32 ", the dimension",
+                         params->code_bytes, params->dim);
+    }
+    return STATUS_OK;
+}
+
+enum status codec_train_with(const struct codec_params *params, unsigned features, const void *rows,
+                             size_t count, struct codec **out, struct error *err)
+{
+    const struct codec_ops *ops = ops_of((uint32_t)params->kind);
+    if (!ops)
+        return error_set(err, STATUS_INVALID, "codec: kind %u is unknown", (unsigned)params->kind);
+    enum status status = params_check(params, STATUS_INVALID, err);
+    if (status != STATUS_OK)
+        return status;
+    size_t elements, bad;
+    if (count < 1 || !size_mul(count, params->dim, &elements)) {
+        return error_set(err, STATUS_INVALID, "codec: cannot train on a sample of %zu rows", count);
+    }
+    if (!element_all_finite(params->type, rows, elements, &bad)) {
+        return error_set(err, STATUS_INVALID,
+                         "codec: training row %zu is not finite at dimension %zu",
+                         bad / params->dim, bad % params->dim);
+    }
+    return ops->train(params, features, rows, count, out, err);
+}
+
+enum status codec_train(const struct codec_params *params, const void *rows, size_t count,
+                        struct codec **out, struct error *err)
+{
+    return codec_train_with(params, cpu_features(), rows, count, out, err);
+}
+
+void codec_destroy(struct codec *codec)
+{
+    if (codec)
+        codec->ops->destroy(codec);
+}
+
+struct codec_params codec_params_of(const struct codec *codec)
+{
+    return codec->params;
+}
+
+void codec_encode(const struct codec *codec, const void *rows, size_t count, uint8_t *codes)
+{
+    codec->ops->encode(codec, rows, count, codes);
+}
+
+size_t codec_table_bytes(const struct codec *codec)
+{
+    return codec->ops->table_bytes(codec);
+}
+
+void codec_table_build(const struct codec *codec, const void *query, void *table)
+{
+    codec->ops->table_build(codec, query, table);
+}
+
+void codec_table_gather(const struct codec *codec, const void *table, const uint8_t *codes,
+                        const uint32_t *ids, size_t count, float *out)
+{
+    codec->ops->table_gather(codec, table, codes, ids, count, out);
+}
+
+enum status codec_serialize(const struct codec *codec, uint8_t **bytes, size_t *length,
+                            struct error *err)
+{
+    const struct codec_params *params = &codec->params;
+    struct codec_file_header header = {
+        .version = CODEC_FILE_VERSION,
+        .kind = (uint32_t)params->kind,
+        .metric = (uint32_t)params->metric,
+        .element = (uint32_t)params->type,
+        .dim = params->dim,
+        .code_bytes = params->code_bytes,
+        .seed = params->seed,
+    };
+    memcpy(header.magic, file_magic, sizeof(header.magic));
+    size_t total = sizeof(header) + codec->ops->body_bytes(params);
+    uint8_t *buffer = malloc(total);
+    if (!buffer)
+        return error_set(err, STATUS_NO_MEMORY, "codec: cannot allocate %zu bytes", total);
+    memcpy(buffer, &header, sizeof(header));
+    codec->ops->body_write(codec, buffer + sizeof(header));
+    *bytes = buffer;
+    *length = total;
+    return STATUS_OK;
+}
+
+/* Everything of a header but the body's length. */
+static enum status header_check(const struct codec_file_header *header, struct codec_params *params,
+                                struct error *err)
+{
+    static const uint8_t zeros[sizeof(header->reserved1)];
+    if (memcmp(header->magic, file_magic, sizeof(file_magic)) != 0)
+        return error_set(err, STATUS_CORRUPT, "codec: bad magic, this is not a codec.bin");
+    if (header->version != CODEC_FILE_VERSION) {
+        return error_set(err, STATUS_UNSUPPORTED,
+                         "codec: format version %" PRIu32 ", this build reads %d", header->version,
+                         CODEC_FILE_VERSION);
+    }
+    if (!ops_of(header->kind)) {
+        return error_set(err, STATUS_UNSUPPORTED, "codec: kind %" PRIu32 " is unknown",
+                         header->kind);
+    }
+    if (header->reserved0 != 0 || memcmp(header->reserved1, zeros, sizeof(zeros)) != 0)
+        return error_set(err, STATUS_CORRUPT, "codec: reserved header bytes are not zero");
+    *params = (struct codec_params){
+        .kind = (enum codec_kind)header->kind,
+        .metric = (enum metric)header->metric,
+        .type = (enum element_type)header->element,
+        .dim = header->dim,
+        .code_bytes = header->code_bytes,
+        .seed = header->seed,
+    };
+    return params_check(params, STATUS_CORRUPT, err);
+}
+
+enum status codec_deserialize_with(const uint8_t *bytes, size_t length, unsigned features,
+                                   struct codec **out, struct error *err)
+{
+    struct codec_file_header header;
+    struct codec_params params;
+    if (length < sizeof(header)) {
+        return error_set(err, STATUS_CORRUPT, "codec: %zu bytes, the header alone takes %zu",
+                         length, sizeof(header));
+    }
+    memcpy(&header, bytes, sizeof(header));
+    enum status status = header_check(&header, &params, err);
+    if (status != STATUS_OK)
+        return status;
+    const struct codec_ops *ops = ops_of(header.kind);
+    size_t wanted = sizeof(header) + ops->body_bytes(&params);
+    if (length != wanted) {
+        return error_set(err, STATUS_CORRUPT, "codec: %zu bytes, its header says %zu", length,
+                         wanted);
+    }
+    return ops->body_read(&params, features, bytes + sizeof(header), out, err);
+}
+
+enum status codec_deserialize(const uint8_t *bytes, size_t length, struct codec **out,
+                              struct error *err)
+{
+    return codec_deserialize_with(bytes, length, cpu_features(), out, err);
+}

@@ -1,0 +1,71 @@
+/*
+ * codec.h - compressed vectors for in-memory distance estimates.
+ *
+ * A codec is trained once on a sample, encodes every vector to code_bytes, and at query time turns
+ * a query into a table from which distances to codes are estimated. It is an interface: product
+ * quantization (codec_pq.c; Jegou, Douze, Schmid, TPAMI 2011) is the first kind.
+ *
+ * Estimates follow the metric's definition in element.h: squared L2, minus inner product, or
+ * 1 - cosine (codec input is normalised inside the codec for cosine, so callers pass vectors as
+ * stored). Results are bit-identical at any thread count and instruction set.
+ *
+ * A trained codec is immutable and may be shared by any number of threads.
+ */
+#ifndef NIGHTJAR_COMMON_CODEC_H
+#define NIGHTJAR_COMMON_CODEC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/element.h"
+#include "common/error.h"
+
+enum codec_kind {
+    CODEC_NONE = 0,
+    CODEC_PQ = 1, /* code_bytes subspaces (split as evenly as dim allows), 256 centroids each */
+};
+
+struct codec;
+
+struct codec_params {
+    enum codec_kind kind;
+    enum metric metric;
+    enum element_type type;
+    uint32_t dim;
+    uint32_t code_bytes; /* PQ: 1..dim */
+    uint64_t seed;
+};
+
+/* Trains on `count` >= 1 packed rows of params->type (a sample the caller drew; 256 to 262,144 rows
+ * are useful). k-means++ seeding, Lloyd iterations, empty clusters reseeded; fewer than 256 distinct
+ * rows are fine. Uses OpenMP with the current thread count. On success *out is the caller's. */
+NODISCARD enum status codec_train(const struct codec_params *params, const void *rows,
+                                  size_t count, struct codec **out, struct error *err);
+void codec_destroy(struct codec *codec);
+
+struct codec_params codec_params_of(const struct codec *codec);
+
+/* Encodes `count` packed rows of the codec's element type into codes (count * code_bytes).
+ * Single-threaded; thread-safe, so the caller parallelises over row ranges. No allocation. */
+void codec_encode(const struct codec *codec, const void *rows, size_t count, uint8_t *codes);
+
+/* Size of a query table; table memory is the caller's, 64-byte aligned. */
+size_t codec_table_bytes(const struct codec *codec);
+
+/* Fills `table` for a query of the codec's element type. No allocation; thread-safe. */
+void codec_table_build(const struct codec *codec, const void *query, void *table);
+
+/* out[i] = estimated distance from the table's query to codes + ids[i] * code_bytes, prefetching
+ * ahead. ids in any order. No allocation. */
+void codec_table_gather(const struct codec *codec, const void *table, const uint8_t *codes,
+                        const uint32_t *ids, size_t count, float *out);
+
+/* Serialised form (codec.bin): self-describing, versioned, little-endian, described in
+ * layout/FORMAT.md. codec_serialize mallocs *bytes (caller frees). codec_deserialize trusts nothing:
+ * every length and value is checked before use. */
+NODISCARD enum status codec_serialize(const struct codec *codec, uint8_t **bytes, size_t *length,
+                                      struct error *err);
+NODISCARD enum status codec_deserialize(const uint8_t *bytes, size_t length, struct codec **out,
+                                        struct error *err);
+
+#endif

@@ -1,0 +1,204 @@
+/*
+ * codec_internal.h - what the codec's own files share: the interface a kind implements, codec.bin,
+ * and the PQ kernels that each instruction set fills in. Included by codec*.c, kmeans.c and tests.
+ *
+ * codec.bin, version 1 (little-endian):
+ *
+ *   offset size
+ *        0    4  magic         "NJCD"
+ *        4    4  u32 version   1
+ *        8    4  u32 kind      enum codec_kind: 1 = PQ
+ *       12    4  u32 metric    enum metric: 1 = l2, 2 = ip, 3 = cosine
+ *       16    4  u32 element   enum element_type: 1 = u8, 2 = i8, 3 = f16, 4 = f32
+ *       20    4  u32 dim       1..8192
+ *       24    4  u32 code_bytes  1..dim
+ *       28    4  u32 reserved  0
+ *       32    8  u64 seed      of the training
+ *       40   24  reserved      zeros
+ *       64       body, to the end of the file
+ *
+ * The PQ body is 256 * dim f32 (1024 * dim bytes), every one finite: M = code_bytes subspaces one
+ * after the other, each 256 centroids of sub_dim(m) consecutive values. Subspace m covers
+ * dimensions [first(m), first(m) + sub_dim(m)):
+ *
+ *   sub_dim(m) = dim / M + (m < dim % M ? 1 : 0)
+ *   first(m)   = m * (dim / M) + min(m, dim % M)
+ *
+ * so its centroids start at byte 64 + 1024 * first(m). Byte m of a code is the centroid's number in
+ * subspace m. For cosine, centroids live among normalised vectors.
+ *
+ * "Lanes" layout, used for whatever SIMD walks: vectors in groups of 16, each group [dim][16], so
+ * one 64-byte load takes the same dimension of 16 vectors. It exists in memory only.
+ */
+#ifndef NIGHTJAR_COMMON_CODEC_INTERNAL_H
+#define NIGHTJAR_COMMON_CODEC_INTERNAL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/codec.h"
+#include "common/compiler.h"
+
+/* ---- codec.bin ---- */
+
+enum { CODEC_FILE_VERSION = 1 };
+
+struct codec_file_header {
+    uint8_t magic[4];
+    uint32_t version;
+    uint32_t kind;
+    uint32_t metric;
+    uint32_t element;
+    uint32_t dim;
+    uint32_t code_bytes;
+    uint32_t reserved0;
+    uint64_t seed;
+    uint8_t reserved1[24];
+};
+
+_Static_assert(sizeof(struct codec_file_header) == 64, "codec.bin header is 64 bytes");
+_Static_assert(offsetof(struct codec_file_header, magic) == 0, "codec.bin offset");
+_Static_assert(offsetof(struct codec_file_header, version) == 4, "codec.bin offset");
+_Static_assert(offsetof(struct codec_file_header, kind) == 8, "codec.bin offset");
+_Static_assert(offsetof(struct codec_file_header, metric) == 12, "codec.bin offset");
+_Static_assert(offsetof(struct codec_file_header, element) == 16, "codec.bin offset");
+_Static_assert(offsetof(struct codec_file_header, dim) == 20, "codec.bin offset");
+_Static_assert(offsetof(struct codec_file_header, code_bytes) == 24, "codec.bin offset");
+_Static_assert(offsetof(struct codec_file_header, reserved0) == 28, "codec.bin offset");
+_Static_assert(offsetof(struct codec_file_header, seed) == 32, "codec.bin offset");
+_Static_assert(offsetof(struct codec_file_header, reserved1) == 40, "codec.bin offset");
+
+/* ---- kinds ---- */
+
+/* What a codec kind implements; the meaning of each call is its namesake's in codec.h. `params` and
+ * `features` reach train() and read() checked. */
+struct codec_ops {
+    enum status (*train)(const struct codec_params *params, unsigned features, const void *rows,
+                         size_t count, struct codec **out, struct error *err);
+    void (*destroy)(struct codec *codec);
+    void (*encode)(const struct codec *codec, const void *rows, size_t count, uint8_t *codes);
+    size_t (*table_bytes)(const struct codec *codec);
+    void (*table_build)(const struct codec *codec, const void *query, void *table);
+    void (*table_gather)(const struct codec *codec, const void *table, const uint8_t *codes,
+                         const uint32_t *ids, size_t count, float *out);
+    /* Body of codec.bin: its exact size, writing it, and reading it (length already equal to
+     * body_bytes(params); values not yet checked). */
+    size_t (*body_bytes)(const struct codec_params *params);
+    void (*body_write)(const struct codec *codec, uint8_t *body);
+    enum status (*body_read)(const struct codec_params *params, unsigned features,
+                             const uint8_t *body, struct codec **out, struct error *err);
+};
+
+/* First member of every kind's own struct. */
+struct codec {
+    const struct codec_ops *ops;
+    struct codec_params params;
+};
+
+extern const struct codec_ops codec_pq_ops;
+
+/* codec_train() and codec_deserialize() limited to `features`, a subset of cpu_features(): the hook
+ * by which tests walk the instruction sets. */
+NODISCARD enum status codec_train_with(const struct codec_params *params, unsigned features,
+                                       const void *rows, size_t count, struct codec **out,
+                                       struct error *err);
+NODISCARD enum status codec_deserialize_with(const uint8_t *bytes, size_t length, unsigned features,
+                                             struct codec **out, struct error *err);
+
+/* ---- kernels ---- */
+
+enum {
+    CODEC_LANES = 16,          /* vectors a group */
+    CODEC_PQ_CENTROIDS = 256,  /* a code byte names one */
+    CODEC_PQ_PARTIAL_SUMS = 8, /* of an estimate; see codec_pq_kernels.gather */
+};
+
+/* Sixteen points against some centroids. */
+struct codec_pq_tile {
+    const float *points;    /* one group in lanes layout: `dims` x 16, 64-byte aligned */
+    const float *centroids; /* row j at centroids + j * stride */
+    size_t dims;            /* dimensions of this tile (a part of the vectors, or all) */
+    size_t stride;          /* floats between centroids */
+    size_t count;           /* centroids */
+    float *distances;       /* count x 16, 64-byte aligned */
+    bool fresh;             /* distances start at 0; else they go on from what is there */
+};
+
+/*
+ * Every level gives the same bits: each output accumulates over its dimensions in order with one
+ * fused multiply-add each, and comparisons take the lower index of equals. Pointers into lanes
+ * layout and tables are 64-byte aligned. Inputs are finite; overflow to infinity is harmless.
+ */
+struct codec_pq_kernels {
+    /* Squared distances of the tile's points to its centroids. */
+    void (*accumulate)(const struct codec_pq_tile *tile);
+
+    /* Merges centroids first..first + count - 1 into the nearest so far of 16 points: where
+     * distances (count x 16) are below best[16], best and label take them. */
+    void (*argmin)(const float *distances, size_t count, uint32_t first, float *best,
+                   uint32_t *labels);
+
+    /* out[16 * g + lane] = scale * |vector - point|^2, or -scale * vector . point, for `groups`
+     * groups of points in lanes layout. */
+    void (*group_l2)(const float *vector, size_t dims, const float *points, size_t groups,
+                     float scale, float *out);
+    void (*group_ip)(const float *vector, size_t dims, const float *points, size_t groups,
+                     float scale, float *out);
+
+    /* k-means++: m = min(nearest[i], |vector - point i|^2); lane_sums[lane] = sum of m over the
+     * groups in order; with `update`, nearest[i] = m. */
+    void (*seed)(const float *vector, size_t dims, const float *points, size_t groups, bool update,
+                 float *nearest, float *lane_sums);
+
+    /* codec_table_gather() on a table of code_bytes x 256 floats. Partial sum j takes the subspaces
+     * j, j + 8, ... in order; the eight are added as ((0+4)+(2+6)) + ((1+5)+(3+7)). */
+    void (*gather)(const float *table, size_t code_bytes, const uint8_t *codes, const uint32_t *ids,
+                   size_t count, float *out);
+};
+
+/* The best kernels within `features`. Static storage. */
+const struct codec_pq_kernels *codec_pq_kernels_get(unsigned features);
+
+extern const struct codec_pq_kernels codec_pq_kernels_avx2;
+extern const struct codec_pq_kernels codec_pq_kernels_avx512;
+
+/* gather() with scalar loads, which every level uses: see codec_pq_table.c for the measurement. */
+void codec_pq_gather(const float *table, size_t code_bytes, const uint8_t *codes,
+                     const uint32_t *ids, size_t count, float *out);
+
+/* ---- a trained PQ ---- */
+
+struct codec_pq {
+    struct codec base;
+    const struct codec_pq_kernels *kernels;
+    float *centroids; /* as the body of codec.bin */
+    float *lanes;     /* the same subspace after subspace, each 16 groups in lanes layout */
+    size_t floats;    /* 256 * dim: the length of each */
+};
+
+ALWAYS_INLINE uint32_t codec_pq_first(const struct codec_params *params, uint32_t subspace)
+{
+    uint32_t extra = params->dim % params->code_bytes;
+    return subspace * (params->dim / params->code_bytes) + MIN(subspace, extra);
+}
+
+ALWAYS_INLINE uint32_t codec_pq_sub_dim(const struct codec_params *params, uint32_t subspace)
+{
+    return params->dim / params->code_bytes +
+           (subspace < params->dim % params->code_bytes ? 1u : 0u);
+}
+
+/* 1/|row| in double, 0 for a zero row: what cosine scales rows by. Summation order is fixed. */
+double codec_pq_inverse_norm(const struct codec_params *params, const void *row);
+
+/* Elements [first, first + count) of a row as f32, times `scale` (1 leaves them exact). */
+void codec_pq_load(const struct codec_params *params, const void *row, size_t first, size_t count,
+                   double scale, float *out);
+
+size_t codec_pq_table_bytes(const struct codec *codec);
+void codec_pq_table_build(const struct codec *codec, const void *query, void *table);
+void codec_pq_table_gather(const struct codec *codec, const void *table, const uint8_t *codes,
+                           const uint32_t *ids, size_t count, float *out);
+
+#endif

@@ -1,0 +1,24 @@
+/*
+ * compiler.h - the only place that spells GNU attributes and checks what we demand of the platform.
+ */
+#ifndef NIGHTJAR_COMMON_COMPILER_H
+#define NIGHTJAR_COMMON_COMPILER_H
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "Nightjar's files and frames are little-endian and read in place: big-endian hosts are not supported"
+#endif
+
+#define NODISCARD         __attribute__((warn_unused_result))
+#define PRINTF_LIKE(f, a) __attribute__((format(printf, f, a)))
+#define ALWAYS_INLINE     static inline __attribute__((always_inline))
+#define UNUSED            __attribute__((unused))
+#define LIKELY(x)         __builtin_expect(!!(x), 1)
+#define UNLIKELY(x)       __builtin_expect(!!(x), 0)
+#define PREFETCH(p)       __builtin_prefetch((p), 0, 3)
+#define ALIGNED(n)        __attribute__((aligned(n)))
+
+#define ARRAY_LENGTH(a) (sizeof(a) / sizeof((a)[0]))
+#define MIN(a, b)       ((a) < (b) ? (a) : (b))
+#define MAX(a, b)       ((a) > (b) ? (a) : (b))
+
+#endif

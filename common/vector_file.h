@@ -1,0 +1,104 @@
+/*
+ * vector_file.h - readers and writers of the vector file formats users already have.
+ *
+ *   .u8bin .i8bin .fbin .f16bin .ibin   u32 n, u32 dim, then n rows          (big-ann-benchmarks)
+ *   .bvecs .fvecs .ivecs                each row: u32 dim, then the elements  (TEXMEX)
+ *   .npy                                2-D, C order, |u1 |i1 <f2 <f4 <i4     (NumPy 1.0, 2.0, 3.0
+ * headers) .u64bin                             u32 n, u32 1, then n u64 keys; read by
+ * key_file_read()
+ *
+ * The format follows from the name's suffix. A file whose size does not equal what its header
+ * implies, to the byte, is refused. Reads are pread into caller memory, so that the page cache and
+ * not this process holds the file.
+ */
+#ifndef NIGHTJAR_COMMON_VECTOR_FILE_H
+#define NIGHTJAR_COMMON_VECTOR_FILE_H
+
+#include <stdint.h>
+
+#include "common/element.h"
+#include "common/error.h"
+
+struct vector_file;
+
+struct vector_shape {
+    uint64_t count; /* rows; >= 1 */
+    uint32_t dim;   /* elements a row; 1..VECTOR_DIM_MAX (ELEMENT_I32: 1..65536) */
+    enum element_type type;
+};
+
+/* Opens and checks header and size; reads no row. On success *out is the caller's to close. */
+NODISCARD enum status vector_file_open(const char *path, struct vector_file **out,
+                                       struct error *err);
+void vector_file_close(struct vector_file *file);
+
+struct vector_shape vector_file_shape(const struct vector_file *file);
+const char *vector_file_path(const struct vector_file *file);
+
+/* Reads rows [first, first + count) packed (dim * element_bytes apart) into `rows`. A .?vecs row
+ * whose own dim differs is STATUS_CORRUPT and names the row. Thread-safe; retries EINTR and short
+ * reads. */
+NODISCARD enum status vector_file_read(const struct vector_file *file, uint64_t first,
+                                       uint64_t count, void *rows, struct error *err);
+
+/* As above with row i at rows + i * stride_bytes (>= packed size; the gap is zeroed). */
+NODISCARD enum status vector_file_read_strided(const struct vector_file *file, uint64_t first,
+                                               uint64_t count, void *rows, size_t stride_bytes,
+                                               struct error *err);
+
+/* Opens, reads every row packed into one new malloc'd buffer (*rows, the caller's to free) and
+ * closes. For queries and ground truth. Refuses with STATUS_INVALID more than `max_bytes`. */
+NODISCARD enum status vector_file_load(const char *path, uint64_t max_bytes,
+                                       struct vector_shape *shape, void **rows, struct error *err);
+
+/* Rows [first_row, first_row + count) are finite, else STATUS_INVALID with
+ * "PATH: row R has a NaN at dimension D" (or "an infinity"). For METRIC_COSINE a zero row is
+ * refused too: "PATH: row R is a zero vector, which has no direction under cosine". */
+NODISCARD enum status vector_rows_check(const char *path, const struct vector_shape *shape,
+                                        enum metric metric, uint64_t first_row, uint64_t count,
+                                        const void *rows, size_t stride_bytes, struct error *err);
+
+/* Sequential writer. The suffix decides the format and must suit shape.type. The file appears under
+ * its name only on vector_writer_finish() (temporary name beside it, fsync, rename);
+ * vector_writer_abort() or a crash leaves nothing under it. A regular file of that name is
+ * replaced; anything else there is STATUS_EXISTS. The whole size is reserved at open, so a full
+ * disk is told before the work rather than after. One thread at a time. */
+struct vector_writer;
+NODISCARD enum status vector_writer_open(const char *path, struct vector_shape shape,
+                                         struct vector_writer **out, struct error *err);
+NODISCARD enum status vector_writer_append(struct vector_writer *writer, const void *rows,
+                                           uint64_t count, struct error *err);
+/* All announced rows must have been appended. Frees the writer on success; on failure the caller
+ * aborts it. */
+NODISCARD enum status vector_writer_finish(struct vector_writer *writer, struct error *err);
+/* Removes the temporary file and frees. NULL is fine. */
+void vector_writer_abort(struct vector_writer *writer);
+
+/* Keys, one u64 a row: `.u64bin` (u32 n, u32 1, u64[n]). The count must equal `expected_count`.
+ * *keys is malloc'd, the caller's. A repeated key is STATUS_INVALID naming the key and both rows.
+ */
+NODISCARD enum status key_file_read(const char *path, uint64_t expected_count, uint64_t **keys,
+                                    struct error *err);
+
+/* Writes `count` (1..UINT32_MAX) keys as .u64bin, atomically as vector_writer does. */
+NODISCARD enum status key_file_write(const char *path, const uint64_t *keys, uint64_t count,
+                                     struct error *err);
+
+/* Exact neighbours. ids[q * k + i]: the i-th nearest row of query q. distances may be absent
+ * (.ivecs): then NULL. Arrays are malloc'd; ground_truth_free() releases and zeroes. */
+struct ground_truth {
+    uint32_t query_count;
+    uint32_t k;
+    uint32_t *ids;
+    float *distances;
+};
+/* Reads DiskANN's layout (u32 nq, u32 k, u32 ids[nq*k], f32 dists[nq*k]; any suffix), .ivecs, or an
+ * .ibin that holds ids alone (u32 nq, u32 k, u32 ids[nq*k]). k is 1..65536. */
+NODISCARD enum status ground_truth_read(const char *path, struct ground_truth *out,
+                                        struct error *err);
+/* Writes DiskANN's layout, atomically as vector_writer does. */
+NODISCARD enum status ground_truth_write(const char *path, const struct ground_truth *truth,
+                                         struct error *err);
+void ground_truth_free(struct ground_truth *truth);
+
+#endif
