@@ -1,0 +1,313 @@
+/*
+ * generation.c - opening a generation and reading its files. Everything is opened relative to one
+ * directory descriptor without following links, so the files are of the directory that was named
+ * even when a publish swaps links meanwhile. See generation_writer.c for how it came to be and
+ * generation_verify.c for the full check.
+ *
+ * A generation is immutable once open: any number of threads may use it at a time.
+ */
+#include "layout/generation.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "common/file_io.h"
+#include "common/memory.h"
+#include "layout/generation_internal.h"
+
+/* ---- opening ---- */
+
+struct opened_file {
+    int fd;
+    uint64_t bytes;
+};
+
+/* Opens regular file `name`; *out is written only on success. Its kind is asked before, since
+ * opening a FIFO would wait, and after, since it may have changed. */
+static enum status open_regular(int directory_fd, const char *name, const char *file_path,
+                                struct opened_file *out, struct error *err)
+{
+    struct stat info;
+    if (fstatat(directory_fd, name, &info, AT_SYMLINK_NOFOLLOW) != 0) {
+        if (errno == ENOENT)
+            return error_set(err, STATUS_NOT_FOUND, "%s: no such file", file_label(file_path));
+        return error_set_os(err, errno, "%s: cannot stat", file_label(file_path));
+    }
+    if (!S_ISREG(info.st_mode))
+        return error_set(err, STATUS_CORRUPT, "%s: is not a regular file", file_label(file_path));
+    int fd = openat(directory_fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return error_set_os(err, errno, "%s: cannot open", file_label(file_path));
+    enum status status = STATUS_OK;
+    if (fstat(fd, &info) != 0)
+        status = error_set_os(err, errno, "%s: cannot stat", file_label(file_path));
+    else if (!S_ISREG(info.st_mode))
+        status = error_set(err, STATUS_CORRUPT, "%s: is not a regular file", file_label(file_path));
+    if (status != STATUS_OK) {
+        close(fd);
+        return status;
+    }
+    *out = (struct opened_file){fd, (uint64_t)info.st_size};
+    return STATUS_OK;
+}
+
+static enum status manifest_text_read(struct generation *generation, struct opened_file file,
+                                      const char *file_path, struct error *err)
+{
+    if (file.bytes > MANIFEST_BYTES_MAX)
+        return error_set(err, STATUS_CORRUPT, "%s: %" PRIu64 " bytes, at most %d are read",
+                         file_label(file_path), file.bytes, MANIFEST_BYTES_MAX);
+    generation->manifest_bytes = (size_t)file.bytes;
+    generation->manifest_text = malloc(generation->manifest_bytes + 1);
+    if (!generation->manifest_text)
+        return error_set(err, STATUS_NO_MEMORY, "%s: out of memory", file_label(file_path));
+    return file_read_at(file.fd, file_path, generation->manifest_text, generation->manifest_bytes,
+                        0, err);
+}
+
+static enum status manifest_load(struct generation *generation, int directory_fd, struct error *err)
+{
+    char *file_path;
+    if (asprintf(&file_path, "%s/%s", generation->path, MANIFEST_FILE_NAME) < 0)
+        return error_set(err, STATUS_NO_MEMORY, "%s: out of memory", file_label(generation->path));
+    struct opened_file file = {.fd = -1};
+    enum status status = open_regular(directory_fd, MANIFEST_FILE_NAME, file_path, &file, err);
+    if (status == STATUS_NOT_FOUND)
+        status = error_set(err, status,
+                           "%s: no such file: not a generation, or one whose build did not finish",
+                           file_label(file_path));
+    if (status == STATUS_OK)
+        status = manifest_text_read(generation, file, file_path, err);
+    if (status == STATUS_OK) {
+        struct error inner;
+        status = manifest_parse(generation->manifest_text, generation->manifest_bytes,
+                                &generation->manifest, &inner);
+        if (status != STATUS_OK)
+            error_set(err, status, "%s: %s", file_label(file_path), inner.text);
+    }
+    if (file.fd >= 0)
+        close(file.fd);
+    free(file_path);
+    return status;
+}
+
+static enum status data_file_open(struct generation *generation, int directory_fd,
+                                  enum generation_file file, struct error *err)
+{
+    const char *name = generation_file_names[file];
+    if (asprintf(&generation->file_paths[file], "%s/%s", generation->path, name) < 0) {
+        generation->file_paths[file] = NULL;
+        return error_set(err, STATUS_NO_MEMORY, "%s: out of memory", file_label(generation->path));
+    }
+    struct opened_file opened;
+    enum status status =
+        open_regular(directory_fd, name, generation->file_paths[file], &opened, err);
+    if (status != STATUS_OK)
+        return status;
+    generation->fds[file] = opened.fd; /* closed with the generation */
+    if (opened.bytes != generation->manifest.files[file].bytes)
+        return error_set(err, STATUS_CORRUPT, "%s: %" PRIu64 " bytes, the manifest says %" PRIu64,
+                         file_label(generation->file_paths[file]), opened.bytes,
+                         generation->manifest.files[file].bytes);
+    return STATUS_OK;
+}
+
+/* Sets the flag afterwards, as a file system without O_DIRECT refuses it here in the same way. */
+static bool set_direct(int fd)
+{
+    int flags = fcntl(fd, F_GETFL);
+    return flags >= 0 && fcntl(fd, F_SETFL, flags | O_DIRECT) == 0;
+}
+
+enum status generation_open(const char *path, struct generation **out, struct error *err)
+{
+    struct generation *generation = calloc(1, sizeof(*generation));
+    if (!generation)
+        return error_set(err, STATUS_NO_MEMORY, "%s: out of memory", file_label(path));
+    for (int i = 0; i < GENERATION_FILE_COUNT; i++)
+        generation->fds[i] = -1;
+    enum status status = STATUS_OK;
+    int directory_fd = -1;
+    generation->path = strdup(path);
+    if (!generation->path) {
+        status = error_set(err, STATUS_NO_MEMORY, "%s: out of memory", file_label(path));
+        goto out;
+    }
+    directory_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (directory_fd < 0) {
+        if (errno == ENOENT)
+            status = error_set(err, STATUS_NOT_FOUND, "%s: no such directory", file_label(path));
+        else if (errno == ENOTDIR)
+            status = error_set(err, STATUS_INVALID, "%s: not a directory", file_label(path));
+        else
+            status = error_set_os(err, errno, "%s: cannot open", file_label(path));
+        goto out;
+    }
+    status = manifest_load(generation, directory_fd, err);
+    for (int i = 0; status == STATUS_OK && i < GENERATION_FILE_COUNT; i++)
+        status = data_file_open(generation, directory_fd, (enum generation_file)i, err);
+    if (status == STATUS_OK)
+        generation->nodes_direct = set_direct(generation->fds[GENERATION_NODES]);
+out:
+    if (directory_fd >= 0)
+        close(directory_fd);
+    if (status == STATUS_OK)
+        *out = generation;
+    else
+        generation_close(generation);
+    return status;
+}
+
+void generation_close(struct generation *generation)
+{
+    if (!generation)
+        return;
+    for (int i = 0; i < GENERATION_FILE_COUNT; i++) {
+        if (generation->fds[i] >= 0)
+            close(generation->fds[i]);
+        free(generation->file_paths[i]);
+    }
+    free(generation->manifest_text);
+    free(generation->path);
+    free(generation);
+}
+
+const struct manifest *generation_manifest(const struct generation *generation)
+{
+    return &generation->manifest;
+}
+
+const char *generation_path(const struct generation *generation)
+{
+    return generation->path;
+}
+
+int generation_nodes_fd(const struct generation *generation, bool *direct)
+{
+    if (direct)
+        *direct = generation->nodes_direct;
+    return generation->fds[GENERATION_NODES];
+}
+
+/* ---- reading ---- */
+
+enum status generation_scan_run(const struct generation *generation,
+                                const struct generation_scan *scan, struct error *err)
+{
+    /* bulk_alloc() gives pages, which O_DIRECT needs. */
+    void *buffer;
+    enum status status = bulk_alloc(GENERATION_SCAN_BYTES, 1, "scan buffer", &buffer, err);
+    if (status != STATUS_OK)
+        return status;
+    const size_t chunk_bytes = GENERATION_SCAN_BYTES / scan->unit_bytes * scan->unit_bytes;
+    const uint64_t total = generation->manifest.files[scan->file].bytes;
+    for (uint64_t offset = 0; status == STATUS_OK && offset < total;) {
+        size_t bytes = (size_t)MIN((uint64_t)chunk_bytes, total - offset);
+        status = file_read_at(generation->fds[scan->file], generation->file_paths[scan->file],
+                              buffer, bytes, offset, err);
+        if (status == STATUS_OK)
+            status = scan->on_chunk(scan->context, offset, buffer, bytes, err);
+        offset += bytes;
+    }
+    bulk_free(buffer, GENERATION_SCAN_BYTES, 1);
+    return status;
+}
+
+enum status generation_digest_check(const struct generation *generation, enum generation_file file,
+                                    struct digest128 digest, struct error *err)
+{
+    const struct digest128 wanted = generation->manifest.files[file].xxh3;
+    if (digest.low == wanted.low && digest.high == wanted.high)
+        return STATUS_OK;
+    return error_set(err, STATUS_CORRUPT,
+                     "%s: its XXH3-128 is %016" PRIx64 "%016" PRIx64
+                     ", the manifest says %016" PRIx64 "%016" PRIx64,
+                     file_label(generation->file_paths[file]), digest.high, digest.low, wanted.high,
+                     wanted.low);
+}
+
+/* Copies into `next` and hashes while the chunk is in cache. */
+struct load {
+    uint8_t *data;
+    XXH3_state_t *hash;
+};
+
+static enum status load_chunk(void *context, uint64_t offset, const void *data, size_t bytes,
+                              struct error *err)
+{
+    (void)err;
+    struct load *load = context;
+    memcpy(load->data + offset, data, bytes);
+    XXH3_128bits_update(load->hash, data, bytes);
+    return STATUS_OK;
+}
+
+enum status generation_load(const struct generation *generation, enum generation_file file,
+                            void **data, size_t *bytes, struct error *err)
+{
+    const size_t total = (size_t)generation->manifest.files[file].bytes;
+    void *memory;
+    enum status status = bulk_alloc(total, 1, generation_file_names[file], &memory, err);
+    if (status != STATUS_OK)
+        return status;
+    struct load load = {.data = memory, .hash = XXH3_createState()};
+    if (!load.hash || XXH3_128bits_reset(load.hash) != XXH_OK)
+        status = error_set(err, STATUS_NO_MEMORY, "%s: out of memory",
+                           file_label(generation->file_paths[file]));
+    if (status == STATUS_OK) {
+        struct generation_scan scan = {file, BLOCK_PAGE_BYTES, load_chunk, &load};
+        status = generation_scan_run(generation, &scan, err);
+    }
+    if (status == STATUS_OK) {
+        XXH128_hash_t hash = XXH3_128bits_digest(load.hash);
+        status = generation_digest_check(
+            generation, file, (struct digest128){.low = hash.low64, .high = hash.high64}, err);
+    }
+    XXH3_freeState(load.hash);
+    if (status != STATUS_OK) {
+        bulk_free(memory, total, 1);
+        return status;
+    }
+    *data = memory;
+    *bytes = total;
+    return STATUS_OK;
+}
+
+static enum status digest_chunk(void *context, uint64_t offset, const void *data, size_t bytes,
+                                struct error *err)
+{
+    (void)offset;
+    (void)err;
+    XXH3_128bits_update(context, data, bytes);
+    return STATUS_OK;
+}
+
+enum status generation_digest(const struct generation *generation, struct digest128 *digest,
+                              struct error *err)
+{
+    XXH3_state_t *hash = XXH3_createState();
+    if (!hash || XXH3_128bits_reset(hash) != XXH_OK) {
+        XXH3_freeState(hash);
+        return error_set(err, STATUS_NO_MEMORY, "%s: out of memory", file_label(generation->path));
+    }
+    /* The manifest gives the lengths of the rest, so the plain concatenation is unambiguous. */
+    XXH3_128bits_update(hash, generation->manifest_text, generation->manifest_bytes);
+    enum status status = STATUS_OK;
+    for (int i = 0; status == STATUS_OK && i < GENERATION_FILE_COUNT; i++) {
+        struct generation_scan scan = {(enum generation_file)i, BLOCK_PAGE_BYTES, digest_chunk,
+                                       hash};
+        status = generation_scan_run(generation, &scan, err);
+    }
+    XXH128_hash_t sum = XXH3_128bits_digest(hash);
+    XXH3_freeState(hash);
+    if (status == STATUS_OK)
+        *digest = (struct digest128){.low = sum.low64, .high = sum.high64};
+    return status;
+}

@@ -1,0 +1,207 @@
+/*
+ * generation_verify.c - the full check of a generation: one pass over every file, the first fault
+ * named with file and, where there is one, block.
+ *
+ * A file's own structure is checked before its digest, since "block 17" says more than "nodes.blk".
+ * What the blocks may still get wrong together is checked here too: their records must add up to
+ * vector_count. That no list names an empty slot is not: it would take the record count of every
+ * block at hand, and a search ignores such an id anyway.
+ *
+ * Reads only; thread-safe as the generation is.
+ */
+#include <inttypes.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "common/codec.h"
+#include "common/file_io.h"
+#include "common/memory.h"
+#include "layout/generation_internal.h"
+#include "layout/navigation.h"
+
+struct verify {
+    const struct generation *generation;
+    XXH3_state_t *hash;
+    uint64_t records; /* seen in the blocks so far */
+    uint64_t blocks;
+    uint64_t *hot_seen; /* a bit for each node */
+};
+
+static enum status verify_nodes_chunk(void *context, uint64_t offset, const void *data,
+                                      size_t bytes, struct error *err)
+{
+    struct verify *verify = context;
+    const struct block_geometry *geometry = &verify->generation->manifest.geometry;
+    const char *path = verify->generation->file_paths[GENERATION_NODES];
+    const uint8_t *block = data;
+    for (size_t at = 0; at < bytes; at += geometry->block_bytes, block += geometry->block_bytes) {
+        uint64_t number = (offset + at) / geometry->block_bytes;
+        enum block_fault fault = block_check(geometry, number, block);
+        if (fault != BLOCK_OK)
+            return error_set(err, STATUS_CORRUPT, "%s: block %" PRIu64 ": %s", file_label(path),
+                             number, block_fault_name(fault));
+        uint16_t record_count;
+        memcpy(&record_count, block + sizeof(uint64_t), sizeof(record_count));
+        verify->records += record_count;
+        verify->blocks++;
+    }
+    XXH3_128bits_update(verify->hash, data, bytes);
+    return STATUS_OK;
+}
+
+static enum status verify_codes_chunk(void *context, uint64_t offset, const void *data,
+                                      size_t bytes, struct error *err)
+{
+    (void)offset;
+    (void)err;
+    struct verify *verify = context;
+    XXH3_128bits_update(verify->hash, data, bytes);
+    return STATUS_OK;
+}
+
+static enum status verify_hot_chunk(void *context, uint64_t offset, const void *data, size_t bytes,
+                                    struct error *err)
+{
+    struct verify *verify = context;
+    const uint32_t node_limit = verify->generation->manifest.geometry.node_limit;
+    const char *path = verify->generation->file_paths[GENERATION_HOT];
+    const uint32_t *ids = data;
+    for (size_t i = 0; i < bytes / sizeof(uint32_t); i++) {
+        uint64_t position = offset / sizeof(uint32_t) + i;
+        if (ids[i] >= node_limit)
+            return error_set(err, STATUS_CORRUPT,
+                             "%s: entry %" PRIu64 " is node %u, ids end below %u", file_label(path),
+                             position, ids[i], node_limit);
+        uint64_t *word = &verify->hot_seen[ids[i] / 64];
+        const uint64_t bit = UINT64_C(1) << (ids[i] % 64);
+        if (*word & bit)
+            return error_set(err, STATUS_CORRUPT, "%s: entry %" PRIu64 " repeats node %u",
+                             file_label(path), position, ids[i]);
+        *word |= bit;
+    }
+    XXH3_128bits_update(verify->hash, data, bytes);
+    return STATUS_OK;
+}
+
+/* Scans one file and compares its digest. */
+static enum status verify_scan(struct verify *verify, const struct generation_scan *scan,
+                               struct error *err)
+{
+    XXH3_128bits_reset(verify->hash);
+    enum status status = generation_scan_run(verify->generation, scan, err);
+    if (status != STATUS_OK)
+        return status;
+    XXH128_hash_t hash = XXH3_128bits_digest(verify->hash);
+    return generation_digest_check(verify->generation, scan->file,
+                                   (struct digest128){.low = hash.low64, .high = hash.high64}, err);
+}
+
+static enum status verify_nodes(struct verify *verify, struct error *err)
+{
+    const struct manifest *manifest = &verify->generation->manifest;
+    struct generation_scan scan = {GENERATION_NODES, manifest->geometry.block_bytes,
+                                   verify_nodes_chunk, verify};
+    enum status status = verify_scan(verify, &scan, err);
+    if (status == STATUS_OK && verify->records != manifest->vector_count)
+        status = error_set(err, STATUS_CORRUPT,
+                           "%s: its blocks hold %" PRIu64 " records, the manifest says %" PRIu64,
+                           file_label(verify->generation->file_paths[GENERATION_NODES]),
+                           verify->records, manifest->vector_count);
+    return status;
+}
+
+static enum status verify_hot(struct verify *verify, struct error *err)
+{
+    const uint64_t words = ((uint64_t)verify->generation->manifest.geometry.node_limit + 63) / 64;
+    void *bits;
+    enum status status = bulk_alloc((size_t)words, sizeof(uint64_t), "hot list check", &bits, err);
+    if (status != STATUS_OK)
+        return status;
+    verify->hot_seen = bits;
+    struct generation_scan scan = {GENERATION_HOT, BLOCK_PAGE_BYTES, verify_hot_chunk, verify};
+    status = verify_scan(verify, &scan, err);
+    bulk_free(bits, (size_t)words, sizeof(uint64_t));
+    return status;
+}
+
+/* Puts the file's path before what its parser said. */
+static enum status verify_forward(const struct generation *generation, enum generation_file file,
+                                  const struct error *inner, struct error *err)
+{
+    return error_set(err, inner->status, "%s: %s", file_label(generation->file_paths[file]),
+                     inner->text);
+}
+
+static enum status verify_codec(const struct generation *generation, struct error *err)
+{
+    void *data;
+    size_t bytes;
+    enum status status = generation_load(generation, GENERATION_CODEC, &data, &bytes, err);
+    if (status != STATUS_OK)
+        return status;
+    struct codec *codec = NULL;
+    struct error inner;
+    status = codec_deserialize(data, bytes, &codec, &inner);
+    bulk_free(data, bytes, 1);
+    if (status != STATUS_OK)
+        return verify_forward(generation, GENERATION_CODEC, &inner, err);
+    const struct manifest *manifest = &generation->manifest;
+    const struct codec_params params = codec_params_of(codec);
+    codec_destroy(codec);
+    if (params.kind == manifest->codec_kind && params.metric == manifest->metric &&
+        params.type == manifest->type && params.dim == manifest->dim &&
+        params.code_bytes == manifest->code_bytes)
+        return STATUS_OK;
+    return error_set(err, STATUS_CORRUPT,
+                     "%s: it is for %s %s vectors of dim %u in %u bytes, the manifest says %s %s, "
+                     "%u, %u",
+                     file_label(generation->file_paths[GENERATION_CODEC]),
+                     metric_name(params.metric), element_name(params.type), params.dim,
+                     params.code_bytes, metric_name(manifest->metric), element_name(manifest->type),
+                     manifest->dim, manifest->code_bytes);
+}
+
+static enum status verify_navigation(const struct generation *generation, struct error *err)
+{
+    void *data;
+    size_t bytes;
+    enum status status = generation_load(generation, GENERATION_NAVIGATION, &data, &bytes, err);
+    if (status != STATUS_OK)
+        return status;
+    struct navigation navigation;
+    struct error inner;
+    const struct manifest *manifest = &generation->manifest;
+    status = navigation_decode(data, bytes, manifest->geometry.node_limit, &navigation, &inner);
+    if (status != STATUS_OK)
+        status = verify_forward(generation, GENERATION_NAVIGATION, &inner, err);
+    else if (navigation.count != manifest->navigation_count)
+        status = error_set(err, STATUS_CORRUPT, "%s: %u nodes, the manifest says %u",
+                           file_label(generation->file_paths[GENERATION_NAVIGATION]),
+                           navigation.count, manifest->navigation_count);
+    bulk_free(data, bytes, 1);
+    return status;
+}
+
+enum status generation_verify(const struct generation *generation, uint64_t *blocks_checked,
+                              struct error *err)
+{
+    struct verify verify = {.generation = generation, .hash = XXH3_createState()};
+    if (!verify.hash)
+        return error_set(err, STATUS_NO_MEMORY, "%s: out of memory", file_label(generation->path));
+    enum status status = verify_nodes(&verify, err);
+    if (status == STATUS_OK) {
+        struct generation_scan scan = {GENERATION_CODES, BLOCK_PAGE_BYTES, verify_codes_chunk,
+                                       &verify};
+        status = verify_scan(&verify, &scan, err);
+    }
+    if (status == STATUS_OK)
+        status = verify_codec(generation, err);
+    if (status == STATUS_OK)
+        status = verify_navigation(generation, err);
+    if (status == STATUS_OK)
+        status = verify_hot(&verify, err);
+    XXH3_freeState(verify.hash);
+    if (blocks_checked)
+        *blocks_checked = verify.blocks;
+    return status;
+}

@@ -1,0 +1,260 @@
+/*
+ * manifest.c - the manifest's rules and its generation id. The JSON text is manifest_json.c's.
+ * Pure functions, thread-safe.
+ */
+#include "layout/manifest.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <string.h>
+#include <xxhash.h>
+
+const char *const generation_file_names[GENERATION_FILE_COUNT] = {
+    [GENERATION_NODES] = "nodes.blk", [GENERATION_CODES] = "codes.bin",
+    [GENERATION_CODEC] = "codec.bin", [GENERATION_NAVIGATION] = "navigation.bin",
+    [GENERATION_HOT] = "hot.bin",
+};
+
+/* ---- generation id ---- */
+
+/* What the id is a hash of. Packed by hand: every field at a multiple of its size, no padding. */
+struct generation_identity {
+    uint64_t input_digest_low;
+    uint64_t input_digest_high;
+    uint64_t vector_count;
+    uint64_t seed;
+    double alpha;
+    double navigation_share;
+    uint32_t format_version;
+    uint32_t dim;
+    uint32_t type;
+    uint32_t metric;
+    uint32_t codec_kind;
+    uint32_t code_bytes;
+    uint32_t degree;
+    uint32_t build_list;
+    uint32_t block_bytes_asked;
+    uint32_t reserved;
+};
+_Static_assert(sizeof(struct generation_identity) == 88, "identity size");
+_Static_assert(offsetof(struct generation_identity, input_digest_low) == 0, "identity layout");
+_Static_assert(offsetof(struct generation_identity, input_digest_high) == 8, "identity layout");
+_Static_assert(offsetof(struct generation_identity, vector_count) == 16, "identity layout");
+_Static_assert(offsetof(struct generation_identity, seed) == 24, "identity layout");
+_Static_assert(offsetof(struct generation_identity, alpha) == 32, "identity layout");
+_Static_assert(offsetof(struct generation_identity, navigation_share) == 40, "identity layout");
+_Static_assert(offsetof(struct generation_identity, format_version) == 48, "identity layout");
+_Static_assert(offsetof(struct generation_identity, dim) == 52, "identity layout");
+_Static_assert(offsetof(struct generation_identity, type) == 56, "identity layout");
+_Static_assert(offsetof(struct generation_identity, metric) == 60, "identity layout");
+_Static_assert(offsetof(struct generation_identity, codec_kind) == 64, "identity layout");
+_Static_assert(offsetof(struct generation_identity, code_bytes) == 68, "identity layout");
+_Static_assert(offsetof(struct generation_identity, degree) == 72, "identity layout");
+_Static_assert(offsetof(struct generation_identity, build_list) == 76, "identity layout");
+_Static_assert(offsetof(struct generation_identity, block_bytes_asked) == 80, "identity layout");
+_Static_assert(offsetof(struct generation_identity, reserved) == 84, "identity layout");
+
+struct digest128 manifest_generation_id(const struct manifest *manifest)
+{
+    struct generation_identity identity = {
+        .input_digest_low = manifest->input_digest.low,
+        .input_digest_high = manifest->input_digest.high,
+        .vector_count = manifest->vector_count,
+        .seed = manifest->seed,
+        .alpha = manifest->alpha,
+        .navigation_share = manifest->navigation_share,
+        .format_version = manifest->format_version,
+        .dim = manifest->dim,
+        .type = (uint32_t)manifest->type,
+        .metric = (uint32_t)manifest->metric,
+        .codec_kind = (uint32_t)manifest->codec_kind,
+        .code_bytes = manifest->code_bytes,
+        .degree = manifest->degree,
+        .build_list = manifest->build_list,
+        .block_bytes_asked = manifest->block_bytes_asked,
+    };
+    XXH128_hash_t hash = XXH3_128bits(&identity, sizeof(identity));
+    return (struct digest128){.low = hash.low64, .high = hash.high64};
+}
+
+/* ---- rules ---- */
+
+/* A whole number with the range it must lie in; `high_name` says where the bound comes from. */
+struct range_rule {
+    const char *name;
+    uint64_t value;
+    uint64_t low;
+    uint64_t high;
+};
+
+static enum status ranges_check(const struct range_rule *rules, size_t count, struct error *err)
+{
+    for (size_t i = 0; i < count; i++)
+        if (rules[i].value < rules[i].low || rules[i].value > rules[i].high)
+            return error_set(err, STATUS_INVALID,
+                             "%s is %" PRIu64 ", must be %" PRIu64 "..%" PRIu64, rules[i].name,
+                             rules[i].value, rules[i].low, rules[i].high);
+    return STATUS_OK;
+}
+
+/* A number that must be finite and lie in [low, high]. */
+struct real_rule {
+    const char *name;
+    double value;
+    double low;
+    double high;
+};
+
+static enum status reals_check(const struct real_rule *rules, size_t count, struct error *err)
+{
+    for (size_t i = 0; i < count; i++)
+        /* Written so that a NaN fails. */
+        if (!(rules[i].value >= rules[i].low && rules[i].value <= rules[i].high))
+            return error_set(err, STATUS_INVALID, "%s is %g, must be %g..%g", rules[i].name,
+                             rules[i].value, rules[i].low, rules[i].high);
+    return STATUS_OK;
+}
+
+static enum status tool_version_check(const struct manifest *manifest, struct error *err)
+{
+    const char *text = manifest->tool_version;
+    size_t length = strnlen(text, sizeof(manifest->tool_version));
+    bool good = length >= 1 && length < sizeof(manifest->tool_version);
+    for (size_t i = 0; good && i < length; i++)
+        good = text[i] >= ' ' && text[i] <= '~';
+    if (good)
+        return STATUS_OK;
+    return error_set(err, STATUS_INVALID, "tool_version is not 1..%zu printable characters",
+                     sizeof(manifest->tool_version) - 1);
+}
+
+static enum status vectors_check(const struct manifest *manifest, struct error *err)
+{
+    const struct block_geometry *geometry = &manifest->geometry;
+    if (manifest->type != ELEMENT_U8 && manifest->type != ELEMENT_I8 &&
+        manifest->type != ELEMENT_F16 && manifest->type != ELEMENT_F32)
+        return error_set(err, STATUS_INVALID, "type is %d, must be u8, i8, f16 or f32",
+                         (int)manifest->type);
+    if (manifest->metric != METRIC_L2 && manifest->metric != METRIC_IP &&
+        manifest->metric != METRIC_COSINE)
+        return error_set(err, STATUS_INVALID, "metric is %d, must be l2, ip or cosine",
+                         (int)manifest->metric);
+    const struct range_rule dim_rule[] = {{"dim", manifest->dim, 1, VECTOR_DIM_MAX}};
+    enum status status = ranges_check(dim_rule, ARRAY_LENGTH(dim_rule), err);
+    if (status != STATUS_OK)
+        return status;
+    uint64_t vector_bytes = (uint64_t)manifest->dim * element_bytes(manifest->type);
+    if (geometry->vector_bytes != vector_bytes)
+        return error_set(
+            err, STATUS_INVALID, "vector_bytes is %u, %u elements of type %s take %" PRIu64,
+            geometry->vector_bytes, manifest->dim, element_name(manifest->type), vector_bytes);
+    return STATUS_OK;
+}
+
+static enum status blocks_check(const struct manifest *manifest, struct error *err)
+{
+    const struct block_geometry *geometry = &manifest->geometry;
+    enum status status = block_geometry_check(geometry, err);
+    if (status != STATUS_OK)
+        return status;
+    /* Multiplying a count from disk could wrap, dividing cannot; the geometry's own check has made
+     * node_limit a multiple of nodes_per_block. */
+    if (manifest->block_count != geometry->node_limit / geometry->nodes_per_block)
+        return error_set(err, STATUS_INVALID,
+                         "node_limit is %u, %" PRIu64 " blocks of %u nodes make another number",
+                         geometry->node_limit, manifest->block_count, geometry->nodes_per_block);
+    if (geometry->generation_seed != manifest->generation_id.low)
+        return error_set(err, STATUS_INVALID,
+                         "block seed 0x%016" PRIx64
+                         " is not the low half of the generation id, 0x%016" PRIx64,
+                         geometry->generation_seed, manifest->generation_id.low);
+    /* A block holds at least one record. */
+    const struct range_rule rules[] = {
+        {"vector_count", manifest->vector_count, manifest->block_count, geometry->node_limit},
+    };
+    return ranges_check(rules, ARRAY_LENGTH(rules), err);
+}
+
+static enum status build_check(const struct manifest *manifest, struct error *err)
+{
+    if (manifest->codec_kind != CODEC_PQ)
+        return error_set(err, STATUS_UNSUPPORTED, "codec kind %d, this build knows pq (%d)",
+                         (int)manifest->codec_kind, CODEC_PQ);
+    const uint64_t count = manifest->vector_count;
+    const struct range_rule ranges[] = {
+        {"code_bytes", manifest->code_bytes, 1, manifest->dim},
+        {"degree", manifest->degree, 1, BLOCK_DEGREE_MAX},
+        {"build_list", manifest->build_list, 1, UINT32_MAX},
+        {"block_bytes_asked", manifest->block_bytes_asked, 0, BLOCK_BYTES_MAX},
+        {"trimmed_edges", manifest->trimmed_edges, 0, count * BLOCK_DEGREE_MAX},
+        {"repaired_nodes", manifest->repaired_nodes, 0, count},
+        {"duplicate_vectors", manifest->duplicate_vectors, 0, count - 1},
+        {"navigation_count", manifest->navigation_count, 1, count},
+        {"hot_count", manifest->hot_count, 0, count},
+    };
+    enum status status = ranges_check(ranges, ARRAY_LENGTH(ranges), err);
+    if (status != STATUS_OK)
+        return status;
+    const struct real_rule reals[] = {
+        {"norm_max", manifest->norm_max, 0, HUGE_VAL},
+        {"alpha", manifest->alpha, 1, 1e6},
+        {"navigation_share", manifest->navigation_share, 0, 1},
+        {"mean_degree", manifest->mean_degree, 0, BLOCK_DEGREE_MAX},
+        {"block_mate_share", manifest->block_mate_share, 0, 1},
+    };
+    status = reals_check(reals, ARRAY_LENGTH(reals), err);
+    if (status == STATUS_OK && !isfinite(manifest->norm_max))
+        status = error_set(err, STATUS_INVALID, "norm_max is not finite");
+    return status;
+}
+
+static enum status file_bytes_check(const struct manifest *manifest, enum generation_file file,
+                                    uint64_t wanted, struct error *err)
+{
+    if (manifest->files[file].bytes == wanted)
+        return STATUS_OK;
+    return error_set(err, STATUS_INVALID,
+                     "%s has %" PRIu64 " bytes, the other fields make it %" PRIu64,
+                     generation_file_names[file], manifest->files[file].bytes, wanted);
+}
+
+/* None of the products wraps: node_limit < 2^32, block_bytes < 2^16, code_bytes <= 2^13. */
+static enum status files_check(const struct manifest *manifest, struct error *err)
+{
+    enum status status = file_bytes_check(
+        manifest, GENERATION_NODES, manifest->block_count * manifest->geometry.block_bytes, err);
+    if (status == STATUS_OK)
+        status =
+            file_bytes_check(manifest, GENERATION_CODES,
+                             (uint64_t)manifest->geometry.node_limit * manifest->code_bytes, err);
+    if (status == STATUS_OK)
+        status =
+            file_bytes_check(manifest, GENERATION_HOT, manifest->hot_count * sizeof(uint32_t), err);
+    if (status != STATUS_OK)
+        return status;
+    /* Their lengths also depend on what is in them; their readers compare. */
+    const struct range_rule rules[] = {
+        {"bytes of codec.bin", manifest->files[GENERATION_CODEC].bytes, 1, UINT32_MAX},
+        {"bytes of navigation.bin", manifest->files[GENERATION_NAVIGATION].bytes, 1,
+         UINT64_C(1) << 42},
+    };
+    return ranges_check(rules, ARRAY_LENGTH(rules), err);
+}
+
+enum status manifest_check(const struct manifest *manifest, struct error *err)
+{
+    if (manifest->format_version != MANIFEST_FORMAT_VERSION)
+        return error_set(err, STATUS_UNSUPPORTED, "format_version %u, this build reads %d",
+                         manifest->format_version, MANIFEST_FORMAT_VERSION);
+    static enum status (*const checks[])(const struct manifest *, struct error *) = {
+        tool_version_check, vectors_check, blocks_check, build_check, files_check,
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(checks); i++) {
+        enum status status = checks[i](manifest, err);
+        if (status != STATUS_OK)
+            return status;
+    }
+    return STATUS_OK;
+}

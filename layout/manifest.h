@@ -1,0 +1,96 @@
+/*
+ * manifest.h - manifest.json: what a generation is. Written last; its presence makes a directory a
+ * generation. Holds nothing that depends on clock, host or thread count.
+ */
+#ifndef NIGHTJAR_LAYOUT_MANIFEST_H
+#define NIGHTJAR_LAYOUT_MANIFEST_H
+
+#include <stdint.h>
+
+#include "common/codec.h"
+#include "common/element.h"
+#include "common/error.h"
+#include "layout/block.h"
+
+enum {
+    MANIFEST_FORMAT_VERSION = 1,
+    MANIFEST_BYTES_MAX = 1 << 20, /* longer text is refused before it is parsed */
+};
+
+struct digest128 {
+    uint64_t low, high;
+};
+
+/* The data files of a generation, in manifest order. */
+enum generation_file {
+    GENERATION_NODES,      /* nodes.blk */
+    GENERATION_CODES,      /* codes.bin */
+    GENERATION_CODEC,      /* codec.bin */
+    GENERATION_NAVIGATION, /* navigation.bin */
+    GENERATION_HOT,        /* hot.bin */
+    GENERATION_FILE_COUNT,
+};
+extern const char *const generation_file_names[GENERATION_FILE_COUNT];
+#define MANIFEST_FILE_NAME "manifest.json"
+
+struct manifest_file {
+    uint64_t bytes;
+    struct digest128 xxh3;
+};
+
+struct manifest {
+    uint32_t format_version;
+    struct digest128 generation_id;
+    struct digest128 input_digest; /* XXH3-128 of the vectors (and keys), as read */
+    char tool_version[32];
+
+    uint64_t vector_count;
+    uint32_t dim;
+    enum element_type type;
+    enum metric metric;
+    double norm_max; /* largest |x|; METRIC_IP's search uses it, others informative */
+
+    struct block_geometry geometry;
+    uint64_t block_count;
+
+    enum codec_kind codec_kind;
+    uint32_t code_bytes;
+
+    /* build parameters */
+    uint32_t degree;     /* R */
+    uint32_t build_list; /* L */
+    double alpha;
+    uint64_t seed;
+    uint32_t block_bytes_asked; /* 0: the builder chose */
+    double navigation_share;    /* of the vectors; 0..1 */
+
+    /* facts about the graph and the packing */
+    double mean_degree;         /* out-edges a node before packing, block-mates included */
+    double block_mate_share;    /* share of block-mates that are graph neighbours (out-edges) */
+    uint64_t trimmed_edges;     /* dropped so that blocks fit */
+    uint64_t repaired_nodes;    /* given an in-edge because nothing reached them */
+    uint64_t duplicate_vectors; /* rows equal to an earlier row */
+    uint32_t navigation_count;  /* nodes in navigation.bin */
+    uint64_t hot_count;         /* nodes in hot.bin */
+
+    struct manifest_file files[GENERATION_FILE_COUNT];
+};
+
+/* Id = XXH3-128 of input digest, shape, build parameters, seed and format version, in the byte
+ * layout of FORMAT.md. Uses only fields that are known before the graph is built (none of the
+ * geometry). */
+struct digest128 manifest_generation_id(const struct manifest *manifest);
+
+/* Names the first field that is out of range or contradicts another. */
+NODISCARD enum status manifest_check(const struct manifest *manifest, struct error *err);
+
+/* JSON out (malloc'd, NUL-terminated, caller frees; same manifest, same bytes) and in. The text
+ * ends with a checksum of itself, so any flipped bit is found. Both check the manifest with
+ * manifest_check(). In: an unknown format_version or required feature is STATUS_UNSUPPORTED naming
+ * it; anything else wrong is STATUS_CORRUPT. *out is written only on success. */
+NODISCARD enum status manifest_format(const struct manifest *manifest, char **json,
+                                      struct error *err);
+NODISCARD enum status manifest_parse(const char *json, size_t length, struct manifest *out,
+                                     struct error *err);
+
+#endif

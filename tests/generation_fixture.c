@@ -1,0 +1,228 @@
+/*
+ * generation_fixture.c - see generation_fixture.h. Single-threaded; failures inside end the test.
+ */
+#include "tests/generation_fixture.h"
+
+#include <ftw.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "common/codec.h"
+#include "common/random.h"
+#include "layout/block.h"
+#include "layout/generation.h"
+#include "layout/navigation.h"
+
+int fixture_directory_setup(void **state)
+{
+    const char *base = getenv("TMPDIR");
+    char *path = NULL;
+    if (asprintf(&path, "%s/nightjar-test.XXXXXX", base && *base ? base : "/tmp") < 0)
+        return -1;
+    if (!mkdtemp(path)) {
+        free(path);
+        return -1;
+    }
+    *state = path;
+    return 0;
+}
+
+static int remove_entry(const char *path, const struct stat *info, int type, struct FTW *walk)
+{
+    (void)info;
+    (void)type;
+    (void)walk;
+    return remove(path);
+}
+
+/* What fixture_path() gave out since the setup. */
+struct path_entry {
+    struct path_entry *next;
+    char text[];
+};
+static struct path_entry *paths;
+
+const char *fixture_path(const char *directory, const char *name)
+{
+    size_t bytes = strlen(directory) + strlen(name) + 2;
+    struct path_entry *entry = malloc(sizeof(*entry) + bytes);
+    assert_non_null(entry);
+    snprintf(entry->text, bytes, "%s/%s", directory, name);
+    entry->next = paths;
+    paths = entry;
+    return entry->text;
+}
+
+int fixture_directory_teardown(void **state)
+{
+    while (paths) {
+        struct path_entry *entry = paths;
+        paths = entry->next;
+        free(entry);
+    }
+    int result = nftw(*state, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+    free(*state);
+    return result;
+}
+
+void fixture_manifest(uint64_t seed, struct manifest *manifest)
+{
+    *manifest = (struct manifest){
+        .format_version = MANIFEST_FORMAT_VERSION,
+        .input_digest = {random_at(seed, 0), random_at(seed, 1)},
+        .tool_version = "test",
+        .vector_count = FIXTURE_VECTORS,
+        .dim = FIXTURE_DIM,
+        .type = ELEMENT_U8,
+        .metric = METRIC_L2,
+        .norm_max = 721.2489168102785,
+        .geometry =
+            {
+                .block_bytes = BLOCK_PAGE_BYTES,
+                .nodes_per_block = FIXTURE_NODES_PER_BLOCK,
+                .vector_bytes = FIXTURE_DIM,
+                .node_limit = FIXTURE_NODE_LIMIT,
+                .adjacency = BLOCK_ADJACENCY_GAPS,
+                .gap_width = {1, 3, 5, 7},
+            },
+        .block_count = FIXTURE_BLOCKS,
+        .codec_kind = CODEC_PQ,
+        .code_bytes = FIXTURE_CODE_BYTES,
+        .degree = 8,
+        .build_list = 20,
+        .alpha = 1.2,
+        .seed = seed,
+        .navigation_share = 0.05,
+        .mean_degree = 7.25,
+        .block_mate_share = 1.0 / 3.0,
+        .navigation_count = FIXTURE_NAVIGATION,
+        .hot_count = FIXTURE_HOT,
+    };
+    manifest->generation_id = manifest_generation_id(manifest);
+    manifest->geometry.generation_seed = manifest->generation_id.low;
+}
+
+void fixture_manifest_lengths(struct manifest *manifest)
+{
+    manifest->files[GENERATION_NODES].bytes = FIXTURE_BLOCKS * BLOCK_PAGE_BYTES;
+    manifest->files[GENERATION_CODES].bytes = FIXTURE_NODE_LIMIT * FIXTURE_CODE_BYTES;
+    manifest->files[GENERATION_CODEC].bytes = 64 + 1024 * FIXTURE_DIM;
+    manifest->files[GENERATION_NAVIGATION].bytes = navigation_bytes(FIXTURE_NAVIGATION, 2);
+    manifest->files[GENERATION_HOT].bytes = FIXTURE_HOT * sizeof(uint32_t);
+}
+
+static void fixture_vectors(uint8_t vectors[FIXTURE_VECTORS * FIXTURE_DIM])
+{
+    for (size_t i = 0; i < (size_t)FIXTURE_VECTORS * FIXTURE_DIM; i++)
+        vectors[i] = (uint8_t)random_at(17, i);
+}
+
+/* Block `number`: a list names every eleventh node but those of the block. */
+static void fixture_block(const struct block_geometry *geometry, uint32_t number,
+                          const uint8_t *vectors, void *block)
+{
+    struct block_record records[FIXTURE_NODES_PER_BLOCK];
+    uint32_t ids[FIXTURE_NODES_PER_BLOCK][FIXTURE_NODE_LIMIT];
+    uint32_t count = 0;
+    for (; count < FIXTURE_NODES_PER_BLOCK; count++) {
+        uint32_t node = number * FIXTURE_NODES_PER_BLOCK + count, degree = 0;
+        if (node >= FIXTURE_VECTORS)
+            break;
+        for (uint32_t id = node % 11; id < FIXTURE_VECTORS; id += 11)
+            if (id / FIXTURE_NODES_PER_BLOCK != number)
+                ids[count][degree++] = id;
+        records[count] = (struct block_record){1000 + node, vectors + (size_t)node * FIXTURE_DIM,
+                                               ids[count], degree};
+    }
+    block_encode(geometry, number, records, count, block);
+}
+
+static enum status fixture_nodes(struct generation_writer *writer, const struct manifest *manifest,
+                                 const uint8_t *vectors, struct error *err)
+{
+    uint8_t *blocks = aligned_alloc(BLOCK_PAGE_BYTES, FIXTURE_BLOCKS * BLOCK_PAGE_BYTES);
+    assert_non_null(blocks);
+    for (uint32_t number = 0; number < FIXTURE_BLOCKS; number++)
+        fixture_block(&manifest->geometry, number, vectors,
+                      blocks + (size_t)number * BLOCK_PAGE_BYTES);
+    /* Two appends, so that one fails half-way. */
+    const size_t half = FIXTURE_BLOCKS / 2 * BLOCK_PAGE_BYTES;
+    enum status status = generation_writer_append(writer, GENERATION_NODES, blocks, half, err);
+    if (status == STATUS_OK)
+        status = generation_writer_append(writer, GENERATION_NODES, blocks + half, half, err);
+    free(blocks);
+    return status;
+}
+
+static enum status fixture_codes(struct generation_writer *writer, const uint8_t *vectors,
+                                 struct error *err)
+{
+    /* Trained once: it takes longer than all else here. */
+    static struct codec *codec;
+    if (!codec) {
+        const struct codec_params params = {CODEC_PQ,    METRIC_L2,          ELEMENT_U8,
+                                            FIXTURE_DIM, FIXTURE_CODE_BYTES, 1};
+        assert_int_equal(codec_train(&params, vectors, FIXTURE_VECTORS, &codec, NULL), STATUS_OK);
+    }
+    uint8_t codes[FIXTURE_NODE_LIMIT * FIXTURE_CODE_BYTES] = {0};
+    codec_encode(codec, vectors, FIXTURE_VECTORS, codes);
+    enum status status =
+        generation_writer_append(writer, GENERATION_CODES, codes, sizeof(codes), err);
+    if (status != STATUS_OK)
+        return status;
+    uint8_t *bytes;
+    size_t length;
+    assert_int_equal(codec_serialize(codec, &bytes, &length, NULL), STATUS_OK);
+    status = generation_writer_append(writer, GENERATION_CODEC, bytes, length, err);
+    free(bytes);
+    return status;
+}
+
+static enum status fixture_lists(struct generation_writer *writer, struct error *err)
+{
+    static const uint32_t nodes[FIXTURE_NAVIGATION] = {3, 14, 15, 92, 65};
+    static const uint32_t neighbors[FIXTURE_NAVIGATION * 2] = {
+        1, 2, 0, NAVIGATION_NONE, 3, 4, NAVIGATION_NONE, NAVIGATION_NONE, 0, 4};
+    const struct navigation navigation = {FIXTURE_NAVIGATION, 2, 0, nodes, neighbors};
+    const size_t image_bytes = navigation_bytes(FIXTURE_NAVIGATION, 2);
+    uint8_t *image = malloc(image_bytes);
+    assert_non_null(image);
+    navigation_encode(&navigation, image);
+    enum status status =
+        generation_writer_append(writer, GENERATION_NAVIGATION, image, image_bytes, err);
+    free(image);
+    if (status != STATUS_OK)
+        return status;
+    uint32_t hot[FIXTURE_HOT];
+    for (uint32_t i = 0; i < FIXTURE_HOT; i++)
+        hot[i] = i * 37 % FIXTURE_VECTORS;
+    return generation_writer_append(writer, GENERATION_HOT, hot, sizeof(hot), err);
+}
+
+enum status fixture_write(const char *path, uint64_t seed, struct error *err)
+{
+    struct manifest manifest;
+    fixture_manifest(seed, &manifest);
+    uint8_t vectors[FIXTURE_VECTORS * FIXTURE_DIM];
+    fixture_vectors(vectors);
+    struct generation_writer *writer;
+    enum status status = generation_writer_open(path, &writer, err);
+    if (status != STATUS_OK)
+        return status;
+    status = fixture_nodes(writer, &manifest, vectors, err);
+    if (status == STATUS_OK)
+        status = fixture_codes(writer, vectors, err);
+    if (status == STATUS_OK)
+        status = fixture_lists(writer, err);
+    if (status == STATUS_OK)
+        status = generation_writer_finish(writer, &manifest, err);
+    if (status != STATUS_OK)
+        generation_writer_abort(writer);
+    return status;
+}

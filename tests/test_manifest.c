@@ -1,0 +1,521 @@
+/*
+ * test_manifest.c - manifests: text out and in, the id, and every contradiction named.
+ */
+#include <float.h>
+#include <inttypes.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include <xxhash.h>
+
+#include "common/random.h"
+#include "layout/manifest.h"
+#include "tests/generation_fixture.h"
+#include "tests/golden_file.h"
+
+enum { SEED = 5 };
+
+static void manifest_good(struct manifest *manifest)
+{
+    fixture_manifest(SEED, manifest);
+    fixture_manifest_lengths(manifest);
+    for (int i = 0; i < GENERATION_FILE_COUNT; i++)
+        manifest->files[i].xxh3 = (struct digest128){random_at(1, (uint64_t)i), (uint64_t)i};
+}
+
+static char *format_good(void)
+{
+    struct manifest manifest;
+    manifest_good(&manifest);
+    char *json = NULL;
+    struct error err = {0};
+    if (manifest_format(&manifest, &json, &err) != STATUS_OK)
+        fail_msg("%s", err.text);
+    return json;
+}
+
+static enum status parse(const char *json, struct error *err)
+{
+    struct manifest manifest;
+    return manifest_parse(json, strlen(json), &manifest, err);
+}
+
+/* Replaces `from` (found once or more, first taken) in a good manifest and gives it a new checksum.
+ */
+static char *edited(const char *from, const char *to)
+{
+    char *json = format_good();
+    char *at = strstr(json, from);
+    if (!at)
+        fail_msg("no \"%s\" in the manifest", from);
+    char *text = NULL;
+    int length = asprintf(&text, "%.*s%s%s", (int)(at - json), json, to, at + strlen(from));
+    assert_true(length > 36);
+    free(json);
+    size_t hashed = (size_t)length - 36;
+    XXH128_hash_t hash = XXH3_128bits(text, hashed);
+    char digits[33];
+    snprintf(digits, sizeof(digits), "%016" PRIx64 "%016" PRIx64, hash.high64, hash.low64);
+    memcpy(text + hashed, digits, 32);
+    return text;
+}
+
+static void expect_refused(const char *from, const char *to, enum status status, const char *words)
+{
+    char *json = edited(from, to);
+    struct error err = {0};
+    enum status got = parse(json, &err);
+    if (got != status || !strstr(err.text, words))
+        fail_msg("%s -> %s: %s: \"%s\", wanted %s with \"%s\"", from, to, status_name(got),
+                 err.text, status_name(status), words);
+    assert_int_equal(err.status, status);
+    free(json);
+}
+
+/* ---- text ---- */
+
+static void manifest_round_trips(void **state)
+{
+    (void)state;
+    struct manifest manifest, parsed;
+    for (uint64_t round = 0; round < 50; round++) {
+        manifest_good(&manifest);
+        manifest.seed = random_at(round, 0); /* beyond 2^53 */
+        manifest.alpha = 1 + random_unit(round, 1);
+        manifest.norm_max = round == 0 ? DBL_MAX : random_unit(round, 2) * 1e-300;
+        manifest.mean_degree = 255 * random_unit(round, 3);
+        manifest.block_mate_share = nextafter(random_unit(round, 4), 1);
+        manifest.generation_id = manifest_generation_id(&manifest);
+        manifest.geometry.generation_seed = manifest.generation_id.low;
+        char *json, *again;
+        struct error err = {0};
+        assert_int_equal(manifest_format(&manifest, &json, &err), STATUS_OK);
+        memset(&parsed, 0xee, sizeof(parsed));
+        if (manifest_parse(json, strlen(json), &parsed, &err) != STATUS_OK)
+            fail_msg("%s", err.text);
+        assert_true(parsed.seed == manifest.seed);
+        assert_true(parsed.alpha == manifest.alpha && parsed.norm_max == manifest.norm_max);
+        assert_true(parsed.mean_degree == manifest.mean_degree);
+        assert_true(parsed.block_mate_share == manifest.block_mate_share);
+        assert_memory_equal(&parsed.geometry, &manifest.geometry, sizeof(parsed.geometry));
+        assert_memory_equal(parsed.files, manifest.files, sizeof(parsed.files));
+        assert_string_equal(parsed.tool_version, manifest.tool_version);
+        assert_int_equal(manifest_format(&parsed, &again, &err), STATUS_OK);
+        assert_string_equal(json, again);
+        free(json);
+        free(again);
+    }
+}
+
+static void manifest_round_trips_plain_lists_and_every_type(void **state)
+{
+    (void)state;
+    static const enum element_type types[] = {ELEMENT_U8, ELEMENT_I8, ELEMENT_F16, ELEMENT_F32};
+    static const enum metric metrics[] = {METRIC_L2, METRIC_IP, METRIC_COSINE};
+    for (size_t t = 0; t < ARRAY_LENGTH(types); t++)
+        for (size_t m = 0; m < ARRAY_LENGTH(metrics); m++) {
+            struct manifest manifest, parsed = {0};
+            manifest_good(&manifest);
+            manifest.type = types[t];
+            manifest.metric = metrics[m];
+            manifest.geometry.vector_bytes = FIXTURE_DIM * (uint32_t)element_bytes(types[t]);
+            manifest.geometry.adjacency = BLOCK_ADJACENCY_PLAIN;
+            char *json = NULL;
+            struct error err = {0};
+            if (manifest_format(&manifest, &json, &err) != STATUS_OK ||
+                manifest_parse(json, strlen(json), &parsed, &err) != STATUS_OK)
+                fail_msg("%s", err.text);
+            assert_int_equal(parsed.type, types[t]);
+            assert_int_equal(parsed.metric, metrics[m]);
+            assert_int_equal(parsed.geometry.adjacency, BLOCK_ADJACENCY_PLAIN);
+            free(json);
+        }
+}
+
+static void manifest_matches_its_golden_file(void **state)
+{
+    (void)state;
+    char *json = format_good();
+    golden_file_compare("manifest.json", json, strlen(json));
+    assert_int_equal(parse(json, NULL), STATUS_OK);
+    free(json);
+}
+
+static void manifest_rejects_every_flipped_bit(void **state)
+{
+    (void)state;
+    char *json = format_good();
+    size_t length = strlen(json);
+    struct manifest manifest;
+    for (size_t bit = 0; bit < length * 8; bit++) {
+        struct error err = {0};
+        json[bit / 8] = (char)(json[bit / 8] ^ (1 << (bit % 8)));
+        if (manifest_parse(json, length, &manifest, &err) == STATUS_OK)
+            fail_msg("bit %zu of byte %zu flipped, and nobody noticed", bit % 8, bit / 8);
+        assert_true(strlen(err.text) > 0);
+        json[bit / 8] = (char)(json[bit / 8] ^ (1 << (bit % 8)));
+    }
+    free(json);
+}
+
+static void manifest_rejects_every_truncation(void **state)
+{
+    (void)state;
+    char *json = format_good();
+    size_t length = strlen(json);
+    struct manifest manifest;
+    for (size_t cut = 0; cut < length; cut++) {
+        char *exact = malloc(cut ? cut : 1); /* so that ASan sees a read past it */
+        memcpy(exact, json, cut);
+        assert_int_equal(manifest_parse(exact, cut, &manifest, NULL), STATUS_CORRUPT);
+        free(exact);
+    }
+    free(json);
+}
+
+static void manifest_rejects_text_before_or_after_it(void **state)
+{
+    (void)state;
+    char *json = format_good(), *more = NULL;
+    assert_true(asprintf(&more, "%s%s", json, json) > 0);
+    assert_int_equal(parse(more, NULL), STATUS_CORRUPT);
+    free(more);
+    assert_true(asprintf(&more, "%s\n", json) > 0);
+    assert_int_equal(parse(more, NULL), STATUS_CORRUPT);
+    free(more);
+    free(json);
+}
+
+static void manifest_of_another_version_is_named(void **state)
+{
+    (void)state;
+    expect_refused("\"format_version\":\t1", "\"format_version\":\t2", STATUS_UNSUPPORTED,
+                   "format_version 2, this build reads 1");
+    struct error err;
+    assert_int_equal(parse("{\"format_version\": 7}", &err), STATUS_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "format_version 7, this build reads 1"));
+    expect_refused("\"required_features\":\t[]", "\"required_features\":\t[\"x\"]",
+                   STATUS_UNSUPPORTED, "required feature \"x\"");
+}
+
+static void manifest_survives_hostile_json(void **state)
+{
+    (void)state;
+    struct error err;
+    static const char *const texts[] = {
+        "",
+        "{",
+        "}",
+        "[]",
+        "null",
+        "1",
+        "\"",
+        "{}",
+        "{\"format_version\":}",
+        "{\"format_version\":-1}",
+        "{\"format_version\":1e999}",
+        "{\"format_version\":1.5}",
+        "{\"format_version\":\"1\"}",
+        "{\"format_version\":1}",
+        "{\"format_version\":1,\"required_features\":{}}",
+        "{\"format_version\":1,\"required_features\":[]}",
+        "{\"format_version\":1,\"required_features\":[],\"checksum\":\"\"}",
+        "\xff\xfe",
+        "{\"\\u0000",
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(texts); i++) {
+        assert_int_equal(parse(texts[i], &err), STATUS_CORRUPT);
+        assert_true(strlen(err.text) > 0);
+    }
+    const size_t huge = MANIFEST_BYTES_MAX + 1;
+    char *deep = malloc(huge);
+    struct manifest manifest;
+    memset(deep, '[', huge);
+    assert_int_equal(manifest_parse(deep, huge, &manifest, &err), STATUS_CORRUPT);
+    assert_int_equal(manifest_parse(deep, huge - 1, &manifest, &err), STATUS_CORRUPT);
+    for (size_t i = 0; i + 5 <= huge; i += 5)
+        memcpy(deep + i, "{\"a\":", 5);
+    assert_int_equal(manifest_parse(deep, huge - 1, &manifest, &err), STATUS_CORRUPT);
+    free(deep);
+}
+
+static void manifest_ignores_members_it_does_not_know(void **state)
+{
+    (void)state;
+    char *json = edited("\"input_digest\"", "\"later\":\t{\"x\": [1, 2]},\n\t\"input_digest\"");
+    struct error err = {0};
+    if (parse(json, &err) != STATUS_OK)
+        fail_msg("%s", err.text);
+    free(json);
+}
+
+static void manifest_rejects_missing_and_mistyped_members(void **state)
+{
+    (void)state;
+    static const char *const keys[] = {
+        "required_features",
+        "generation_id",
+        "input_digest",
+        "tool_version",
+        "vector_count",
+        "dim",
+        "type",
+        "metric",
+        "norm_max",
+        "blocks",
+        "count",
+        "block_bytes",
+        "nodes_per_block",
+        "node_limit",
+        "vector_bytes",
+        "adjacency",
+        "gap_widths",
+        "codec",
+        "kind",
+        "code_bytes",
+        "build",
+        "degree",
+        "build_list",
+        "alpha",
+        "seed",
+        "block_bytes_asked",
+        "navigation_share",
+        "facts",
+        "mean_degree",
+        "block_mate_share",
+        "trimmed_edges",
+        "repaired_nodes",
+        "duplicate_vectors",
+        "navigation_count",
+        "hot_count",
+        "files",
+        "nodes.blk",
+        "codes.bin",
+        "codec.bin",
+        "navigation.bin",
+        "hot.bin",
+        "bytes",
+        "xxh3",
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(keys); i++) {
+        char from[64], to[64];
+        snprintf(from, sizeof(from), "\"%s\":\t", keys[i]);
+        snprintf(to, sizeof(to), "\"-%s\":\t", keys[i]);
+        expect_refused(from, to, STATUS_CORRUPT, "missing");
+        snprintf(to, sizeof(to), "\"%s\":\tnull, \"-\":\t", keys[i]);
+        expect_refused(from, to, STATUS_CORRUPT, keys[i]);
+    }
+    expect_refused("\"dim\":\t8", "\"dim\":\t8.5", STATUS_CORRUPT, "dim");
+    expect_refused("\"dim\":\t8", "\"dim\":\t-8", STATUS_CORRUPT, "dim");
+    expect_refused("\"dim\":\t8", "\"dim\":\t4294967304", STATUS_CORRUPT, "dim");
+    expect_refused("\"dim\":\t8", "\"dim\":\t1e400", STATUS_CORRUPT, "dim");
+    expect_refused("\"seed\":\t\"0x", "\"seed\":\t\"0X", STATUS_CORRUPT, "build.seed");
+    expect_refused("\"metric\":\t\"l2\"", "\"metric\":\t\"l3\"", STATUS_CORRUPT, "metric");
+    expect_refused("\"type\":\t\"u8\"", "\"type\":\t\"i32\"", STATUS_CORRUPT, "type");
+    expect_refused("[1, 3, 5, 7]", "[1, 3, 5]", STATUS_CORRUPT, "gap_widths");
+    expect_refused("[1, 3, 5, 7]", "[1, 3, 5, 257]", STATUS_CORRUPT, "gap_widths");
+    expect_refused("[1, 3, 5, 7]", "[1, 3, 5, 6]", STATUS_CORRUPT, "7 bits");
+    expect_refused("\"kind\":\t\"pq\"", "\"kind\":\t\"rabitq\"", STATUS_UNSUPPORTED, "rabitq");
+}
+
+/* ---- rules ---- */
+
+static void check_refuses(void (*change)(struct manifest *), const char *words)
+{
+    struct manifest manifest;
+    struct error err = {0};
+    manifest_good(&manifest);
+    assert_int_equal(manifest_check(&manifest, &err), STATUS_OK);
+    change(&manifest);
+    if (manifest_check(&manifest, &err) == STATUS_OK || !strstr(err.text, words))
+        fail_msg("wanted \"%s\", got \"%s\"", words, err.text);
+    char *json;
+    assert_int_not_equal(manifest_format(&manifest, &json, &err), STATUS_OK);
+}
+
+#define CHANGE(name, statement)                                                                    \
+    static void change_##name(struct manifest *m)                                                  \
+    {                                                                                              \
+        statement;                                                                                 \
+    }
+CHANGE(version, m->format_version = 9)
+CHANGE(tool_empty, m->tool_version[0] = '\0')
+CHANGE(tool_long, memset(m->tool_version, 'x', sizeof(m->tool_version)))
+CHANGE(tool_newline, m->tool_version[1] = '\n')
+CHANGE(type, m->type = ELEMENT_I32)
+CHANGE(metric, m->metric = METRIC_NONE)
+CHANGE(dim_zero, m->dim = 0)
+CHANGE(dim_large, m->dim = VECTOR_DIM_MAX + 1)
+CHANGE(vector_bytes, m->geometry.vector_bytes = 9)
+CHANGE(vectors_none, m->vector_count = 0)
+CHANGE(vectors_few, m->vector_count = FIXTURE_BLOCKS - 1)
+CHANGE(vectors_many, m->vector_count = FIXTURE_NODE_LIMIT + 1)
+CHANGE(block_count, m->block_count++)
+CHANGE(block_count_wraps, m->block_count += UINT64_C(1) << 60)
+CHANGE(node_limit, m->geometry.node_limit += 10)
+CHANGE(block_bytes, m->geometry.block_bytes = 5000)
+CHANGE(seed, m->geometry.generation_seed++)
+CHANGE(codec, m->codec_kind = CODEC_NONE)
+CHANGE(code_bytes, m->code_bytes = FIXTURE_DIM + 1)
+CHANGE(degree, m->degree = BLOCK_DEGREE_MAX + 1)
+CHANGE(degree_zero, m->degree = 0)
+CHANGE(build_list, m->build_list = 0)
+CHANGE(alpha, m->alpha = 0.99)
+CHANGE(alpha_nan, m->alpha = (double)NAN)
+CHANGE(share, m->block_mate_share = 1.01)
+CHANGE(navigation_share, m->navigation_share = -0.5)
+CHANGE(norm_negative, m->norm_max = -1)
+CHANGE(norm_infinite, m->norm_max = HUGE_VAL)
+CHANGE(duplicates, m->duplicate_vectors = FIXTURE_VECTORS)
+CHANGE(navigation_none, m->navigation_count = 0)
+CHANGE(navigation_many, m->navigation_count = FIXTURE_VECTORS + 1)
+CHANGE(hot, m->hot_count = FIXTURE_VECTORS + 1)
+CHANGE(nodes_bytes, m->files[GENERATION_NODES].bytes -= 4096)
+CHANGE(codes_bytes, m->files[GENERATION_CODES].bytes--)
+CHANGE(codec_bytes, m->files[GENERATION_CODEC].bytes = 0)
+CHANGE(navigation_bytes, m->files[GENERATION_NAVIGATION].bytes = 0)
+CHANGE(hot_bytes, m->files[GENERATION_HOT].bytes += 4)
+
+static void manifest_check_names_each_contradiction(void **state)
+{
+    (void)state;
+    static const struct {
+        void (*change)(struct manifest *);
+        const char *words;
+    } cases[] = {
+        {change_version, "format_version 9"},
+        {change_tool_empty, "tool_version"},
+        {change_tool_long, "tool_version"},
+        {change_tool_newline, "tool_version"},
+        {change_type, "type"},
+        {change_metric, "metric"},
+        {change_dim_zero, "dim is 0"},
+        {change_dim_large, "dim is 8193"},
+        {change_vector_bytes, "vector_bytes is 9"},
+        {change_vectors_none, "vector_count is 0"},
+        {change_vectors_few, "vector_count is 9"},
+        {change_vectors_many, "vector_count is 101"},
+        {change_block_count, "node_limit is 100"},
+        {change_block_count_wraps, "node_limit is 100"},
+        {change_node_limit, "node_limit is 110"},
+        {change_block_bytes, "block_bytes is 5000"},
+        {change_seed, "block seed"},
+        {change_codec, "codec kind"},
+        {change_code_bytes, "code_bytes is 9"},
+        {change_degree, "degree is 256"},
+        {change_degree_zero, "degree is 0"},
+        {change_build_list, "build_list is 0"},
+        {change_alpha, "alpha is 0.99"},
+        {change_alpha_nan, "alpha is"},
+        {change_share, "block_mate_share"},
+        {change_navigation_share, "navigation_share"},
+        {change_norm_negative, "norm_max"},
+        {change_norm_infinite, "norm_max"},
+        {change_duplicates, "duplicate_vectors"},
+        {change_navigation_none, "navigation_count"},
+        {change_navigation_many, "navigation_count"},
+        {change_hot, "hot_count"},
+        {change_nodes_bytes, "nodes.blk has 36864 bytes"},
+        {change_codes_bytes, "codes.bin has 399 bytes"},
+        {change_codec_bytes, "codec.bin"},
+        {change_navigation_bytes, "navigation.bin"},
+        {change_hot_bytes, "hot.bin has 84 bytes"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++)
+        check_refuses(cases[i].change, cases[i].words);
+}
+
+/* ---- id ---- */
+
+static void generation_id_depends_on_input_and_parameters_only(void **state)
+{
+    (void)state;
+    struct manifest base, other;
+    manifest_good(&base);
+    const struct digest128 id = manifest_generation_id(&base);
+    /* Pinned: a change of what goes in, or in which order, is a change of format. */
+    assert_true(id.low == UINT64_C(0x24ba2b5d75f78e43));
+
+    other = base;
+    other.block_count = 1;
+    other.geometry.nodes_per_block = 3;
+    other.geometry.generation_seed = 99;
+    other.mean_degree = 1;
+    other.hot_count = 1;
+    other.tool_version[0] = 'T';
+    other.generation_id.low = 0;
+    struct digest128 same = manifest_generation_id(&other);
+    assert_memory_equal(&same, &id, sizeof(id));
+
+    for (int field = 0; field < 13; field++) {
+        other = base;
+        switch (field) {
+        case 0:
+            other.input_digest.high ^= 1;
+            break;
+        case 1:
+            other.format_version++;
+            break;
+        case 2:
+            other.dim++;
+            break;
+        case 3:
+            other.type = ELEMENT_I8;
+            break;
+        case 4:
+            other.metric = METRIC_IP;
+            break;
+        case 5:
+            other.code_bytes--;
+            break;
+        case 6:
+            other.degree++;
+            break;
+        case 7:
+            other.build_list++;
+            break;
+        case 8:
+            other.alpha = nextafter(other.alpha, 2);
+            break;
+        case 9:
+            other.seed++;
+            break;
+        case 10:
+            other.block_bytes_asked = 8192;
+            break;
+        case 11:
+            other.navigation_share = 0.02;
+            break;
+        default:
+            other.vector_count--;
+            break;
+        }
+        struct digest128 changed = manifest_generation_id(&other);
+        assert_memory_not_equal(&changed, &id, sizeof(id));
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(manifest_round_trips),
+        cmocka_unit_test(manifest_round_trips_plain_lists_and_every_type),
+        cmocka_unit_test(manifest_matches_its_golden_file),
+        cmocka_unit_test(manifest_rejects_every_flipped_bit),
+        cmocka_unit_test(manifest_rejects_every_truncation),
+        cmocka_unit_test(manifest_rejects_text_before_or_after_it),
+        cmocka_unit_test(manifest_of_another_version_is_named),
+        cmocka_unit_test(manifest_survives_hostile_json),
+        cmocka_unit_test(manifest_ignores_members_it_does_not_know),
+        cmocka_unit_test(manifest_rejects_missing_and_mistyped_members),
+        cmocka_unit_test(manifest_check_names_each_contradiction),
+        cmocka_unit_test(generation_id_depends_on_input_and_parameters_only),
+    };
+    return cmocka_run_group_tests_name("manifest", tests, NULL, NULL);
+}
