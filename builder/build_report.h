@@ -1,0 +1,61 @@
+/*
+ * build_report.h - what a build took: per stage wall time, CPU time, peak memory and bytes written;
+ * and its text form, build-report.json. Everything that depends on clock or machine is here, so
+ * that the manifest has none of it.
+ */
+#ifndef NIGHTJAR_BUILDER_BUILD_REPORT_H
+#define NIGHTJAR_BUILDER_BUILD_REPORT_H
+
+#include <stdint.h>
+
+#include "common/error.h"
+#include "layout/manifest.h"
+
+/* In the order they run. */
+enum build_stage {
+    BUILD_STAGE_INGEST,     /* read, check, digest, count duplicates */
+    BUILD_STAGE_TRAIN,      /* codec on a sample */
+    BUILD_STAGE_GRAPH,      /* Vamana */
+    BUILD_STAGE_VISITS,     /* sample searches for the hot list */
+    BUILD_STAGE_PACK,       /* order nodes into blocks */
+    BUILD_STAGE_ENCODE,     /* codes in node order; codes.bin and codec.bin */
+    BUILD_STAGE_NAVIGATION, /* navigation.bin and hot.bin */
+    BUILD_STAGE_WRITE,      /* nodes.blk */
+    BUILD_STAGE_COUNT,
+};
+
+/* "ingest", "train", ... Static storage. */
+const char *build_stage_name(enum build_stage stage);
+
+struct build_stage_record {
+    double wall_s;
+    double cpu_s;            /* user and system, all threads */
+    uint64_t peak_rss_bytes; /* of the process, so far */
+    uint64_t written_bytes;  /* to the generation */
+};
+
+struct build_report {
+    uint32_t threads;
+    uint64_t memory_planned_bytes; /* what build_plan.h said it would take at most */
+    struct build_stage_record stages[BUILD_STAGE_COUNT];
+    struct build_stage_record total;
+    double points_per_second_core; /* vectors over CPU seconds */
+};
+
+/* A point in time to measure from. */
+struct build_clock {
+    uint64_t wall_ns;
+    double cpu_s;
+};
+
+struct build_clock build_clock_now(void);
+
+/* Fills everything of *record but written_bytes with what passed since `since`. */
+void build_clock_measure(const struct build_clock *since, struct build_stage_record *record);
+
+/* The JSON text, malloc'd, the caller's. */
+NODISCARD enum status build_report_format(const struct build_report *report,
+                                          const struct manifest *manifest, char **json,
+                                          struct error *err);
+
+#endif

@@ -1,0 +1,263 @@
+#!/usr/bin/env bash
+# nightjar-build from the outside: what it refuses, how it says so, and that nothing is left after a
+# refusal, a signal or a full disk. Ends with `N passed, N failed[, N skipped]`.
+set -uo pipefail
+export LC_ALL=C OMP_WAIT_POLICY=passive
+
+build=${NIGHTJAR_BUILD:?directory of the programs}/nightjar-build
+tool=$NIGHTJAR_BUILD/nightjar
+mode=${NIGHTJAR_MODE:-release}
+work=$(mktemp -d "${TMPDIR:-/tmp}/nightjar-e2e-build.XXXXXX") || exit 1
+mounted=()
+cleanup() {
+    local dir
+    for dir in ${mounted[@]+"${mounted[@]}"}; do
+        umount "$dir"
+    done
+    rm -rf "$work"
+}
+trap cleanup EXIT
+cd "$work" || exit 1
+
+passed=0 failed=0 skipped=0
+pass() {
+    passed=$((passed + 1))
+}
+fail() {
+    failed=$((failed + 1))
+    printf 'FAILED: %s\n' "$*"
+    [[ ! -s err ]] || sed 's/^/  stderr: /' err
+}
+skip() {
+    skipped=$((skipped + 1))
+    printf 'skipped: %s\n' "$*"
+}
+
+# --- inputs ------------------------------------------------------------------------------------
+
+# u32 NUMBER...: little-endian
+u32() {
+    local n
+    for n in "$@"; do
+        # shellcheck disable=SC2059 # the format is the bytes
+        printf "$(printf '\\x%02x\\x%02x\\x%02x\\x%02x' $((n & 255)) $((n >> 8 & 255)) \
+            $((n >> 16 & 255)) $((n >> 24 & 255)))"
+    done
+}
+# zeros COUNT and noise COUNT: bytes
+zeros() {
+    head -c "$1" /dev/zero
+}
+noise() {
+    head -c "$1" /dev/urandom
+}
+# u8bin FILE ROWS DIM: random rows
+u8bin() {
+    { u32 "$2" "$3" && noise $(($2 * $3)); } >"$1"
+}
+
+readonly F32_ONE=1065353216 F32_NAN=2143289344 F32_INFINITY=2139095040
+
+u8bin good.u8bin 2000 16
+big_rows=20000
+[[ $mode == release ]] || big_rows=4000
+u8bin big.u8bin $big_rows 64
+small=(--degree 16 --build-list 24 --code-bytes 8 --quiet)
+
+# --- checks ------------------------------------------------------------------------------------
+
+# refused CLAIM STATUS PHRASE ARGUMENT...: the status, one line on stderr with the phrase, nothing on
+# stdout, no output directory.
+refused() {
+    local claim=$1 wanted=$2 phrase=$3 status
+    shift 3
+    "$build" "$@" >out 2>err
+    status=$?
+    if ((status != wanted)); then
+        fail "$claim: exit $status, not $wanted"
+    elif (($(wc -l <err) != 1)); then
+        fail "$claim: not one line on stderr"
+    elif ! grep -q '^nightjar-build: ' err || ! grep -qF -- "$phrase" err; then
+        fail "$claim: stderr lacks '$phrase'"
+    elif [[ -s out ]]; then
+        fail "$claim: wrote to stdout"
+    elif [[ -e gen ]]; then
+        fail "$claim: left its output behind"
+        rm -rf gen
+    else
+        pass
+    fi
+}
+
+refused "no arguments" 2 "--input"
+refused "no output" 2 "--output" --input good.u8bin
+refused "unknown option" 2 "--frobnicate" --input good.u8bin --output gen --frobnicate
+refused "unknown metric" 2 "hamming" --input good.u8bin --output gen --metric hamming
+refused "degree too small" 2 "--degree" --input good.u8bin --output gen --degree 3
+refused "degree not a number" 2 "--degree" --input good.u8bin --output gen --degree many
+refused "odd block size" 2 "4096" --input good.u8bin --output gen --block-bytes 5000
+refused "stray argument" 2 "stray" --input good.u8bin --output gen stray
+
+refused "missing file" 1 "missing.u8bin" --input missing.u8bin --output gen --quiet
+: >empty.u8bin
+refused "empty file" 1 "empty.u8bin" --input empty.u8bin --output gen --quiet
+cp good.u8bin unknown.dat
+refused "unknown format" 1 "unknown.dat" --input unknown.dat --output gen --quiet
+head -c 20000 good.u8bin >short.u8bin
+refused "truncated file" 1 "short.u8bin" --input short.u8bin --output gen --quiet
+{ cat good.u8bin && noise 5; } >long.u8bin
+refused "oversized file" 1 "long.u8bin" --input long.u8bin --output gen --quiet
+u32 0 16 >none.u8bin
+refused "no vectors" 1 "none.u8bin" --input none.u8bin --output gen --quiet
+{ u32 1 9000 && noise 9000; } >wide.u8bin
+refused "dimension too large" 1 "wide.u8bin" --input wide.u8bin --output gen --quiet
+{ u32 3 2 && u32 $F32_ONE $F32_ONE $F32_ONE $F32_NAN $F32_INFINITY $F32_ONE; } >nan.fbin
+refused "NaN" 1 "nan.fbin: row 1 has a NaN at dimension 1" --input nan.fbin --output gen --quiet
+{ u32 2 2 && u32 $F32_ONE $F32_ONE $F32_INFINITY $F32_ONE; } >infinity.fbin
+refused "infinity" 1 "infinity.fbin: row 1 has an infinity at dimension 0" \
+    --input infinity.fbin --output gen --quiet
+{ u32 3 4 && noise 8 | tr '\0' '\1' && zeros 4; } >zero.u8bin
+refused "zero vector" 1 "zero.u8bin: row 2 is a zero vector" \
+    --input zero.u8bin --output gen --metric cosine --quiet
+{ u32 2 4 && noise 32; } >ids.ibin
+refused "ids as vectors" 1 "ids.ibin: i32" --input ids.ibin --output gen --quiet
+{ u32 2000 1 && zeros 16000; } >same.u64bin
+refused "duplicate keys" 1 "same.u64bin" --input good.u8bin --keys same.u64bin --output gen --quiet
+{ u32 5 1 && zeros 40; } >few.u64bin
+refused "too few keys" 1 "few.u64bin" --input good.u8bin --keys few.u64bin --output gen --quiet
+refused "budget too small" 1 "the smallest budget that would do is" \
+    --input good.u8bin --output gen --memory 1M --quiet
+: >file
+refused "output below a file" 1 "file/gen" --input good.u8bin --output file/gen --quiet
+refused "output in a missing directory" 1 "no/gen" --input good.u8bin --output no/gen --quiet
+if ((EUID != 0)); then
+    mkdir -m 500 locked
+    refused "unwritable directory" 1 "locked/gen" --input good.u8bin --output locked/gen --quiet
+elif mkdir locked && chattr +i locked 2>/dev/null; then
+    refused "unwritable directory" 1 "locked/gen" --input good.u8bin --output locked/gen --quiet
+    chattr -i locked
+else
+    skip "unwritable directory: root may write anywhere here"
+fi
+
+# --- a build that succeeds ---------------------------------------------------------------------
+
+if "$build" --input good.u8bin --output one "${small[@]}" --threads 1 --json >out 2>err &&
+    "$build" --input good.u8bin --output two "${small[@]}" --threads 2 >out2 2>err &&
+    diff -r --exclude=build-report.json one two >err; then
+    pass
+else
+    fail "one and two threads give identical files"
+fi
+if grep -q '"vectors": 2000, ' out && (($(wc -l <out) == 1)) && [[ ! -s err ]]; then
+    pass
+else
+    fail "--json prints one object and --quiet nothing"
+fi
+if "$build" --input good.u8bin --output one "${small[@]}" >out 2>err; then
+    fail "an existing output is refused"
+elif grep -q one err && diff -r --exclude=build-report.json one two >>err; then
+    pass
+else
+    fail "a refused build leaves the existing output alone"
+fi
+if "$build" --input good.u8bin --plan "${small[@]}" >out 2>err && grep -q '^  graph ' out; then
+    pass
+else
+    fail "--plan works without --output"
+fi
+if [[ $mode == release ]]; then
+    # Not under a sanitizer: its shadow memory is resident too.
+    field() {
+        sed -n "s/.*\"$1\": \([0-9]*\).*/\1/p" "$2"
+    }
+    "$build" --input big.u8bin --plan --json "${small[@]}" >plan 2>err
+    if "$build" --input big.u8bin --output fits "${small[@]}" --json >out 2>err &&
+        (($(field peak_rss_bytes out) <= $(sed 's/, "disk_bytes.*//' plan |
+            sed -n 's/.*"memory_bytes": \([0-9]*\)/\1/p'))); then
+        pass
+    else
+        fail "peak RSS $(field peak_rss_bytes out) stays below the plan: $(cat plan)"
+    fi
+    if [[ -e /dev/full ]] && ! "$build" --input good.u8bin --output full "${small[@]}" \
+        >/dev/full 2>err && grep -q 'standard output' err; then
+        pass
+    else
+        fail "a summary that cannot be written is an error"
+    fi
+fi
+
+# --- signals -----------------------------------------------------------------------------------
+
+# start_build FILE: in the background; back when FILE of its output holds data (or it has ended).
+start_build() {
+    "$build" --input big.u8bin --output gen --threads 1 "${small[@]}" >out 2>err &
+    pid=$!
+    until [[ -s gen/$1 ]] || ! kill -0 "$pid" 2>/dev/null; do
+        read -rt 0.01 <> <(:) || :
+    done
+}
+
+for signal in INT TERM HUP; do
+    start_build .
+    kill -s "$signal" "$pid"
+    wait "$pid"
+    status=$?
+    if ((status == 1)) && [[ ! -e gen ]] && grep -q interrupted err; then
+        pass
+    else
+        fail "SIG$signal: exit $status, $(ls -d gen 2>/dev/null)"
+        rm -rf gen
+    fi
+done
+
+# Killed early, at its first data and at its blocks: whatever is there is not a generation.
+for file in . codes.bin nodes.blk; do
+    start_build "$file"
+    kill -KILL "$pid" 2>/dev/null
+    wait "$pid" 2>/dev/null
+    if [[ -e gen/manifest.json ]]; then
+        skip "killed at $file: the build was faster"
+    elif [[ -x $tool ]] && "$tool" verify gen >out 2>err; then
+        fail "killed at $file: what is left opens"
+    else
+        pass
+    fi
+    rm -rf gen
+done
+
+# --- no space left -----------------------------------------------------------------------------
+
+if (ulimit -f 64 && "$build" --input good.u8bin --output gen "${small[@]}" >out 2>err); then
+    fail "a file size limit is an error"
+elif (($(wc -l <err) == 1)) && [[ ! -e gen ]]; then
+    pass
+else
+    fail "a file size limit leaves nothing"
+    rm -rf gen
+fi
+
+mkdir disk
+if ((EUID == 0)) && mount -t tmpfs -o size=64k tmpfs disk 2>/dev/null; then
+    mounted=("$work/disk")
+    # 2000 x 16 bytes and keys and codes are 64 KB: refused at 64k and less before any work, and at
+    # 96k by the write that fails.
+    for size in 64k 96k; do
+        mount -o "remount,size=$size" disk
+        if "$build" --input good.u8bin --output disk/gen "${small[@]}" >out 2>err; then
+            fail "a full disk of $size is an error"
+        elif (($(wc -l <err) == 1)) && grep -qi 'no space left' err && [[ ! -e disk/gen ]]; then
+            pass
+        else
+            fail "a full disk of $size leaves nothing and is named"
+        fi
+        rm -rf disk/gen
+    done
+else
+    skip "full disk: no tmpfs can be mounted"
+fi
+
+line="$passed passed, $failed failed"
+((skipped == 0)) || line+=", $skipped skipped"
+echo "$line"
+((failed == 0))
