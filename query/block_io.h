@@ -1,0 +1,81 @@
+/*
+ * block_io.h - asynchronous block reads for one worker thread.
+ *
+ * The only file pair that knows io_uring (block_io_uring.c) and its stand-in, a pread thread pool
+ * (block_io_pool.c), for kernels or containers that refuse io_uring. Everything but block_io_wake()
+ * is called by the one thread that created the object.
+ */
+#ifndef NIGHTJAR_QUERY_BLOCK_IO_H
+#define NIGHTJAR_QUERY_BLOCK_IO_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/error.h"
+
+enum block_io_kind {
+    BLOCK_IO_AUTO = 0, /* io_uring, or the pool when the kernel refuses (EPERM, ENOSYS, ...), the
+                          reason kept in the description; NIGHTJAR_IO=uring|pool overrides */
+    BLOCK_IO_URING,
+    BLOCK_IO_POOL,
+};
+
+/* Fault injection below the ring: called for each completed read, may rewrite the result (bytes or
+ * -errno) and the buffer. Tests and `nightjard --inject` only; NULL in production. */
+struct block_io_faults {
+    int (*on_read)(void *context, uint64_t offset, void *buffer, uint32_t bytes, int result);
+    void *context;
+};
+
+struct block_io_params {
+    enum block_io_kind kind;
+    uint32_t depth;       /* most reads in flight, 1..4096 */
+    void *buffers;        /* page-aligned pool the reads land in; registered where possible */
+    size_t buffers_bytes; /* whole pool */
+    const struct block_io_faults *faults; /* borrowed, may be NULL */
+};
+
+struct block_io;
+
+struct block_completion {
+    uint64_t tag;
+    int result; /* bytes read (may be short), or -errno */
+};
+
+/* Creates the ring on the calling thread (SINGLE_ISSUER | DEFER_TASKRUN where the kernel has them,
+ * then COOP_TASKRUN, then plain). A refusal under BLOCK_IO_URING is STATUS_UNSUPPORTED with the
+ * reason and remedy; RLIMIT_MEMLOCK too low for registered buffers falls back to unregistered. */
+NODISCARD enum status block_io_create(const struct block_io_params *params, struct block_io **out,
+                                      struct error *err);
+/* Waits for reads in flight, then frees. NULL is fine. */
+void block_io_destroy(struct block_io *io);
+
+/* What is in use: BLOCK_IO_URING or BLOCK_IO_POOL, and its features in words: "io_uring
+ * single-issuer defer-taskrun fixed-buffers", "io_uring ... plain-buffers (RLIMIT_MEMLOCK 64 KiB
+ * too low)", "pread-pool threads=32 (io_uring refused: ...)". Under 192 bytes; lives as long as
+ * `io`. */
+enum block_io_kind block_io_kind_of(const struct block_io *io);
+const char *block_io_description(const struct block_io *io);
+
+/* Queues a read of `bytes` (1..INT_MAX) at `offset` of `fd` into `buffer` (inside the pool). Not
+ * submitted until the next block_io_poll(). False when `depth` reads are queued or in flight. `fd`
+ * and `buffer` must stay valid until the completion. */
+NODISCARD bool block_io_read(struct block_io *io, int fd, uint64_t offset, void *buffer,
+                             uint32_t bytes, uint64_t tag);
+
+/* Submits what is queued and returns up to `max` completions. With `wait`, sleeps until there is
+ * at least one completion, or block_io_wake() was called since the last return, or timeout_ns
+ * passed (UINT64_MAX: none). May return 0, for a signal or a late wake-up too. Completions come in
+ * any order. Errors and short reads are results, never retried here. Without `wait`: no system call
+ * when nothing is queued and nothing completed, otherwise at most one (io_uring). Allocates
+ * nothing. */
+size_t block_io_poll(struct block_io *io, bool wait, uint64_t timeout_ns,
+                     struct block_completion *out, size_t max);
+
+/* Makes the owner's present or next waiting block_io_poll() return. What the caller wrote before is
+ * visible to the owner after that return. A system call only when the owner may be asleep. Any
+ * thread; async-signal-safe. */
+void block_io_wake(struct block_io *io);
+
+#endif

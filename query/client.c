@@ -1,0 +1,482 @@
+/*
+ * client.c - see client.h. Owns one blocking connection to nightjard and the buffer answers arrive
+ * in.
+ *
+ * Received bytes collect in one growing buffer, so that several small answers cost one system call;
+ * answers point into it. A broken stream (EOF, bytes that are not the protocol) is final: the first
+ * error is kept and returned by every later call, so pipelining callers cannot mistake what
+ * follows.
+ */
+#include "query/client.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "query/protocol.h"
+#include "query/socket_path.h"
+
+_Static_assert((int)CLIENT_QUERIES_MAX == (int)PROTOCOL_QUERIES_MAX, "one limit");
+_Static_assert(sizeof(struct client_hit) == sizeof(struct protocol_hit) &&
+                   offsetof(struct client_hit, distance) == offsetof(struct protocol_hit, distance),
+               "hits are handed out where they were received");
+
+enum {
+    INPUT_BYTES_MIN = 64 << 10,
+    ALIGNMENT = 8, /* of frames, for their hits */
+};
+
+struct client {
+    int fd;
+    char path[SOCKET_PATH_MAX + 1];
+    struct protocol_hello_ok hello;
+    uint64_t last_request_id;
+    uint64_t outstanding; /* requests sent and not answered */
+
+    uint8_t *input;
+    size_t start, end, capacity; /* unread bytes of input[]; a frame handed out is consumed */
+
+    struct client_query_result *results;
+    uint32_t results_capacity;
+    char message[ERROR_TEXT_BYTES];
+    struct error broken; /* status OK: usable */
+};
+
+/* Ends the connection's use: keeps the error for later calls and returns it. */
+static enum status client_break(struct client *client, const struct error *cause, struct error *err)
+{
+    client->broken = *cause;
+    return error_set(err, cause->status, "%s", cause->text);
+}
+
+static enum status client_usable(const struct client *client, struct error *err)
+{
+    if (client->broken.status == STATUS_OK)
+        return STATUS_OK;
+    return error_set(err, client->broken.status, "%s", client->broken.text);
+}
+
+/* ---- sending ---- */
+
+static enum status send_all(struct client *client, struct iovec *parts, size_t count,
+                            struct error *err)
+{
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
+    while (message.msg_iovlen > 0) {
+        ssize_t sent = sendmsg(client->fd, &message, MSG_NOSIGNAL);
+        if (sent < 0 && errno == EINTR)
+            continue;
+        if (sent < 0) {
+            struct error cause;
+            error_set_os(&cause, errno, "%s: cannot send to the daemon", client->path);
+            return client_break(client, &cause, err);
+        }
+        size_t left = (size_t)sent;
+        while (message.msg_iovlen > 0 && left >= message.msg_iov[0].iov_len) {
+            left -= message.msg_iov[0].iov_len;
+            message.msg_iov++;
+            message.msg_iovlen--;
+        }
+        if (message.msg_iovlen > 0) {
+            message.msg_iov[0].iov_base = (uint8_t *)message.msg_iov[0].iov_base + left;
+            message.msg_iov[0].iov_len -= left;
+        }
+    }
+    return STATUS_OK;
+}
+
+/* Sends one frame of a header, a fixed part and a tail (borrowed; not written to). */
+static enum status send_frame(struct client *client, enum protocol_type type, const void *fixed,
+                              size_t fixed_bytes, struct iovec tail, struct error *err)
+{
+    uint8_t head[PROTOCOL_HEADER_BYTES + sizeof(struct protocol_search)];
+    assert(fixed_bytes <= sizeof(struct protocol_search));
+    protocol_header_encode(head, type, ++client->last_request_id,
+                           (uint32_t)(fixed_bytes + tail.iov_len));
+    if (fixed_bytes)
+        memcpy(head + PROTOCOL_HEADER_BYTES, fixed, fixed_bytes);
+    struct iovec parts[2] = {{head, PROTOCOL_HEADER_BYTES + fixed_bytes}, tail};
+    enum status status = send_all(client, parts, tail.iov_len ? 2 : 1, err);
+    if (status == STATUS_OK)
+        client->outstanding++;
+    return status;
+}
+
+/* ---- receiving ---- */
+
+/* Makes room for a frame of `bytes` from `start`, which it aligns. */
+static enum status input_reserve(struct client *client, size_t bytes, struct error *err)
+{
+    if (client->start % ALIGNMENT == 0 && client->capacity - client->start >= bytes)
+        return STATUS_OK;
+    size_t held = client->end - client->start;
+    if (client->capacity < bytes) {
+        size_t capacity = MAX(client->capacity, (size_t)INPUT_BYTES_MIN);
+        while (capacity < bytes)
+            capacity *= 2;
+        uint8_t *grown = malloc(capacity);
+        if (!grown)
+            return error_set(err, STATUS_NO_MEMORY, "no memory for an answer of %zu bytes", bytes);
+        if (held)
+            memcpy(grown, client->input + client->start, held);
+        free(client->input);
+        client->input = grown;
+        client->capacity = capacity;
+    } else {
+        memmove(client->input, client->input + client->start, held);
+    }
+    client->start = 0;
+    client->end = held;
+    return STATUS_OK;
+}
+
+/* Waits until `bytes` are buffered. */
+static enum status input_need(struct client *client, size_t bytes, struct error *err)
+{
+    enum status status = input_reserve(client, bytes, err);
+    if (status != STATUS_OK)
+        return status;
+    while (client->end - client->start < bytes) {
+        ssize_t got =
+            recv(client->fd, client->input + client->end, client->capacity - client->end, 0);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0) {
+            struct error cause;
+            if (got == 0 || errno == ECONNRESET)
+                error_set(&cause, STATUS_IO, "%s: the daemon closed the connection", client->path);
+            else
+                error_set_os(&cause, errno, "%s: cannot receive from the daemon", client->path);
+            return client_break(client, &cause, err);
+        }
+        client->end += (size_t)got;
+    }
+    return STATUS_OK;
+}
+
+struct frame {
+    struct protocol_header header;
+    const uint8_t *payload; /* in client.input, valid until the next receive */
+};
+
+static enum status receive_frame(struct client *client, struct frame *out, struct error *err)
+{
+    struct protocol_header header;
+    struct error cause;
+    if (client->start == client->end)
+        client->start = client->end = 0;
+    enum status status = input_need(client, PROTOCOL_HEADER_BYTES, err);
+    if (status != STATUS_OK)
+        return status;
+    status = protocol_header_decode(client->input + client->start, &header, &cause);
+    if (status != STATUS_OK) {
+        client_break(client, &cause, err);
+        return status;
+    }
+    status = input_need(client, PROTOCOL_HEADER_BYTES + (size_t)header.payload_bytes, err);
+    if (status != STATUS_OK)
+        return status;
+    *out = (struct frame){.header = header,
+                          .payload = client->input + client->start + PROTOCOL_HEADER_BYTES};
+    client->start += PROTOCOL_HEADER_BYTES + (size_t)header.payload_bytes;
+    /* Id 0 is the daemon speaking of the connection, not of a request. */
+    if (header.request_id != 0 && client->outstanding > 0)
+        client->outstanding--;
+    return STATUS_OK;
+}
+
+/* An ERROR frame as this status and message. */
+static enum status take_error(struct client *client, const struct frame *frame,
+                              enum status *reported, struct error *err)
+{
+    struct error cause;
+    if (protocol_error_decode(frame->payload, frame->header.payload_bytes, reported,
+                              client->message, &cause) != STATUS_OK)
+        return client_break(client, &cause, err);
+    return STATUS_OK;
+}
+
+/* Receives the answer to the one request in flight, wanted to be of `type`; an ERROR is returned as
+ * its status. */
+static enum status receive_only(struct client *client, enum protocol_type type, struct frame *frame,
+                                struct error *err)
+{
+    struct error cause;
+    enum status status = receive_frame(client, frame, err);
+    if (status != STATUS_OK)
+        return status;
+    uint64_t id = frame->header.request_id;
+    if (frame->header.type == PROTOCOL_ERROR && (id == 0 || id == client->last_request_id)) {
+        enum status reported = STATUS_OK;
+        status = take_error(client, frame, &reported, err);
+        if (status != STATUS_OK)
+            return status;
+        error_set(&cause, reported, "%s: %s", client->path, client->message);
+        if (id == 0)
+            return client_break(client, &cause, err);
+        return error_set(err, reported, "%s", cause.text);
+    }
+    if (frame->header.type == type && id == client->last_request_id)
+        return STATUS_OK;
+    error_set(&cause, STATUS_CORRUPT, "%s: answer of type %u to request %llu, wanted %u to %llu",
+              client->path, frame->header.type, (unsigned long long)id, type,
+              (unsigned long long)client->last_request_id);
+    return client_break(client, &cause, err);
+}
+
+static enum status none_outstanding(const struct client *client, struct error *err)
+{
+    enum status status = client_usable(client, err);
+    if (status == STATUS_OK && client->outstanding > 0)
+        return error_set(err, STATUS_INVALID,
+                         "%llu pipelined requests are unanswered: receive them first",
+                         (unsigned long long)client->outstanding);
+    return status;
+}
+
+/* ---- connecting ---- */
+
+static enum status open_socket(struct client *client, const char *path, struct error *err)
+{
+    struct sockaddr_un address;
+    enum status status = socket_path_address(path, &address, err);
+    if (status != STATUS_OK)
+        return status;
+    memcpy(client->path, path, strlen(path) + 1);
+    client->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (client->fd < 0)
+        return error_set_os(err, errno, "%s: cannot create a socket", path);
+    while (connect(client->fd, (const struct sockaddr *)&address, sizeof(address)) != 0) {
+        if (errno == EINTR)
+            continue; /* an interrupted Unix connect has not happened */
+        if (errno == ENOENT || errno == ENOTDIR)
+            return error_set(err, STATUS_NOT_FOUND, "%s: no socket there: is nightjard running?",
+                             path);
+        if (errno == ECONNREFUSED)
+            return error_set(err, STATUS_IO, "%s: nobody listens there: is nightjard running?",
+                             path);
+        return error_set_os(err, errno, "%s: cannot connect", path);
+    }
+    return STATUS_OK;
+}
+
+static enum status say_hello(struct client *client, struct error *err)
+{
+    const struct protocol_hello hello = {0};
+    struct frame frame;
+    struct error cause;
+    /* A daemon that is full says so and closes, perhaps before this is sent: then what it said is
+     * the better error. */
+    if (send_frame(client, PROTOCOL_HELLO, &hello, sizeof(hello), (struct iovec){0}, err) !=
+        STATUS_OK)
+        client->broken.status = STATUS_OK;
+    enum status status = receive_only(client, PROTOCOL_HELLO_OK, &frame, err);
+    if (status != STATUS_OK)
+        return status;
+    if (protocol_hello_ok_decode(frame.payload, frame.header.payload_bytes, &client->hello,
+                                 &cause) != STATUS_OK)
+        return error_set(err, cause.status, "%s: %s", client->path, cause.text);
+    return STATUS_OK;
+}
+
+enum status client_connect(const char *socket_path, struct client **out, struct error *err)
+{
+    struct client *client = calloc(1, sizeof(*client));
+    if (!client)
+        return error_set(err, STATUS_NO_MEMORY, "no memory for a client");
+    client->fd = -1;
+    enum status status = open_socket(client, socket_path, err);
+    if (status == STATUS_OK)
+        status = say_hello(client, err);
+    if (status != STATUS_OK) {
+        client_close(client);
+        return status;
+    }
+    *out = client;
+    return STATUS_OK;
+}
+
+void client_close(struct client *client)
+{
+    if (!client)
+        return;
+    if (client->fd >= 0)
+        close(client->fd);
+    free(client->input);
+    free(client->results);
+    free(client);
+}
+
+struct client_index_info client_index(const struct client *client)
+{
+    const struct protocol_hello_ok *hello = &client->hello;
+    return (struct client_index_info){
+        .vector_count = hello->vector_count,
+        .dim = hello->dim,
+        .type = (enum element_type)hello->element_type,
+        .metric = (enum metric)hello->metric,
+        .generation_low = hello->generation_low,
+        .generation_high = hello->generation_high,
+        .queries_max = hello->queries_max,
+        .k_max = hello->k_max,
+        .search_list_max = hello->search_list_max,
+        .window = hello->window,
+    };
+}
+
+/* ---- searching ---- */
+
+/* What would not make a frame; everything else is the daemon's to judge. */
+static enum status search_check(const struct client *client, const struct client_search *search,
+                                struct error *err)
+{
+    const struct protocol_hello_ok *hello = &client->hello;
+    if (search->query_count < 1 || search->query_count > hello->queries_max)
+        return error_set(err, STATUS_INVALID, "%u queries in a request, wanted 1..%u",
+                         search->query_count, hello->queries_max);
+    uint64_t bytes = protocol_search_frame_bytes(search->query_count, hello->dim,
+                                                 (enum element_type)hello->element_type);
+    if (bytes > hello->frame_bytes_max)
+        return error_set(err, STATUS_INVALID,
+                         "%u queries make a request of %llu bytes, at most %u are allowed",
+                         search->query_count, (unsigned long long)bytes, hello->frame_bytes_max);
+    return STATUS_OK;
+}
+
+enum status client_send_search(struct client *client, const struct client_search *search,
+                               uint64_t *request_id, struct error *err)
+{
+    enum status status = client_usable(client, err);
+    if (status == STATUS_OK)
+        status = search_check(client, search, err);
+    if (status != STATUS_OK)
+        return status;
+    const struct protocol_search fixed = {
+        .query_count = search->query_count,
+        .k = search->k,
+        .search_list = search->search_list,
+        .beam_width = search->beam_width,
+        .search_ratio = search->search_ratio,
+        .timeout_ms = search->timeout_ms,
+        .element_type = client->hello.element_type,
+        .dim = client->hello.dim,
+    };
+    size_t vectors_bytes = (size_t)search->query_count * client->hello.dim *
+                           element_bytes((enum element_type)client->hello.element_type);
+    /* iovec has no const; sendmsg does not write. */
+    struct iovec vectors = {(void *)(uintptr_t)search->vectors, vectors_bytes};
+    status = send_frame(client, PROTOCOL_SEARCH, &fixed, sizeof(fixed), vectors, err);
+    if (status == STATUS_OK)
+        *request_id = client->last_request_id;
+    return status;
+}
+
+static enum status take_answer(struct client *client, const struct frame *frame,
+                               struct client_answer *answer, struct error *err)
+{
+    struct protocol_answer wire;
+    struct error cause;
+    if (protocol_search_ok_decode(frame->payload, frame->header.payload_bytes, &wire, &cause) !=
+        STATUS_OK)
+        return client_break(client, &cause, err);
+    if (client->results_capacity < wire.query_count) {
+        struct client_query_result *results = calloc(wire.query_count, sizeof(*results));
+        if (!results)
+            return error_set(err, STATUS_NO_MEMORY, "no memory for %u results", wire.query_count);
+        free(client->results);
+        client->results = results;
+        client->results_capacity = wire.query_count;
+    }
+    for (uint32_t q = 0; q < wire.query_count; q++)
+        client->results[q] = (struct client_query_result){
+            .hit_count = wire.results[q].hit_count,
+            .flags = wire.results[q].flags,
+            .reads = wire.results[q].reads,
+            .cache_hits = wire.results[q].cache_hits,
+            .cpu_us = wire.results[q].cpu_us,
+        };
+    *answer = (struct client_answer){
+        .request_id = frame->header.request_id,
+        .status = STATUS_OK,
+        .query_count = wire.query_count,
+        .k = wire.k,
+        .results = client->results,
+        .hits = (const void *)wire.hits,
+    };
+    return STATUS_OK;
+}
+
+enum status client_receive(struct client *client, struct client_answer *answer, struct error *err)
+{
+    struct frame frame;
+    struct error cause;
+    enum status status = client_usable(client, err);
+    if (status == STATUS_OK && client->outstanding == 0)
+        return error_set(err, STATUS_INVALID, "no request is unanswered: nothing to wait for");
+    if (status == STATUS_OK)
+        status = receive_frame(client, &frame, err);
+    if (status != STATUS_OK)
+        return status;
+    if (frame.header.type == PROTOCOL_SEARCH_OK)
+        return take_answer(client, &frame, answer, err);
+    if (frame.header.type != PROTOCOL_ERROR) {
+        error_set(&cause, STATUS_CORRUPT, "%s: unexpected answer of type %u", client->path,
+                  frame.header.type);
+        return client_break(client, &cause, err);
+    }
+    enum status reported = STATUS_OK;
+    status = take_error(client, &frame, &reported, err);
+    if (status != STATUS_OK)
+        return status;
+    if (frame.header.request_id == 0) {
+        error_set(&cause, reported, "%s: %s", client->path, client->message);
+        return client_break(client, &cause, err);
+    }
+    *answer = (struct client_answer){
+        .request_id = frame.header.request_id, .status = reported, .message = client->message};
+    return STATUS_OK;
+}
+
+enum status client_search(struct client *client, const struct client_search *search,
+                          struct client_answer *answer, struct error *err)
+{
+    uint64_t request_id = 0;
+    struct frame frame;
+    enum status status = none_outstanding(client, err);
+    if (status == STATUS_OK)
+        status = client_send_search(client, search, &request_id, err);
+    if (status == STATUS_OK)
+        status = receive_only(client, PROTOCOL_SEARCH_OK, &frame, err);
+    if (status == STATUS_OK)
+        status = take_answer(client, &frame, answer, err);
+    if (status != STATUS_OK)
+        return status;
+    if (answer->query_count != search->query_count || answer->k != search->k)
+        return error_set(err, STATUS_CORRUPT, "%s: asked %u queries with k %u, got %u with k %u",
+                         client->path, search->query_count, search->k, answer->query_count,
+                         answer->k);
+    return STATUS_OK;
+}
+
+enum status client_stats(struct client *client, char **json, struct error *err)
+{
+    struct frame frame;
+    enum status status = none_outstanding(client, err);
+    if (status == STATUS_OK)
+        status = send_frame(client, PROTOCOL_STATS, NULL, 0, (struct iovec){0}, err);
+    if (status == STATUS_OK)
+        status = receive_only(client, PROTOCOL_STATS_OK, &frame, err);
+    if (status != STATUS_OK)
+        return status;
+    char *text = strndup((const char *)frame.payload, frame.header.payload_bytes);
+    if (!text)
+        return error_set(err, STATUS_NO_MEMORY, "no memory for statistics");
+    *json = text;
+    return STATUS_OK;
+}

@@ -1,0 +1,88 @@
+/*
+ * client.h - libnightjar-client: talk to nightjard over its Unix socket (PROTOCOL.md).
+ *
+ * A client is one connection and is used by one thread at a time. Requests may be pipelined:
+ * client_send_search() several times, then client_receive() answers in whatever order they come,
+ * matched by request id. client_search() is the one-call form. No call prints or exits.
+ */
+#ifndef NIGHTJAR_QUERY_CLIENT_H
+#define NIGHTJAR_QUERY_CLIENT_H
+
+#include <stdint.h>
+
+#include "common/element.h"
+#include "common/error.h"
+
+struct client;
+
+/* What the daemon serves; fetched at connect. */
+struct client_index_info {
+    uint64_t vector_count;
+    uint32_t dim;
+    enum element_type type;
+    enum metric metric;
+    uint64_t generation_low, generation_high;
+    uint32_t queries_max; /* a request */
+    uint32_t k_max;
+    uint32_t search_list_max; /* largest L */
+    uint32_t window;          /* queries in flight a connection; beyond it sending blocks */
+};
+
+struct client_hit {
+    uint64_t key;
+    float distance;
+};
+
+struct client_search {
+    const void *vectors;  /* query_count * dim elements of the index's type, packed */
+    uint32_t query_count; /* 1..CLIENT_QUERIES_MAX; one frame */
+    uint32_t k;
+    uint32_t search_list;
+    uint32_t beam_width; /* 0: the daemon chooses */
+    float search_ratio;  /* 0: none */
+    uint32_t timeout_ms; /* 0: none */
+};
+enum { CLIENT_QUERIES_MAX = 1024 };
+
+struct client_query_result {
+    uint32_t hit_count; /* <= k */
+    uint32_t flags;     /* enum search_flags of engine.h: 1 = degraded */
+    uint32_t reads;
+    uint32_t cache_hits;
+    uint32_t cpu_us;
+};
+
+/* An answer. Arrays live in the client until its next receive. hits of query q start at q * k. */
+struct client_answer {
+    uint64_t request_id;
+    enum status status;  /* of the request: OK, INVALID, BUSY, TIMEOUT, ... */
+    const char *message; /* when status is not OK */
+    uint32_t query_count, k;
+    const struct client_query_result *results;
+    const struct client_hit *hits;
+};
+
+/* Connects and says hello. Errors name the path: STATUS_NOT_FOUND no such socket, STATUS_IO nobody
+ * listens, STATUS_BUSY the daemon has all the connections it takes. Blocks until it answers. */
+NODISCARD enum status client_connect(const char *socket_path, struct client **out,
+                                     struct error *err);
+void client_close(struct client *client);
+struct client_index_info client_index(const struct client *client);
+
+/* Sends one search frame; *request_id (never 0) identifies its answer. Blocks while the socket is
+ * full, that is, when the daemon's window for this connection is. STATUS_INVALID: no frame can hold
+ * it; nothing was sent. STATUS_IO: the connection is gone for good, as for every call below. */
+NODISCARD enum status client_send_search(struct client *client, const struct client_search *search,
+                                         uint64_t *request_id, struct error *err);
+/* Waits for the next answer, whichever it is. A request's own failure is in answer->status; a
+ * failure returned is the connection's, STATUS_CORRUPT being bytes that are not the protocol. */
+NODISCARD enum status client_receive(struct client *client, struct client_answer *answer,
+                                     struct error *err);
+/* Send and wait; an answer whose status is not OK is returned as that status with its message. Like
+ * client_stats(), STATUS_INVALID while pipelined requests are unanswered. */
+NODISCARD enum status client_search(struct client *client, const struct client_search *search,
+                                    struct client_answer *answer, struct error *err);
+/* The daemon's stats as JSON text (malloc'd, caller frees). */
+NODISCARD enum status client_stats(struct client *client, char **json, struct error *err);
+
+#endif

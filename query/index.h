@@ -1,0 +1,49 @@
+/*
+ * index.h - a generation opened for search: the memory tier.
+ *
+ * Owns what a search reads without I/O: codes, codec, navigation graph and the block cache (hot
+ * blocks, or all of them: "resident"). Immutable after index_open(); shared by all workers under a
+ * reference count.
+ */
+#ifndef NIGHTJAR_QUERY_INDEX_H
+#define NIGHTJAR_QUERY_INDEX_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/codec.h"
+#include "common/distance.h"
+#include "common/error.h"
+#include "layout/generation.h"
+#include "layout/navigation.h"
+
+struct index_options {
+    uint64_t memory_bytes; /* budget of the memory tier; 0: codes and navigation only, no cache */
+};
+
+/* How the budget was spent. */
+struct index_memory {
+    uint64_t codes_bytes;      /* codes, codec */
+    uint64_t navigation_bytes;
+    uint64_t cache_bytes;      /* cached blocks and the table that finds them */
+    uint64_t cached_blocks;
+    uint64_t cached_nodes;     /* records in cached blocks */
+    uint64_t hot_nodes;        /* length of the prefix of hot.bin that is pinned */
+    bool resident;             /* every block is cached: no reads at all */
+};
+
+struct index;
+
+/* Opens the generation at `path`, loads and verifies codes, codec and navigation, and fills the
+ * cache (blocks read with O_DIRECT and verified). A budget too small for codes and navigation is
+ * STATUS_NO_MEMORY naming the smallest that would do. The caller holds one reference. */
+NODISCARD enum status index_open(const char *path, const struct index_options *options,
+                                 struct index **out, struct error *err);
+struct index *index_retain(struct index *index);
+void index_release(struct index *index);
+
+const struct manifest *index_manifest(const struct index *index);
+const char *index_path(const struct index *index);
+struct index_memory index_memory_of(const struct index *index);
+
+#endif

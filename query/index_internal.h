@@ -1,0 +1,59 @@
+/*
+ * index_internal.h - the memory tier's fields, for the search state machine's hot path only.
+ */
+#ifndef NIGHTJAR_QUERY_INDEX_INTERNAL_H
+#define NIGHTJAR_QUERY_INDEX_INTERNAL_H
+
+#include <stdatomic.h>
+
+#include "query/index.h"
+
+#define INDEX_NOT_CACHED UINT32_MAX
+
+struct index {
+    atomic_uint references;
+    struct generation *generation;
+    const struct manifest *manifest;
+    struct block_geometry geometry;
+    uint64_t block_divisor; /* node -> block without a division: index_block_of() */
+    int nodes_fd;
+    struct distance distance;
+
+    struct codec *codec;
+    uint8_t *codes; /* node_limit * code_bytes */
+    size_t codes_bytes;
+    uint32_t code_bytes;
+
+    void *navigation_file;
+    size_t navigation_file_bytes;
+    struct navigation navigation;
+    uint8_t *navigation_codes; /* codes of navigation.nodes, side by side */
+
+    uint8_t *cache;         /* cached blocks */
+    uint64_t cache_blocks;
+    uint32_t *cache_slot;   /* [block_count]: place in cache, or INDEX_NOT_CACHED; NULL: all or none */
+    struct index_memory memory;
+};
+
+/* floor(node / nodes_per_block), exact for 32-bit operands (Lemire, Kaser, Kurz 2019: one multiply by
+ * ceil(2^64 / d)); d = 1 has divisor 0 and is answered as such. */
+ALWAYS_INLINE uint32_t index_block_of(const struct index *index, uint32_t node)
+{
+    if (index->block_divisor == 0)
+        return node;
+    return (uint32_t)(((unsigned __int128)index->block_divisor * node) >> 64);
+}
+
+/* The block in memory, or NULL when it has to be read. */
+ALWAYS_INLINE const void *index_cached_block(const struct index *index, uint32_t block)
+{
+    size_t slot = block;
+    if (!index->memory.resident) {
+        if (!index->cache_slot || index->cache_slot[block] == INDEX_NOT_CACHED)
+            return NULL;
+        slot = index->cache_slot[block];
+    }
+    return index->cache + slot * index->geometry.block_bytes;
+}
+
+#endif

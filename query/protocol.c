@@ -1,0 +1,238 @@
+/*
+ * protocol.c - see protocol.h. Owns the interpretation of every byte of a frame; knows no sockets,
+ * so that the fuzzer, the daemon and the client library run the same code.
+ *
+ * Structs are copied with memcpy: both ends are little-endian (compiler.h) and the structs have no
+ * padding (asserted in the header).
+ */
+#include "query/protocol.h"
+
+#include <assert.h>
+#include <string.h>
+
+/* The wire carries enum status by number; PROTOCOL.md lists them. */
+_Static_assert(STATUS_OK == 0 && STATUS_INVALID == 1 && STATUS_CORRUPT == 2 && STATUS_IO == 3 &&
+                   STATUS_NO_MEMORY == 4 && STATUS_NOT_FOUND == 5 && STATUS_EXISTS == 6 &&
+                   STATUS_UNSUPPORTED == 7 && STATUS_BUSY == 8 && STATUS_TIMEOUT == 9 &&
+                   STATUS_CANCELLED == 10,
+               "status numbers are part of the wire format");
+
+void protocol_header_encode(void *bytes, enum protocol_type type, uint64_t request_id,
+                            uint32_t payload_bytes)
+{
+    const struct protocol_header header = {
+        .magic = PROTOCOL_MAGIC,
+        .version = PROTOCOL_VERSION,
+        .type = (uint8_t)type,
+        .request_id = request_id,
+        .payload_bytes = payload_bytes,
+    };
+    memcpy(bytes, &header, sizeof(header));
+}
+
+enum status protocol_header_decode(const void *bytes, struct protocol_header *out,
+                                   struct error *err)
+{
+    struct protocol_header header;
+    memcpy(&header, bytes, sizeof(header));
+    if (header.magic != PROTOCOL_MAGIC)
+        return error_set(err, STATUS_CORRUPT, "frame magic is 0x%08x, wanted 0x%08x", header.magic,
+                         PROTOCOL_MAGIC);
+    if (header.version != PROTOCOL_VERSION)
+        return error_set(err, STATUS_UNSUPPORTED, "protocol version %u, this end speaks %u",
+                         header.version, PROTOCOL_VERSION);
+    if (header.flags != 0 || header.reserved != 0)
+        return error_set(err, STATUS_CORRUPT,
+                         "frame flags 0x%04x and reserved 0x%08x, both must be 0", header.flags,
+                         header.reserved);
+    if (header.payload_bytes > PROTOCOL_FRAME_BYTES_MAX - PROTOCOL_HEADER_BYTES)
+        return error_set(err, STATUS_CORRUPT, "frame payload of %u bytes, at most %u fit a frame",
+                         header.payload_bytes, PROTOCOL_FRAME_BYTES_MAX - PROTOCOL_HEADER_BYTES);
+    *out = header;
+    return STATUS_OK;
+}
+
+enum status protocol_hello_decode(const void *payload, uint32_t payload_bytes,
+                                  struct protocol_hello *out, struct error *err)
+{
+    struct protocol_hello hello;
+    if (payload_bytes != sizeof(hello))
+        return error_set(err, STATUS_CORRUPT, "HELLO payload is %u bytes, wanted %zu",
+                         payload_bytes, sizeof(hello));
+    memcpy(&hello, payload, sizeof(hello));
+    if (hello.features != 0)
+        return error_set(err, STATUS_UNSUPPORTED, "HELLO requires features 0x%08x, none is known",
+                         hello.features);
+    if (hello.reserved != 0)
+        return error_set(err, STATUS_CORRUPT, "HELLO reserved field is 0x%08x, wanted 0",
+                         hello.reserved);
+    *out = hello;
+    return STATUS_OK;
+}
+
+uint64_t protocol_search_frame_bytes(uint32_t query_count, uint32_t dim, enum element_type type)
+{
+    return PROTOCOL_HEADER_BYTES + sizeof(struct protocol_search) +
+           (uint64_t)query_count * dim * element_bytes(type);
+}
+
+uint64_t protocol_search_ok_frame_bytes(uint32_t query_count, uint32_t k)
+{
+    return PROTOCOL_HEADER_BYTES + sizeof(struct protocol_search_ok) +
+           (uint64_t)query_count * sizeof(struct protocol_result) +
+           (uint64_t)query_count * k * sizeof(struct protocol_hit);
+}
+
+/* The request matches the index and its counts are within limits. */
+static enum status search_check_shape(const struct protocol_search *search,
+                                      const struct protocol_shape *shape, struct error *err)
+{
+    if (search->element_type != (uint32_t)shape->type)
+        return error_set(
+            err, STATUS_INVALID, "query elements are of type %u (%s), the index's are %s",
+            search->element_type, element_name((enum element_type)search->element_type),
+            element_name(shape->type));
+    if (search->dim != shape->dim)
+        return error_set(err, STATUS_INVALID, "queries have dim %u, the index has dim %u",
+                         search->dim, shape->dim);
+    if (search->query_count < 1 || search->query_count > shape->queries_max)
+        return error_set(err, STATUS_INVALID, "%u queries in a frame, wanted 1..%u",
+                         search->query_count, shape->queries_max);
+    if (search->k < 1 || search->k > PROTOCOL_K_MAX)
+        return error_set(err, STATUS_INVALID, "k is %u, wanted 1..%u", search->k, PROTOCOL_K_MAX);
+    return STATUS_OK;
+}
+
+enum status protocol_search_decode(const void *payload, uint32_t payload_bytes,
+                                   const struct protocol_shape *shape, struct protocol_search *out,
+                                   struct error *err)
+{
+    struct protocol_search search;
+    if (payload_bytes < sizeof(search))
+        return error_set(err, STATUS_CORRUPT, "SEARCH payload is %u bytes, wanted at least %zu",
+                         payload_bytes, sizeof(search));
+    memcpy(&search, payload, sizeof(search));
+    if (search.reserved != 0)
+        return error_set(err, STATUS_CORRUPT, "SEARCH reserved field is 0x%08x, wanted 0",
+                         search.reserved);
+    enum status status = search_check_shape(&search, shape, err);
+    if (status != STATUS_OK)
+        return status;
+
+    uint64_t wanted = protocol_search_frame_bytes(search.query_count, search.dim, shape->type) -
+                      PROTOCOL_HEADER_BYTES;
+    if (payload_bytes != wanted)
+        return error_set(err, STATUS_CORRUPT,
+                         "SEARCH payload is %u bytes, %u queries of dim %u (%s) make it %llu",
+                         payload_bytes, search.query_count, search.dim, element_name(shape->type),
+                         (unsigned long long)wanted);
+    uint64_t answer = protocol_search_ok_frame_bytes(search.query_count, search.k);
+    if (answer > PROTOCOL_FRAME_BYTES_MAX)
+        return error_set(err, STATUS_INVALID,
+                         "%u queries with k %u need an answer of %llu bytes, a frame holds %u",
+                         search.query_count, search.k, (unsigned long long)answer,
+                         PROTOCOL_FRAME_BYTES_MAX);
+    if (search.recall_target != 0.0f)
+        return error_set(err, STATUS_UNSUPPORTED,
+                         "a recall target is not supported by this daemon: give a search list");
+    *out = search;
+    return STATUS_OK;
+}
+
+enum status protocol_hello_ok_decode(const void *payload, uint32_t payload_bytes,
+                                     struct protocol_hello_ok *out, struct error *err)
+{
+    struct protocol_hello_ok hello;
+    if (payload_bytes != sizeof(hello))
+        return error_set(err, STATUS_CORRUPT, "HELLO_OK payload is %u bytes, wanted %zu",
+                         payload_bytes, sizeof(hello));
+    memcpy(&hello, payload, sizeof(hello));
+    if (hello.features != 0)
+        return error_set(err, STATUS_UNSUPPORTED, "the daemon requires features 0x%08x",
+                         hello.features);
+    if (hello.dim < 1 || hello.dim > VECTOR_DIM_MAX)
+        return error_set(err, STATUS_CORRUPT, "HELLO_OK dim is %u, wanted 1..%u", hello.dim,
+                         VECTOR_DIM_MAX);
+    if (hello.element_type < ELEMENT_U8 || hello.element_type > ELEMENT_F32)
+        return error_set(err, STATUS_CORRUPT, "HELLO_OK element type is %u", hello.element_type);
+    if (hello.metric < METRIC_L2 || hello.metric > METRIC_COSINE)
+        return error_set(err, STATUS_CORRUPT, "HELLO_OK metric is %u", hello.metric);
+    if (hello.queries_max < 1 || hello.frame_bytes_max > PROTOCOL_FRAME_BYTES_MAX)
+        return error_set(err, STATUS_CORRUPT, "HELLO_OK limits: %u queries, %u bytes a frame",
+                         hello.queries_max, hello.frame_bytes_max);
+    *out = hello;
+    return STATUS_OK;
+}
+
+enum status protocol_search_ok_decode(const void *payload, uint32_t payload_bytes,
+                                      struct protocol_answer *out, struct error *err)
+{
+    assert((uintptr_t)payload % _Alignof(struct protocol_hit) == 0);
+    struct protocol_search_ok fixed;
+    if (payload_bytes < sizeof(fixed))
+        return error_set(err, STATUS_CORRUPT, "SEARCH_OK payload is %u bytes, wanted at least %zu",
+                         payload_bytes, sizeof(fixed));
+    memcpy(&fixed, payload, sizeof(fixed));
+    if (fixed.query_count < 1 || fixed.query_count > PROTOCOL_QUERIES_MAX || fixed.k < 1 ||
+        fixed.k > PROTOCOL_K_MAX)
+        return error_set(err, STATUS_CORRUPT, "SEARCH_OK has %u queries and k %u, wanted 1..%u",
+                         fixed.query_count, fixed.k, PROTOCOL_QUERIES_MAX);
+    uint64_t wanted =
+        protocol_search_ok_frame_bytes(fixed.query_count, fixed.k) - PROTOCOL_HEADER_BYTES;
+    if (payload_bytes != wanted)
+        return error_set(err, STATUS_CORRUPT,
+                         "SEARCH_OK payload is %u bytes, %u queries with k %u make it %llu",
+                         payload_bytes, fixed.query_count, fixed.k, (unsigned long long)wanted);
+
+    const uint8_t *bytes = payload;
+    const struct protocol_result *results = (const void *)(bytes + sizeof(fixed));
+    const struct protocol_hit *hits =
+        (const void *)(bytes + sizeof(fixed) + fixed.query_count * sizeof(*results));
+    for (uint32_t q = 0; q < fixed.query_count; q++)
+        if (results[q].hit_count > fixed.k || results[q].reserved != 0)
+            return error_set(err, STATUS_CORRUPT,
+                             "SEARCH_OK query %u has %u hits (k is %u), reserved 0x%08x", q,
+                             results[q].hit_count, fixed.k, results[q].reserved);
+    for (size_t i = 0; i < (size_t)fixed.query_count * fixed.k; i++)
+        if (hits[i].reserved != 0)
+            return error_set(err, STATUS_CORRUPT, "SEARCH_OK hit %zu: reserved 0x%08x, wanted 0", i,
+                             hits[i].reserved);
+    *out = (struct protocol_answer){
+        .query_count = fixed.query_count, .k = fixed.k, .results = results, .hits = hits};
+    return STATUS_OK;
+}
+
+size_t protocol_error_encode(void *bytes, uint64_t request_id, enum status status, const char *text)
+{
+    size_t text_bytes = strnlen(text, PROTOCOL_ERROR_TEXT_MAX);
+    const struct protocol_error fixed = {.status = (uint32_t)status,
+                                         .text_bytes = (uint32_t)text_bytes};
+    uint8_t *at = bytes;
+    protocol_header_encode(at, PROTOCOL_ERROR, request_id, (uint32_t)(sizeof(fixed) + text_bytes));
+    memcpy(at + PROTOCOL_HEADER_BYTES, &fixed, sizeof(fixed));
+    memcpy(at + PROTOCOL_HEADER_BYTES + sizeof(fixed), text, text_bytes);
+    return PROTOCOL_HEADER_BYTES + sizeof(fixed) + text_bytes;
+}
+
+enum status protocol_error_decode(const void *payload, uint32_t payload_bytes, enum status *status,
+                                  char *text, struct error *err)
+{
+    struct protocol_error fixed;
+    if (payload_bytes < sizeof(fixed))
+        return error_set(err, STATUS_CORRUPT, "ERROR payload is %u bytes, wanted at least %zu",
+                         payload_bytes, sizeof(fixed));
+    memcpy(&fixed, payload, sizeof(fixed));
+    if (fixed.text_bytes > PROTOCOL_ERROR_TEXT_MAX ||
+        payload_bytes != sizeof(fixed) + fixed.text_bytes)
+        return error_set(err, STATUS_CORRUPT, "ERROR payload is %u bytes with a text of %u",
+                         payload_bytes, fixed.text_bytes);
+    if (fixed.status < STATUS_INVALID || fixed.status > STATUS_CANCELLED)
+        return error_set(err, STATUS_CORRUPT, "ERROR status is %u, wanted %u..%u", fixed.status,
+                         STATUS_INVALID, STATUS_CANCELLED);
+    const uint8_t *from = (const uint8_t *)payload + sizeof(fixed);
+    for (uint32_t i = 0; i < fixed.text_bytes; i++)
+        text[i] = from[i] < 0x20 || from[i] == 0x7f ? ' ' : (char)from[i];
+    text[fixed.text_bytes] = '\0';
+    *status = (enum status)fixed.status;
+    return STATUS_OK;
+}

@@ -1,0 +1,202 @@
+/*
+ * protocol.h - the bytes between nightjard and its clients: encode and decode, no I/O.
+ *
+ * PROTOCOL.md is the reference; this header is its transcription and protocol.c the only place that
+ * reads or writes frames, for daemon and client library alike. Frames are little-endian and every
+ * field is naturally aligned when a frame starts at an 8-byte boundary.
+ *
+ * All functions are pure and thread-safe; none allocates. Decoders take bytes from a peer that may
+ * be hostile: they never assert on them, and on failure leave their output untouched.
+ */
+#ifndef NIGHTJAR_QUERY_PROTOCOL_H
+#define NIGHTJAR_QUERY_PROTOCOL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/element.h"
+#include "common/error.h"
+
+#define PROTOCOL_MAGIC 0x52414a4eu /* "NJAR" in memory order */
+
+enum {
+    PROTOCOL_VERSION = 1,
+    PROTOCOL_HEADER_BYTES = 24,
+    PROTOCOL_FRAME_BYTES_MAX = 16 << 20, /* header included */
+    PROTOCOL_QUERIES_MAX = 1024,         /* queries a SEARCH frame */
+    PROTOCOL_K_MAX = 1024,
+    PROTOCOL_ERROR_TEXT_MAX = ERROR_TEXT_BYTES - 1,
+};
+
+enum protocol_type {
+    PROTOCOL_HELLO = 1,     /* client: what do you serve? */
+    PROTOCOL_HELLO_OK = 2,  /* daemon */
+    PROTOCOL_SEARCH = 3,    /* client */
+    PROTOCOL_SEARCH_OK = 4, /* daemon */
+    PROTOCOL_STATS = 5,     /* client */
+    PROTOCOL_STATS_OK = 6,  /* daemon: JSON text */
+    PROTOCOL_ERROR = 7,     /* daemon: status and one line of text */
+};
+
+/* Every frame. */
+struct protocol_header {
+    uint32_t magic;
+    uint8_t version;
+    uint8_t type;
+    uint16_t flags; /* 0 */
+    uint64_t request_id;
+    uint32_t payload_bytes;
+    uint32_t reserved; /* 0 */
+};
+_Static_assert(sizeof(struct protocol_header) == PROTOCOL_HEADER_BYTES, "wire layout");
+_Static_assert(offsetof(struct protocol_header, request_id) == 8, "wire layout");
+_Static_assert(offsetof(struct protocol_header, payload_bytes) == 16, "wire layout");
+
+/* HELLO payload. */
+struct protocol_hello {
+    uint32_t features; /* required of the daemon; none is defined, so 0 */
+    uint32_t reserved; /* 0 */
+};
+_Static_assert(sizeof(struct protocol_hello) == 8, "wire layout");
+
+/* HELLO_OK payload: what is served, and the limits of a request. */
+struct protocol_hello_ok {
+    uint64_t vector_count;
+    uint64_t generation_low;
+    uint64_t generation_high;
+    uint32_t dim;
+    uint32_t element_type; /* enum element_type */
+    uint32_t metric;       /* enum metric */
+    uint32_t frame_bytes_max;
+    uint32_t queries_max; /* a frame */
+    uint32_t k_max;
+    uint32_t search_list_max;
+    uint32_t beam_width_max;
+    uint32_t window;   /* queries in flight a connection, beyond which it is not read */
+    uint32_t features; /* 0 */
+};
+_Static_assert(sizeof(struct protocol_hello_ok) == 64, "wire layout");
+_Static_assert(offsetof(struct protocol_hello_ok, dim) == 24, "wire layout");
+_Static_assert(offsetof(struct protocol_hello_ok, window) == 56, "wire layout");
+
+/* SEARCH payload, followed by query_count * dim elements, packed. The vectors start 64 bytes after
+ * the frame does. */
+struct protocol_search {
+    uint32_t query_count;
+    uint32_t k;
+    uint32_t search_list;
+    uint32_t beam_width;   /* 0: the daemon chooses */
+    float search_ratio;    /* 0: none */
+    float recall_target;   /* 0: none; anything else is not supported yet */
+    uint32_t timeout_ms;   /* 0: none */
+    uint32_t element_type; /* must be the index's */
+    uint32_t dim;          /* must be the index's */
+    uint32_t reserved;     /* 0 */
+};
+_Static_assert(sizeof(struct protocol_search) == 40, "wire layout");
+_Static_assert(offsetof(struct protocol_search, recall_target) == 20, "wire layout");
+_Static_assert(offsetof(struct protocol_search, dim) == 32, "wire layout");
+
+/* SEARCH_OK payload, followed by protocol_result[query_count], then protocol_hit[query_count * k].
+ */
+struct protocol_search_ok {
+    uint32_t query_count;
+    uint32_t k;
+};
+_Static_assert(sizeof(struct protocol_search_ok) == 8, "wire layout");
+
+struct protocol_result {
+    uint32_t hit_count; /* <= k; the other hits of the query are zero */
+    uint32_t flags;     /* 1: degraded */
+    uint32_t reads;
+    uint32_t cache_hits;
+    uint32_t cpu_us;
+    uint32_t reserved; /* 0 */
+};
+_Static_assert(sizeof(struct protocol_result) == 24, "wire layout");
+
+struct protocol_hit {
+    uint64_t key;
+    float distance;
+    uint32_t reserved; /* 0 */
+};
+_Static_assert(sizeof(struct protocol_hit) == 16, "wire layout");
+_Static_assert(offsetof(struct protocol_hit, distance) == 8, "wire layout");
+
+/* ERROR payload, followed by text_bytes of UTF-8 text without a terminator. */
+struct protocol_error {
+    uint32_t status; /* enum status; its numbers are fixed by PROTOCOL.md */
+    uint32_t text_bytes;
+};
+_Static_assert(sizeof(struct protocol_error) == 8, "wire layout");
+
+enum { PROTOCOL_ERROR_FRAME_MAX = PROTOCOL_HEADER_BYTES + 8 + PROTOCOL_ERROR_TEXT_MAX };
+
+/* ---- headers ---- */
+
+/* Writes a header into bytes[PROTOCOL_HEADER_BYTES]. */
+void protocol_header_encode(void *bytes, enum protocol_type type, uint64_t request_id,
+                            uint32_t payload_bytes);
+
+/* Reads bytes[PROTOCOL_HEADER_BYTES]. STATUS_CORRUPT for a wrong magic, non-zero flags or reserved
+ * bytes, or a frame longer than PROTOCOL_FRAME_BYTES_MAX; STATUS_UNSUPPORTED for another version.
+ * After a failure the stream has no known frame boundary any more. An unknown type is not a
+ * failure. */
+NODISCARD enum status protocol_header_decode(const void *bytes, struct protocol_header *out,
+                                             struct error *err);
+
+/* ---- client to daemon ---- */
+
+NODISCARD enum status protocol_hello_decode(const void *payload, uint32_t payload_bytes,
+                                            struct protocol_hello *out, struct error *err);
+
+/* What a SEARCH is checked against. */
+struct protocol_shape {
+    enum element_type type;
+    uint32_t dim;
+    uint32_t queries_max; /* <= PROTOCOL_QUERIES_MAX */
+};
+
+/* Reads the fixed part of a SEARCH payload of `payload_bytes` in all, of which at least
+ * MIN(payload_bytes, sizeof(struct protocol_search)) bytes are at `payload`. On success the
+ * payload's length is exactly the fixed part plus the vectors, and the answer fits a frame, so both
+ * may be allocated. STATUS_CORRUPT: lengths do not add up, reserved bytes set. STATUS_INVALID:
+ * type, dim, query count or k out of range. STATUS_UNSUPPORTED: a recall target. k against L and n,
+ * L, W and the vectors' values are engine_query_check()'s business. */
+NODISCARD enum status protocol_search_decode(const void *payload, uint32_t payload_bytes,
+                                             const struct protocol_shape *shape,
+                                             struct protocol_search *out, struct error *err);
+
+/* Bytes of a whole SEARCH or SEARCH_OK frame, header included. No overflow for counts up to their
+ * limits and dim up to VECTOR_DIM_MAX; may exceed PROTOCOL_FRAME_BYTES_MAX. */
+uint64_t protocol_search_frame_bytes(uint32_t query_count, uint32_t dim, enum element_type type);
+uint64_t protocol_search_ok_frame_bytes(uint32_t query_count, uint32_t k);
+
+/* ---- daemon to client ---- */
+
+NODISCARD enum status protocol_hello_ok_decode(const void *payload, uint32_t payload_bytes,
+                                               struct protocol_hello_ok *out, struct error *err);
+
+/* A SEARCH_OK that was checked; points into the caller's payload. */
+struct protocol_answer {
+    uint32_t query_count;
+    uint32_t k;
+    const struct protocol_result *results; /* query_count */
+    const struct protocol_hit *hits;       /* query q's start at q * k */
+};
+
+/* `payload` is 8-byte aligned. STATUS_CORRUPT when lengths do not add up, a hit count exceeds k or
+ * reserved bytes are set. */
+NODISCARD enum status protocol_search_ok_decode(const void *payload, uint32_t payload_bytes,
+                                                struct protocol_answer *out, struct error *err);
+
+/* Writes a whole ERROR frame into bytes[PROTOCOL_ERROR_FRAME_MAX], longer text being cut, and
+ * returns its length. */
+size_t protocol_error_encode(void *bytes, uint64_t request_id, enum status status,
+                             const char *text);
+
+/* Reads an ERROR payload; text[ERROR_TEXT_BYTES] gets one NUL-terminated line. */
+NODISCARD enum status protocol_error_decode(const void *payload, uint32_t payload_bytes,
+                                            enum status *status, char *text, struct error *err);
+
+#endif

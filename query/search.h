@@ -1,0 +1,70 @@
+/*
+ * search.h - one query as a state machine over block reads. Internal to the engine: a slot belongs
+ * to one worker thread and never blocks.
+ *
+ *   search_start(), then search_next_read() until it gives no block; search_block() for each read that
+ *   lands, and search_next_read() again; done when there is no block to read and none in flight.
+ *
+ * Entry points come from the navigation graph. Then the best candidates' blocks are read, up to
+ * `width` at a time; each block is acted on as it lands (search_block): every record is scored
+ * exactly, records that rank among the best L by code distance are expanded, their neighbours
+ * estimated from codes. The search ends when the best L have been read, or when the next candidate's
+ * code distance exceeds search_ratio times the exact distance of the k-th hit.
+ */
+#ifndef NIGHTJAR_QUERY_SEARCH_H
+#define NIGHTJAR_QUERY_SEARCH_H
+
+#include "query/engine.h"
+#include "query/frontier.h"
+#include "query/index_internal.h"
+
+/* Scratch of a worker thread, shared by its slots: nothing in it survives a call. */
+struct search_scratch {
+    uint32_t *ids;
+    float *distances;
+    float *exact; /* [BLOCK_NODES_MAX] */
+};
+
+NODISCARD enum status search_scratch_init(struct search_scratch *scratch, struct error *err);
+void search_scratch_fini(struct search_scratch *scratch);
+
+struct search {
+    struct search_query *query; /* NULL: the slot is free */
+    const struct index *index;
+    struct search_scratch *scratch;
+    void *table; /* codec query table */
+    struct frontier frontier;
+    uint32_t *seen;    /* scored nodes; forgets on collision */
+    uint32_t *blocks;  /* blocks asked for; exact, open addressing */
+    uint32_t blocks_mask;
+    uint32_t blocks_count, blocks_limit;
+    uint32_t in_flight;
+    float query_scale;  /* distance_query_scale() */
+    float ratio_offset; /* makes distances non-negative for the ratio test */
+    struct search_stats stats;
+    uint32_t flags;
+    uint64_t started_ns;
+};
+
+/* Allocates a slot's memory for any query of `index`. */
+NODISCARD enum status search_init(struct search *search, const struct index *index,
+                                  struct search_scratch *scratch, struct error *err);
+void search_fini(struct search *search);
+
+/* Binds a query to a free slot and finds its entry points. */
+void search_start(struct search *search, struct search_query *query);
+
+enum { SEARCH_NO_BLOCK = UINT32_MAX };
+
+/* The next block to read while fewer than `width` reads are in flight, counting it as in flight; or
+ * SEARCH_NO_BLOCK. Cached blocks are acted on inside, without a read. The search is over when this
+ * gives SEARCH_NO_BLOCK with nothing in flight: the hits are then final in query->hits. */
+uint32_t search_next_read(struct search *search, uint32_t width);
+
+/* A read has landed: `view` is the verified block. */
+void search_block(struct search *search, const struct block_view *view);
+
+/* A read has failed for good: the answer is degraded. */
+void search_block_failed(struct search *search);
+
+#endif

@@ -1,0 +1,69 @@
+/*
+ * server.h - nightjard's socket side: connections, frames, flow control and answers.
+ *
+ * One thread, the caller of server_run(), accepts, reads and parses under epoll; the engine's
+ * workers send the answers. PROTOCOL.md is what is spoken. The server knows one engine at a time
+ * and holds it in one place.
+ */
+#ifndef NIGHTJAR_QUERY_SERVER_H
+#define NIGHTJAR_QUERY_SERVER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/error.h"
+#include "query/engine.h"
+#include "query/socket_path.h"
+
+enum {
+    SERVER_CONNECTIONS_DEFAULT = 1024,
+    SERVER_WINDOW_DEFAULT = 1024,
+    SERVER_OUTPUT_BYTES_DEFAULT = 64 << 20,
+    SERVER_DRAIN_MS_DEFAULT = 5000,
+    SERVER_STATUS_COUNT = STATUS_CANCELLED + 1,
+};
+
+struct server_params {
+    struct engine *engine;        /* borrowed; must outlive server_run() */
+    struct socket_path *listener; /* borrowed; closed when a drain begins */
+    int stop_fd; /* borrowed; when it becomes readable (signalfd, eventfd) the server drains */
+    uint32_t connections_max; /* 0: default; one more gets ERROR BUSY and is closed */
+    uint32_t window;          /* queries in flight a connection; 0: default */
+    size_t output_bytes_max;  /* unread answers a connection; beyond it is closed. 0: default */
+    uint32_t drain_ms;        /* longest drain; 0: default */
+};
+
+struct server;
+
+/* Makes the epoll instance and registers the listener; accepts nothing yet. */
+NODISCARD enum status server_create(const struct server_params *params, struct server **out,
+                                    struct error *err);
+
+/* Serves until stop_fd is readable, then drains: stops accepting (the socket file goes) and
+ * reading, waits for queries in flight and until their answers are sent, at most drain_ms. Returns
+ * STATUS_OK after a drain, complete or not; a failing epoll is STATUS_IO. Called once. */
+NODISCARD enum status server_run(struct server *server, struct error *err);
+
+/* Waits for queries in flight (the engine still answers into the server), then frees. Not beside
+ * server_run(). NULL is fine. */
+void server_destroy(struct server *server);
+
+/* Counters since start, and gauges. */
+struct server_stats {
+    uint64_t uptime_ns;
+    uint32_t connections;        /* gauge */
+    uint32_t requests_in_flight; /* gauge: SEARCH frames, those being received included */
+    uint64_t connections_accepted;
+    uint64_t connections_refused; /* over connections_max */
+    uint64_t connections_broken;  /* closed by us: malformed header, unread answers */
+    uint64_t accept_failures;     /* out of descriptors or memory; retried */
+    uint64_t requests;            /* frames received */
+    uint64_t queries;             /* submitted to the engine */
+    uint64_t pauses;              /* connections not read for a while, their window being full */
+    uint64_t bytes_in, bytes_out;
+    uint64_t errors[SERVER_STATUS_COUNT]; /* ERROR frames by status */
+};
+/* Any thread. Counters are read one by one, not as a snapshot. */
+void server_stats_get(struct server *server, struct server_stats *out);
+
+#endif

@@ -1,0 +1,295 @@
+/*
+ * server_input.c - from received bytes to frames, and what each frame asks for. Epoll thread only.
+ *
+ * Small frames are parsed out of the connection's fixed buffer, several in one pass. A SEARCH is
+ * judged by its header and fixed part alone; its vectors are then copied from the buffer and, where
+ * they are still to come, received straight into the request. So a client never makes the daemon
+ * hold more than a request that passed every check but for its vectors' values.
+ *
+ * A fault inside a payload leaves the frame boundary known: the request gets an ERROR, the rest of
+ * the payload is skipped, the connection goes on. A fault in a header does not: the connection
+ * ends.
+ */
+#include "query/server_internal.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "query/stats_json.h"
+
+enum input_state {
+    INPUT_NEED_BYTES, /* nothing complete is buffered */
+    INPUT_STOPPED,    /* paused by the window, or closed */
+    INPUT_FRAME,      /* a frame was dealt with; there may be more */
+};
+
+static uint32_t input_held(const struct connection *connection)
+{
+    return connection->input_end - connection->input_start;
+}
+
+static const uint8_t *input_at(const struct connection *connection, uint32_t offset)
+{
+    return connection->input + connection->input_start + offset;
+}
+
+static void input_consume(struct connection *connection, uint32_t bytes)
+{
+    assert(bytes <= input_held(connection));
+    connection->input_start += bytes;
+}
+
+/* Drops what is buffered of skip_bytes. */
+static void input_skip(struct connection *connection)
+{
+    uint32_t bytes = MIN(connection->skip_bytes, input_held(connection));
+    input_consume(connection, bytes);
+    connection->skip_bytes -= bytes;
+}
+
+/* Drops the frame at the buffer's start, its payload's unreceived rest included. */
+static void frame_skip(struct connection *connection, const struct protocol_header *header)
+{
+    input_consume(connection, PROTOCOL_HEADER_BYTES);
+    connection->skip_bytes = header->payload_bytes;
+    input_skip(connection);
+}
+
+static void frame_refuse(struct connection *connection, const struct protocol_header *header,
+                         enum status status, const struct error *err)
+{
+    frame_skip(connection, header);
+    connection_send_error(connection, header->request_id, status, err->text);
+}
+
+/* ---- HELLO, STATS ---- */
+
+static enum input_state frame_hello(struct connection *connection,
+                                    const struct protocol_header *header)
+{
+    struct server *server = connection->server;
+    const struct manifest *manifest = server->served.manifest;
+    struct protocol_hello hello;
+    struct error err;
+    enum status status = protocol_hello_decode(input_at(connection, PROTOCOL_HEADER_BYTES),
+                                               header->payload_bytes, &hello, &err);
+    if (status != STATUS_OK) {
+        frame_refuse(connection, header, status, &err);
+        return INPUT_FRAME;
+    }
+    const struct protocol_hello_ok ok = {
+        .vector_count = manifest->vector_count,
+        .generation_low = manifest->generation_id.low,
+        .generation_high = manifest->generation_id.high,
+        .dim = manifest->dim,
+        .element_type = (uint32_t)manifest->type,
+        .metric = (uint32_t)manifest->metric,
+        .frame_bytes_max = PROTOCOL_FRAME_BYTES_MAX,
+        .queries_max = server->served.shape.queries_max,
+        .k_max = PROTOCOL_K_MAX,
+        .search_list_max = ENGINE_SEARCH_LIST_MAX,
+        .beam_width_max = ENGINE_BEAM_WIDTH_MAX,
+        .window = server->params.window,
+    };
+    uint8_t frame[PROTOCOL_HEADER_BYTES + sizeof(ok)];
+    protocol_header_encode(frame, PROTOCOL_HELLO_OK, header->request_id, sizeof(ok));
+    memcpy(frame + PROTOCOL_HEADER_BYTES, &ok, sizeof(ok));
+    connection_send(connection, frame, sizeof(frame));
+    frame_skip(connection, header);
+    return INPUT_FRAME;
+}
+
+/* Allocates: statistics are asked for by people and monitors, not by the query path. */
+static enum status stats_answer(struct connection *connection, uint64_t request_id,
+                                struct error *err)
+{
+    struct server *server = connection->server;
+    struct stats_json stats = {.manifest = server->served.manifest,
+                               .memory = index_memory_of(engine_index(server->served.engine))};
+    engine_stats_get(server->served.engine, &stats.engine);
+    server_stats_get(server, &stats.server);
+    char *json = NULL;
+    enum status status = stats_json_format(&stats, &json, err);
+    if (status != STATUS_OK)
+        return status;
+    size_t length = strlen(json);
+    uint8_t *frame = malloc(PROTOCOL_HEADER_BYTES + length);
+    if (frame) {
+        protocol_header_encode(frame, PROTOCOL_STATS_OK, request_id, (uint32_t)length);
+        memcpy(frame + PROTOCOL_HEADER_BYTES, json, length);
+        connection_send(connection, frame, PROTOCOL_HEADER_BYTES + length);
+    } else {
+        status = error_set(err, STATUS_NO_MEMORY, "no memory for statistics");
+    }
+    free(frame);
+    free(json);
+    return status;
+}
+
+static enum input_state frame_stats(struct connection *connection,
+                                    const struct protocol_header *header)
+{
+    struct error err;
+    enum status status = STATUS_OK;
+    if (header->payload_bytes != 0)
+        status = error_set(&err, STATUS_CORRUPT, "STATS payload is %u bytes, wanted 0",
+                           header->payload_bytes);
+    else
+        status = stats_answer(connection, header->request_id, &err);
+    if (status != STATUS_OK)
+        frame_refuse(connection, header, status, &err);
+    else
+        frame_skip(connection, header);
+    return INPUT_FRAME;
+}
+
+/* ---- SEARCH ---- */
+
+static enum input_state frame_search(struct connection *connection,
+                                     const struct protocol_header *header)
+{
+    struct protocol_search search;
+    struct request *request = NULL;
+    struct error err;
+    enum status status =
+        protocol_search_decode(input_at(connection, PROTOCOL_HEADER_BYTES), header->payload_bytes,
+                               &connection->server->served.shape, &search, &err);
+    if (status != STATUS_OK) {
+        frame_refuse(connection, header, status, &err);
+        return INPUT_FRAME;
+    }
+    if (!connection_window_take(connection, search.query_count))
+        return INPUT_STOPPED; /* the frame stays where it is and is parsed again */
+    status = request_create(connection, header->request_id, &search, &request, &err);
+    if (status != STATUS_OK) {
+        connection_answer(connection, search.query_count, NULL, 0);
+        frame_refuse(connection, header, status, &err);
+        return INPUT_FRAME;
+    }
+    input_consume(connection, PROTOCOL_HEADER_BYTES + (uint32_t)sizeof(search));
+    uint32_t here = (uint32_t)MIN((uint64_t)input_held(connection), request->vectors_bytes);
+    memcpy(request->vectors, input_at(connection, 0), here);
+    input_consume(connection, here);
+    if (here == request->vectors_bytes) {
+        request_submit(request);
+        return INPUT_FRAME;
+    }
+    connection->filling = request;
+    connection->filled_bytes = here;
+    return INPUT_NEED_BYTES;
+}
+
+/* ---- the stream ---- */
+
+/* Bytes of a payload that must be buffered before its frame is looked at. */
+static uint32_t payload_head_bytes(const struct protocol_header *header)
+{
+    size_t head = 0;
+    if (header->type == PROTOCOL_SEARCH)
+        head = sizeof(struct protocol_search);
+    else if (header->type == PROTOCOL_HELLO)
+        head = sizeof(struct protocol_hello);
+    return MIN(header->payload_bytes, (uint32_t)head);
+}
+
+static enum input_state input_frame(struct connection *connection)
+{
+    struct server *server = connection->server;
+    struct protocol_header header;
+    struct error err;
+    if (connection->input_closed)
+        return INPUT_STOPPED;
+    if (connection->skip_bytes > 0)
+        input_skip(connection);
+    if (connection->filling || input_held(connection) < PROTOCOL_HEADER_BYTES)
+        return INPUT_NEED_BYTES;
+    enum status status = protocol_header_decode(input_at(connection, 0), &header, &err);
+    if (status != STATUS_OK) {
+        counter_add(&server->counters.connections_broken, 1);
+        connection_send_error(connection, 0, status, err.text);
+        connection_input_close(connection);
+        return INPUT_STOPPED;
+    }
+    if (input_held(connection) < PROTOCOL_HEADER_BYTES + payload_head_bytes(&header))
+        return INPUT_NEED_BYTES;
+    switch (header.type) {
+    case PROTOCOL_HELLO:
+        return frame_hello(connection, &header);
+    case PROTOCOL_SEARCH:
+        return frame_search(connection, &header);
+    case PROTOCOL_STATS:
+        return frame_stats(connection, &header);
+    default:
+        status = error_set(&err, STATUS_UNSUPPORTED,
+                           "frame type %u is not a request this daemon knows", header.type);
+        frame_refuse(connection, &header, status, &err);
+        return INPUT_FRAME;
+    }
+}
+
+/* Handles buffered frames, at most *budget of them. */
+static enum input_state input_parse(struct connection *connection, uint32_t *budget)
+{
+    while (*budget > 0) {
+        enum input_state state = input_frame(connection);
+        if (state != INPUT_FRAME)
+            return state;
+        counter_add(&connection->server->counters.requests, 1);
+        (*budget)--;
+    }
+    return INPUT_FRAME;
+}
+
+/* One recv(2), into the request that is being filled or else the buffer. True when bytes came. */
+static bool input_receive(struct connection *connection)
+{
+    struct request *filling = connection->filling;
+    uint8_t *into;
+    size_t room;
+    if (filling) {
+        into = filling->vectors + connection->filled_bytes;
+        room = (size_t)MIN(filling->vectors_bytes - connection->filled_bytes,
+                           (uint64_t)CONNECTION_RECEIVE_MAX);
+    } else {
+        /* What is left over is less than a header and a fixed part. */
+        uint32_t held = input_held(connection);
+        memmove(connection->input, input_at(connection, 0), held);
+        connection->input_start = 0;
+        connection->input_end = held;
+        into = connection->input + held;
+        room = CONNECTION_INPUT_BYTES - held;
+    }
+    ssize_t received = recv(connection->fd, into, room, MSG_DONTWAIT);
+    if (received < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
+        return false;
+    if (received <= 0) {
+        /* The end, of the client's sending at least: what it asked before is still answered. */
+        connection_input_close(connection);
+        return false;
+    }
+    counter_add(&connection->server->counters.bytes_in, (uint64_t)received);
+    if (!filling) {
+        connection->input_end += (uint32_t)received;
+        return true;
+    }
+    connection->filled_bytes += (uint64_t)received;
+    if (connection->filled_bytes == filling->vectors_bytes) {
+        connection->filling = NULL;
+        counter_add(&connection->server->counters.requests, 1);
+        request_submit(filling);
+    }
+    return true;
+}
+
+void connection_input(struct connection *connection, bool readable)
+{
+    uint32_t budget = CONNECTION_FRAMES_PER_WAKE;
+    enum input_state state = input_parse(connection, &budget);
+    if (state == INPUT_NEED_BYTES && readable && input_receive(connection))
+        state = input_parse(connection, &budget);
+    if (state == INPUT_FRAME)
+        server_pending_push(connection->server, connection);
+}

@@ -1,0 +1,191 @@
+/*
+ * server_internal.h - what the server's files share: server.c (loop, accept, drain),
+ * server_connection.c (lifetime and output of a connection), server_input.c (bytes to frames),
+ * server_request.c (request memory, submission, completion).
+ *
+ * Threads. The epoll thread runs everything but request_complete(), which an engine worker calls.
+ * Fields say who may touch them. Locks, in the order they may nest: connection.mutex  output, flow
+ * control and interest of one connection; held over a non-blocking send(2), never over anything
+ * that waits server.lock       request free lists, resume list, requests in flight
+ */
+#ifndef NIGHTJAR_QUERY_SERVER_INTERNAL_H
+#define NIGHTJAR_QUERY_SERVER_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "query/engine.h"
+#include "query/protocol.h"
+#include "query/server.h"
+
+enum {
+    CONNECTION_INPUT_BYTES = 32 << 10,  /* > 64: a SEARCH header and its fixed part */
+    CONNECTION_FRAMES_PER_WAKE = 64,    /* then other connections get their turn */
+    CONNECTION_RECEIVE_MAX = 256 << 10, /* bytes of a large frame taken a wake, likewise */
+    CONNECTION_OUTPUT_KEEP = 64 << 10,  /* a drained output buffer larger than this is freed */
+    REQUEST_CLASS_MIN = 9,              /* log2 bytes of the smallest request memory class */
+    REQUEST_CLASS_MAX = 26,         /* 16 MiB of vectors + 16 MiB of answer + queries < 64 MiB */
+    REQUEST_SMALL_BYTES = 64 << 10, /* not held against REQUEST_MEMORY_MAX, see server_request.c */
+};
+#define REQUEST_MEMORY_MAX (UINT64_C(1) << 30)  /* large requests held, all connections */
+#define REQUEST_KEEP_MAX   (UINT64_C(64) << 20) /* in free lists */
+
+/* A SEARCH frame from its header to its answer. One allocation: this struct, vectors, queries and
+ * the answer frame, into which the engine writes hits. Owned by the epoll thread until submitted,
+ * then by the engine's workers through `remaining`. */
+struct request {
+    struct request *next;          /* in a free list */
+    struct connection *connection; /* reference held */
+    struct server *server;
+    uint64_t id;
+    uint64_t deadline_ns;
+    uint32_t query_count, k;
+    uint32_t timeout_ms;
+    uint32_t memory_class;
+    _Atomic uint32_t remaining; /* queries not complete, + 1 until all are submitted */
+    _Atomic uint32_t failure;   /* first failed query's enum status */
+    uint8_t *vectors;
+    struct search_query *queries;
+    uint8_t *frame; /* the SEARCH_OK frame */
+    uint64_t vectors_bytes, frame_bytes;
+};
+
+/* Bytes the socket did not take yet. */
+struct output {
+    uint8_t *bytes;
+    size_t start, end, capacity;
+};
+
+struct connection {
+    struct server *server;
+    int fd;                      /* closed with the last reference */
+    _Atomic uint32_t references; /* 1: the server's list; 1 a request; 1 the resume list */
+
+    /* epoll thread */
+    struct connection *previous, *next; /* server.connections */
+    struct connection *pending_next;    /* server.pending */
+    bool pending;
+    bool listed;             /* in server.connections, registered with epoll */
+    struct request *filling; /* its vectors are still coming */
+    uint64_t filled_bytes;
+    uint32_t skip_bytes;             /* of a refused frame's payload, still to come */
+    uint32_t input_start, input_end; /* unparsed bytes of input[] */
+
+    pthread_mutex_t mutex; /* guards what follows, up to resume_next */
+    bool input_closed;     /* EOF, broken framing or drain: nothing more is read */
+    bool failed;           /* output impossible or refused: answers are dropped */
+    bool paused;           /* window full: not read until queries_in_flight <= resume_at */
+    /* Reserved by the epoll thread when a SEARCH is parsed; given back under the mutex. */
+    _Atomic uint32_t queries_in_flight;
+    uint32_t resume_at;
+    uint32_t interest; /* epoll events registered */
+    struct output output;
+
+    struct connection *resume_next; /* server.resume; this and resuming under server.lock */
+    bool resuming;
+
+    uint8_t input[CONNECTION_INPUT_BYTES]; /* epoll thread */
+};
+
+/* What is served now: swapped as a whole when a generation is. Epoll thread. */
+struct served {
+    struct engine *engine;
+    const struct manifest *manifest;
+    struct protocol_shape shape;
+};
+
+struct server_counters {
+    _Atomic uint64_t connections_accepted, connections_refused, connections_broken;
+    _Atomic uint64_t accept_failures, requests, queries, pauses, bytes_in, bytes_out;
+    _Atomic uint64_t errors[SERVER_STATUS_COUNT];
+};
+
+struct server {
+    struct served served;
+    struct server_params params; /* defaults filled in */
+    uint64_t started_ns;
+    int epoll_fd, wake_fd;
+
+    /* epoll thread */
+    struct connection *connections;
+    struct connection *pending_head, **pending_tail; /* unparsed input left by the frame limit */
+    bool accepting;                                  /* the listener is registered for EPOLLIN */
+    uint64_t accept_retry_ns; /* when to try again after EMFILE; 0: not waiting */
+    uint64_t accept_logged_ns;
+    bool draining;
+
+    _Atomic uint32_t connection_count;
+    struct server_counters counters;
+
+    pthread_mutex_t lock;
+    pthread_cond_t idle; /* requests_in_flight fell to 0 */
+    struct connection *resume;
+    struct request *free_requests[REQUEST_CLASS_MAX + 1];
+    uint64_t free_bytes;
+    uint64_t large_bytes; /* of requests in use above REQUEST_SMALL_BYTES */
+    uint32_t requests_in_flight;
+};
+
+ALWAYS_INLINE void counter_add(_Atomic uint64_t *counter, uint64_t amount)
+{
+    atomic_fetch_add_explicit(counter, amount, memory_order_relaxed);
+}
+
+/* ---- server.c ---- */
+
+/* Wakes the epoll thread. Any thread. */
+void server_wake(struct server *server);
+/* Queues a connection whose window has room again; called with its mutex held. Any thread. */
+void server_resume_push(struct server *server, struct connection *connection);
+/* Queues a connection that has parseable input left. Epoll thread. */
+void server_pending_push(struct server *server, struct connection *connection);
+
+/* ---- server_connection.c ---- */
+
+/* Takes `fd`, also on failure. */
+NODISCARD enum status connection_create(struct server *server, int fd, struct connection **out,
+                                        struct error *err);
+void connection_retain(struct connection *connection);
+void connection_release(struct connection *connection);
+/* Takes it off the server: unregistered, answers from now on dropped, list reference released. */
+void connection_close(struct connection *connection);
+/* Sends or buffers a frame; a connection that cannot take it is failed. Any thread. */
+void connection_send(struct connection *connection, const void *bytes, size_t length);
+/* As connection_send(), for an ERROR frame, counted. */
+void connection_send_error(struct connection *connection, uint64_t request_id, enum status status,
+                           const char *text);
+/* The socket takes bytes again. */
+void connection_flush(struct connection *connection);
+/* Reads no more; closes itself once its answers are out. */
+void connection_input_close(struct connection *connection);
+/* Reserves window for `count` queries; false: paused, nothing reserved. */
+bool connection_window_take(struct connection *connection, uint32_t count);
+/* Sends a request's answer (NULL: none) and gives its window back, in one step. Any thread. */
+void connection_answer(struct connection *connection, uint32_t query_count, const void *bytes,
+                       size_t length);
+/* Resumed: registers for input again. */
+void connection_input_resume(struct connection *connection);
+
+/* ---- server_input.c ---- */
+
+/* Parses what is buffered and, if `readable`, receives once and parses that. */
+void connection_input(struct connection *connection, bool readable);
+
+/* ---- server_request.c ---- */
+
+/* Memory for a checked SEARCH whose window is taken; references its connection. STATUS_BUSY when
+ * large requests hold REQUEST_MEMORY_MAX. */
+NODISCARD enum status request_create(struct connection *connection, uint64_t id,
+                                     const struct protocol_search *search, struct request **out,
+                                     struct error *err);
+/* Its vectors are complete: checks and submits all queries. The request is gone for the caller. */
+void request_submit(struct request *request);
+/* Its connection will not complete it: gives window and memory back, unanswered. */
+void request_abandon(struct request *request);
+/* Frees the free lists. */
+void request_pool_fini(struct server *server);
+
+#endif

@@ -1,0 +1,114 @@
+/*
+ * stats_json.c - see stats_json.h. The only file in query/ that knows cJSON. Pure: no state.
+ *
+ * Counters become JSON numbers, exact up to 2^53; ids, which use all their bits, are hex text.
+ */
+#include "query/stats_json.h"
+
+#include <cjson/cJSON.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+struct number {
+    const char *name;
+    uint64_t value;
+};
+
+/* Adds an object `name` of numbers to `parent`; NULL when out of memory. */
+static cJSON *add_numbers(cJSON *parent, const char *name, const struct number *numbers,
+                          size_t count)
+{
+    cJSON *object = cJSON_AddObjectToObject(parent, name);
+    for (size_t i = 0; object && i < count; i++)
+        if (!cJSON_AddNumberToObject(object, numbers[i].name, (double)numbers[i].value))
+            return NULL;
+    return object;
+}
+
+static bool add_index(cJSON *root, const struct stats_json *stats)
+{
+    const struct manifest *manifest = stats->manifest;
+    char id[33];
+    snprintf(id, sizeof(id), "%016" PRIx64 "%016" PRIx64, manifest->generation_id.high,
+             manifest->generation_id.low);
+    const struct number numbers[] = {
+        {"vector_count", manifest->vector_count},
+        {"dim", manifest->dim},
+        {"block_bytes", manifest->geometry.block_bytes},
+        {"block_count", manifest->block_count},
+        {"code_bytes", manifest->code_bytes},
+    };
+    cJSON *index = add_numbers(root, "index", numbers, ARRAY_LENGTH(numbers));
+    return index && cJSON_AddStringToObject(index, "generation", id) &&
+           cJSON_AddStringToObject(index, "type", element_name(manifest->type)) &&
+           cJSON_AddStringToObject(index, "metric", metric_name(manifest->metric));
+}
+
+static bool add_memory(cJSON *root, const struct index_memory *memory)
+{
+    const struct number numbers[] = {
+        {"codes_bytes", memory->codes_bytes},   {"navigation_bytes", memory->navigation_bytes},
+        {"cache_bytes", memory->cache_bytes},   {"cached_blocks", memory->cached_blocks},
+        {"cached_nodes", memory->cached_nodes}, {"hot_nodes", memory->hot_nodes},
+    };
+    cJSON *object = add_numbers(root, "memory", numbers, ARRAY_LENGTH(numbers));
+    return object && cJSON_AddBoolToObject(object, "resident", memory->resident);
+}
+
+static bool add_engine(cJSON *root, const struct engine_stats *engine)
+{
+    const struct number numbers[] = {
+        {"queries", engine->queries},
+        {"timeouts", engine->timeouts},
+        {"degraded", engine->degraded},
+        {"reads", engine->reads},
+        {"read_retries", engine->read_retries},
+        {"failed_blocks", engine->failed_blocks},
+        {"cache_hits", engine->cache_hits},
+        {"code_distances", engine->code_distances},
+        {"exact_distances", engine->exact_distances},
+        {"busy_ns", engine->busy_ns},
+        {"queued", engine->queued},
+        {"in_flight", engine->in_flight},
+        {"threads", engine->threads},
+    };
+    cJSON *object = add_numbers(root, "engine", numbers, ARRAY_LENGTH(numbers));
+    return object && cJSON_AddStringToObject(object, "io", engine->io);
+}
+
+static bool add_server(cJSON *root, const struct server_stats *server)
+{
+    const struct number numbers[] = {
+        {"uptime_ms", server->uptime_ns / 1000000},
+        {"connections", server->connections},
+        {"requests_in_flight", server->requests_in_flight},
+        {"connections_accepted", server->connections_accepted},
+        {"connections_refused", server->connections_refused},
+        {"connections_broken", server->connections_broken},
+        {"accept_failures", server->accept_failures},
+        {"requests", server->requests},
+        {"queries", server->queries},
+        {"pauses", server->pauses},
+        {"bytes_in", server->bytes_in},
+        {"bytes_out", server->bytes_out},
+    };
+    struct number errors[SERVER_STATUS_COUNT - 1];
+    for (size_t i = 0; i < ARRAY_LENGTH(errors); i++)
+        errors[i] = (struct number){status_name((enum status)(i + 1)), server->errors[i + 1]};
+    cJSON *object = add_numbers(root, "server", numbers, ARRAY_LENGTH(numbers));
+    return object && add_numbers(object, "errors", errors, ARRAY_LENGTH(errors));
+}
+
+enum status stats_json_format(const struct stats_json *stats, char **json, struct error *err)
+{
+    cJSON *root = cJSON_CreateObject();
+    char *text = NULL;
+    if (root && add_index(root, stats) && add_memory(root, &stats->memory) &&
+        add_engine(root, &stats->engine) && add_server(root, &stats->server))
+        text = cJSON_PrintUnformatted(root);
+    cJSON_Delete(root);
+    if (!text)
+        return error_set(err, STATUS_NO_MEMORY, "no memory for statistics");
+    *json = text;
+    return STATUS_OK;
+}
