@@ -1,0 +1,459 @@
+#!/usr/bin/env bash
+# nightjar and nightjard from the outside: what they refuse, how they say so (one line that starts
+# with the program's name, exit 1 or 2), and that nothing is left after a refusal; then the
+# conversions. Ends with `N passed, N failed[, N skipped]`.
+set -euo pipefail
+export LC_ALL=C
+
+bin=${NIGHTJAR_BUILD:?directory of the programs}
+mode=${NIGHTJAR_MODE:-release}
+work=$(mktemp -d "${TMPDIR:-/tmp}/nightjar-e2e-tools.XXXXXX")
+daemon=
+mounted=()
+cleanup() {
+    local dir
+    [[ -z $daemon ]] || kill -KILL "$daemon" 2>/dev/null || :
+    for dir in ${mounted[@]+"${mounted[@]}"}; do
+        umount "$dir" || :
+    done
+    rm -rf "$work"
+}
+trap cleanup EXIT
+cd "$work"
+
+passed=0 failed=0 skipped=0
+pass() {
+    passed=$((passed + 1))
+}
+fail() {
+    failed=$((failed + 1))
+    printf 'FAILED: %s\n' "$*"
+    [[ ! -s err ]] || sed 's/^/  stderr: /' err
+}
+skip() {
+    skipped=$((skipped + 1))
+    printf 'skipped: %s\n' "$*"
+}
+# check CLAIM COMMAND...: succeeds, with nothing on stderr
+check() {
+    local claim=$1
+    shift
+    if ! "$@" >out 2>err; then
+        fail "$claim: exit $?"
+    elif [[ -s err ]]; then
+        fail "$claim: wrote to stderr"
+    else
+        pass
+    fi
+}
+# says CLAIM PHRASE: the output of the last check has it
+says() {
+    if grep -qF -- "$2" out; then
+        pass
+    else
+        fail "$1: '$2' is not in: $(head -c 500 out)"
+    fi
+}
+# same CLAIM FILE FILE
+same() {
+    if cmp -s "$2" "$3"; then
+        pass
+    else
+        fail "$1: $2 and $3 differ"
+    fi
+}
+# refused CLAIM STATUS PHRASE PROGRAM ARGUMENT...: the status, one line on stderr with the program's
+# name and the phrase, and the file `made` is not there.
+refused() {
+    local claim=$1 wanted=$2 phrase=$3 program=$4 status=0
+    shift 4
+    rm -rf made*
+    timeout 120 "$bin/$program" "$@" >out 2>err || status=$?
+    if ((status != wanted)); then
+        fail "$claim: exit $status, not $wanted"
+    elif (($(wc -l <err) != 1)); then
+        fail "$claim: not one line on stderr"
+    elif ! grep -q "^$program: " err || ! grep -qF -- "$phrase" err; then
+        fail "$claim: stderr lacks '$phrase'"
+    elif compgen -G 'made*' >/dev/null; then
+        fail "$claim: left $(echo made*) behind"
+    else
+        pass
+    fi
+}
+# u32 NUMBER...: little-endian
+u32() {
+    local n
+    for n in "$@"; do
+        # shellcheck disable=SC2059 # the format is the bytes
+        printf "$(printf '\\x%02x\\x%02x\\x%02x\\x%02x' $((n & 255)) $((n >> 8 & 255)) \
+            $((n >> 16 & 255)) $((n >> 24 & 255)))"
+    done
+}
+zeros() {
+    head -c "$1" /dev/zero
+}
+# flip FILE OFFSET: changes one byte
+flip() {
+    local old
+    old=$(od -An -tu1 -j "$2" -N 1 "$1")
+    # shellcheck disable=SC2059 # the format is the byte
+    printf "$(printf '\\x%02x' $((old ^ 255)))" |
+        dd of="$1" bs=1 seek="$2" conv=notrunc status=none
+}
+# copy_generation: a fresh copy of the generation in broken/
+copy_generation() {
+    rm -rf broken
+    cp -r root/gen broken
+}
+
+# --- usage -----------------------------------------------------------------------------------------
+
+for command in search bench publish info verify stats groundtruth generate convert; do
+    check "$command --help" "$bin/nightjar" "$command" --help
+    says "$command --help" "nightjar $command"
+    refused "$command --frobnicate" 2 "--frobnicate" nightjar "$command" --frobnicate
+done
+check "help" "$bin/nightjar" help
+says "help" "groundtruth"
+check "--version" "$bin/nightjar" --version
+says "--version" "nightjar "
+refused "no command" 2 "no command" nightjar
+refused "unknown command" 2 "frobnicate: no such command" nightjar frobnicate
+refused "missing option" 2 "--queries" nightjar groundtruth --input base.u8bin --output made.bin
+refused "unknown metric" 2 "hamming" nightjar groundtruth --input a --queries b --output made.bin \
+    --metric hamming
+refused "unknown type" 2 "u4" nightjar generate --output made.u8bin --count 9 --dim 4 --type u4
+refused "no dimension" 2 "--dim" nightjar generate --output made.u8bin --count 9 --dim 0
+refused "socket and index" 2 "either --socket or --index" nightjar search --socket a --index b \
+    --queries c --search-list 10
+refused "neither socket nor index" 2 "either --socket or --index" nightjar bench --queries c \
+    --groundtruth d --search-list 10
+refused "k above L" 2 "k is 20, more than --search-list 10" nightjar search --index root/gen \
+    --queries q.u8bin -k 20 --search-list 10
+refused "k above one L of a ladder" 2 "k is 20, more than --search-list 10" nightjar bench \
+    --index root/gen --queries q.u8bin --groundtruth t.bin -k 20 --search-list 40,10
+refused "bad ratio" 2 "not a list of decimal numbers" nightjar bench --index root/gen \
+    --queries q.u8bin --groundtruth t.bin --search-list 40 --search-ratio 1.1,x
+refused "bad list" 2 "--search-list" nightjar bench --index root/gen --queries q.u8bin \
+    --groundtruth t.bin --search-list 40,,50
+
+# --- inputs ----------------------------------------------------------------------------------------
+
+check "generate u8" "$bin/nightjar" generate --output base.u8bin --count 600 --dim 16 \
+    --queries-output q.u8bin --query-count 20
+check "generate f32" "$bin/nightjar" generate --output base.fbin --count 300 --dim 16 --type f32 \
+    --queries-output q.fbin --query-count 20
+refused "type against suffix" 1 "made.fbin: .fbin holds f32" nightjar generate \
+    --output made.fbin --count 9 --dim 4 --type u8
+refused "queries over the base" 2 "the same file" nightjar generate --output made.u8bin --count 9 \
+    --dim 4 --queries-output made.u8bin
+refused "queries that cannot be written" 1 "no/made.u8bin" nightjar generate --output made.u8bin \
+    --count 9 --dim 4 --queries-output no/made.u8bin
+
+# groundtruth and search read queries through different code.
+gt=(nightjar groundtruth --input base.u8bin --output made.bin -k 10 --queries)
+refused "missing file" 1 "missing.u8bin: no such file" "${gt[@]}" missing.u8bin
+: >empty.u8bin
+refused "empty file" 1 "empty.u8bin" "${gt[@]}" empty.u8bin
+cp q.u8bin q.dat
+refused "unknown format" 1 "q.dat" "${gt[@]}" q.dat
+head -c 200 q.u8bin >short.u8bin
+refused "truncated file" 1 "short.u8bin" "${gt[@]}" short.u8bin
+{ cat q.u8bin && zeros 3; } >long.u8bin
+refused "oversized file" 1 "long.u8bin" "${gt[@]}" long.u8bin
+{ u32 4294967295 4294967295 && zeros 64; } >huge.u8bin
+refused "header that overflows" 1 "huge.u8bin" "${gt[@]}" huge.u8bin
+refused "a directory" 1 "root.u8bin" "${gt[@]}" root.u8bin
+refused "other type" 1 "q.fbin" "${gt[@]}" q.fbin
+refused "k above n" 1 "k is 601, but base.u8bin has only 600 rows" nightjar groundtruth \
+    --input base.u8bin --queries q.u8bin --output made.bin -k 601
+refused "budget too small" 1 "too small for 20 queries" nightjar groundtruth --input base.u8bin \
+    --queries q.u8bin --output made.bin --memory 10K
+refused "output in a missing directory" 1 "no/made.bin" nightjar groundtruth --input base.u8bin \
+    --queries q.u8bin --output no/made.bin -k 10
+mkdir taken.bin
+refused "output is a directory" 1 "taken.bin" nightjar groundtruth --input base.u8bin \
+    --queries q.u8bin --output taken.bin -k 10
+if ((EUID != 0)); then
+    mkdir -m 500 locked
+elif mkdir locked && ! chattr +i locked 2>/dev/null; then
+    rmdir locked
+fi
+if [[ -d locked ]]; then
+    refused "unwritable directory" 1 "locked/t.bin" nightjar groundtruth --input base.u8bin \
+        --queries q.u8bin --output locked/t.bin -k 10
+    ((EUID != 0)) || chattr -i locked
+else
+    skip "unwritable directory: root may write anywhere here"
+fi
+readonly F32_ONE=1065353216 F32_NAN=2143289344
+{ u32 2 3 && u32 $F32_ONE $F32_ONE $F32_ONE $F32_ONE $F32_NAN $F32_ONE; } >nan.fbin
+{ u32 2 3 && u32 $F32_ONE $F32_ONE $F32_ONE 0 0 0; } >zero.fbin
+{ u32 1 3 && u32 $F32_ONE $F32_ONE $F32_ONE; } >one.fbin
+refused "NaN in the base" 1 "nan.fbin: row 1 has a NaN at dimension 1" nightjar groundtruth \
+    --input nan.fbin --queries one.fbin --output made.bin -k 1
+refused "zero vector with cosine" 1 "zero.fbin: row 1 is a zero vector" nightjar groundtruth \
+    --input zero.fbin --queries one.fbin --output made.bin -k 1 --metric cosine
+
+# --- a generation ----------------------------------------------------------------------------------
+
+small=(--degree 16 --build-list 24 --code-bytes 8 --quiet)
+mkdir root
+# Keys that need more than 32 bits: row + 2^32.
+{
+    u32 600 1
+    for ((row = 0; row < 600; row++)); do
+        u32 $row 1
+    done
+} >keys.u64bin
+"$bin/nightjar-build" --input base.u8bin --output root/gen "${small[@]}" >/dev/null
+"$bin/nightjar-build" --input base.u8bin --output root/keyed --keys keys.u64bin "${small[@]}" \
+    >/dev/null
+"$bin/nightjar-build" --input base.fbin --output root/cosine --metric cosine "${small[@]}" >/dev/null
+"$bin/nightjar" groundtruth --input base.u8bin --queries q.u8bin --output t.bin -k 10
+
+search=(nightjar search --search-list 20 --index)
+{ u32 1 3 && zeros 3; } >one.u8bin
+refused "queries of another dimension" 1 "one.u8bin: queries of 3 dimensions, root/gen has 16" \
+    "${search[@]}" root/gen --queries one.u8bin
+refused "queries of another type" 1 "q.fbin: f32 queries, root/gen holds u8" \
+    "${search[@]}" root/gen --queries q.fbin
+refused "missing queries" 1 "missing.u8bin: no such file" \
+    "${search[@]}" root/gen --queries missing.u8bin
+refused "truncated queries" 1 "short.u8bin" "${search[@]}" root/gen --queries short.u8bin
+{ u32 1 16 && u32 $F32_ONE $F32_NAN && zeros 56; } >nan16.fbin
+refused "NaN in a query" 1 "nan16.fbin: row 0 has a NaN at dimension 1" \
+    "${search[@]}" root/cosine --queries nan16.fbin
+{ u32 1 16 && zeros 64; } >zero16.fbin
+refused "zero query with cosine" 1 "zero16.fbin: row 0 is a zero vector" \
+    "${search[@]}" root/cosine --queries zero16.fbin
+refused "search: k above n" 1 "k is 601, but root/gen has only 600 vectors" nightjar search \
+    --index root/gen --queries q.u8bin -k 601 --search-list 700
+refused "bench: k above n" 1 "k is 601, but root/gen has only 600 vectors" nightjar bench \
+    --index root/gen --queries q.u8bin --groundtruth t.bin -k 601 --search-list 700
+refused "memory below codes" 1 "10240" nightjar search --index root/gen --queries q.u8bin \
+    --search-list 20 --memory 10K
+refused "memory that is no size" 1 "lots" nightjar search --index root/gen --queries q.u8bin \
+    --search-list 20 --memory lots
+refused "ground truth of fewer neighbours" 1 "t.bin: 10 neighbours a query" nightjar bench \
+    --index root/gen --queries q.u8bin --groundtruth t.bin -k 11 --search-list 20
+refused "ground truth of other queries" 1 "t.bin: neighbours of 20 queries, wanted 600" \
+    nightjar bench --index root/gen --queries base.u8bin --groundtruth t.bin --search-list 20
+refused "ground truth of another base" 1 "but the index has 300 vectors" nightjar bench \
+    --index root/cosine --queries q.fbin --groundtruth t.bin --search-list 20
+head -c 500 t.bin >t.short
+refused "truncated ground truth" 1 "t.short" nightjar bench --index root/gen --queries q.u8bin \
+    --groundtruth t.short --search-list 20
+
+check "search as a table" "$bin/nightjar" search --index root/keyed --queries base.u8bin --limit 3 \
+    -k 2 --search-list 40
+says "64-bit keys" " 4294967298 "
+check "search as JSON" "$bin/nightjar" search --index root/keyed --queries base.u8bin --limit 3 \
+    -k 2 --search-list 40 --json
+says "64-bit keys in JSON" '{"key":4294967298,"distance":0}'
+if (($(wc -l <out) == 3)); then
+    pass
+else
+    fail "one object a query"
+fi
+refused "keys that do not fit an id" 1 "does not fit its 32-bit ids" nightjar search \
+    --index root/keyed --queries q.u8bin --search-list 20 --output made.ibin
+
+# --- a broken generation ---------------------------------------------------------------------------
+
+check "verify" "$bin/nightjar" verify root/gen
+refused "no generation" 1 "nowhere" nightjar verify nowhere
+refused "an empty directory" 1 "manifest.json" nightjar verify taken.bin
+for file in nodes.blk codes.bin codec.bin navigation.bin hot.bin manifest.json; do
+    copy_generation
+    rm "broken/$file"
+    refused "verify without $file" 1 "$file" nightjar verify broken
+    refused "search without $file" 1 "$file" "${search[@]}" broken --queries q.u8bin
+    copy_generation
+    truncate -s -1 "broken/$file"
+    refused "verify a truncated $file" 1 "$file" nightjar verify broken
+    refused "info of a truncated $file" 1 "$file" nightjar info broken
+    copy_generation
+    flip "broken/$file" $(($(stat -c %s "broken/$file") / 2))
+    refused "verify a flipped $file" 1 "$file" nightjar verify broken
+done
+copy_generation
+block_bytes=$(sed -n 's/.*"block_bytes":[[:space:]]*\([0-9]*\).*/\1/p' broken/manifest.json)
+flip broken/nodes.blk $((block_bytes * 2 + 100))
+refused "verify names the block" 1 "nodes.blk: block 2" nightjar verify broken
+check "search with a broken block" "$bin/nightjar" search --index broken --queries base.u8bin \
+    --search-list 100 --json
+says "search with a broken block" '"degraded":true'
+copy_generation
+sed -i 's/"format_version":[[:space:]]*[0-9]*/"format_version": 99/' broken/manifest.json
+refused "another version" 1 "99" nightjar verify broken
+refused "search another version" 1 "99" "${search[@]}" broken --queries q.u8bin
+
+# --- publish ---------------------------------------------------------------------------------------
+
+refused "publish: missing root" 1 "nowhere" nightjar publish --root nowhere gen
+refused "publish: missing generation" 1 "nothing" nightjar publish --root root nothing
+refused "publish: elsewhere" 1 "not a directory of the root" nightjar publish --root root broken/
+refused "publish: dot" 1 "." nightjar publish --root root .
+mkdir root/half
+refused "publish: unfinished" 1 "root/half" nightjar publish --root root half
+cp -r root/gen root/short
+truncate -s -1 root/short/codes.bin
+refused "publish: truncated" 1 "codes.bin" nightjar publish --root root short
+if [[ ! -e root/current && ! -L root/current ]]; then
+    pass
+else
+    fail "a refused publish changes nothing"
+fi
+
+# --- the daemon ------------------------------------------------------------------------------------
+
+refused "nightjard: no socket" 2 "--socket" nightjard --root root
+refused "nightjard: nothing published" 1 "root" nightjard --root root --socket socket
+refused "nightjard: missing root" 1 "nowhere" nightjard --root nowhere --socket socket
+"$bin/nightjar" publish --root root gen >out
+refused "nightjard: long socket path" 1 "socket path" nightjard --root root \
+    --socket "$(printf '%0200d' 0)"
+refused "nightjard: socket in a missing directory" 1 "no/socket" nightjard --root root \
+    --socket no/socket
+: >plain
+refused "nightjard: socket is a file" 1 "plain" nightjard --root root --socket plain
+refused "nightjard: memory" 1 "10240" nightjard --root root --socket socket --memory 10K
+refused "nightjard: broken generation" 1 "codes.bin" nightjard --index root/short --socket socket
+refused "stats: no daemon" 1 "socket" nightjar stats --socket socket
+refused "stats: a file" 1 "plain" nightjar stats --socket plain
+refused "stats: long path" 1 "socket path" nightjar stats --socket "$(printf '%0200d' 0)"
+refused "search: no daemon" 1 "socket" nightjar search --socket socket --queries q.u8bin \
+    --search-list 20
+
+# start ARGUMENT...: a daemon, when it answers
+start() {
+    "$bin/nightjard" --socket socket "$@" 2>daemon.log &
+    daemon=$!
+    local end=$((SECONDS + 120))
+    until "$bin/nightjar" stats --socket socket >out 2>err; do
+        if ! kill -0 "$daemon" 2>/dev/null || ((SECONDS > end)); then
+            fail "nightjard $*: $(tail -n 1 daemon.log)"
+            return 1
+        fi
+    done
+}
+start --root root --threads 1
+says "stats" "vector_count: 600"
+refused "nightjard: socket in use" 1 "socket" nightjard --root root --socket socket
+over=(nightjar search --search-list 20 --socket socket)
+refused "daemon: queries of another dimension" 1 "one.u8bin: queries of 3 dimensions, socket has 16" \
+    "${over[@]}" --queries one.u8bin
+refused "daemon: queries of another type" 1 "q.fbin: f32 queries, socket holds u8" \
+    "${over[@]}" --queries q.fbin
+refused "daemon: k above n" 1 "k is 601, but socket has only 600 vectors" nightjar search \
+    --socket socket --queries q.u8bin -k 601 --search-list 700
+check "the daemon still answers" "$bin/nightjar" search --socket socket --queries q.u8bin \
+    --search-list 20 --output ids.ibin
+# A daemon that was killed leaves its socket file, which the next replaces.
+kill -KILL "$daemon"
+wait "$daemon" 2>/dev/null || :
+if [[ -S socket ]]; then
+    start --index root/gen --io pool --threads 1
+    says "a stale socket is replaced; stats name the pool" "pool"
+    kill -TERM "$daemon"
+    status=0
+    wait "$daemon" || status=$?
+    daemon=
+    if ((status == 0)) && [[ ! -e socket ]]; then
+        pass
+    else
+        fail "SIGTERM: exit $status"
+    fi
+else
+    fail "a killed daemon leaves its socket"
+fi
+if [[ $mode == release ]]; then
+    # Low enough that registered buffers are refused; where root is exempt this is a plain start.
+    # shellcheck disable=SC2016 # expanded by the inner shell
+    check "RLIMIT_MEMLOCK 0" bash -c 'ulimit -l 0 && exec "$0" "$@"' "$bin/nightjar" bench \
+        --index root/gen --queries q.u8bin --groundtruth t.bin --search-list 40 --duration 0 --json
+    says "RLIMIT_MEMLOCK 0" '"recall":'
+fi
+
+# --- conversions -----------------------------------------------------------------------------------
+
+to() {
+    check "convert $*" "$bin/nightjar" convert --input "$1" --output "$2" "${@:3}"
+}
+for path in "u8bin bvecs" "u8bin npy" "fbin fvecs" "fbin npy"; do
+    read -r from via <<<"$path"
+    to "base.$from" "via.$via"
+    to "via.$via" "back.$from"
+    same "$from to $via and back" "base.$from" "back.$from"
+done
+to base.u8bin wide.fbin
+to wide.fbin narrow.u8bin
+same "u8 through f32" base.u8bin narrow.u8bin
+to base.u8bin half.f16bin
+to half.f16bin narrow.u8bin
+same "u8 through f16" base.u8bin narrow.u8bin
+to base.u8bin signed.i8bin --scale 0.49
+to base.u8bin typed.npy --type f32
+to typed.npy back.u8bin
+same "u8 through an .npy of f32" base.u8bin back.u8bin
+to base.u8bin part.u8bin --offset 598 --limit 10
+same "the last two rows" part.u8bin <(u32 2 16 && tail -c 32 base.u8bin)
+refused "narrowing that is not exact" 1 "base.fbin: row 0 has" nightjar convert --input base.fbin \
+    --output made.u8bin
+refused "narrowing names the dimension" 1 "at dimension 0: without --scale, not exact in u8" \
+    nightjar convert --input base.fbin --output made.u8bin
+refused "scaled out of range" 1 "out of range for i8" nightjar convert --input base.u8bin \
+    --output made.i8bin --scale 1
+refused "offset beyond the end" 1 "--offset 600" nightjar convert --input base.u8bin \
+    --output made.bvecs --offset 600
+refused "an unknown suffix" 1 "made.xyz" nightjar convert --input base.u8bin --output made.xyz
+refused "vectors to ids" 1 "i32 holds ids" nightjar convert --input base.u8bin --output made.ivecs
+refused "onto itself" 2 "the same file" nightjar convert --input base.u8bin --output base.u8bin
+to t.bin t.ivecs
+to t.ivecs t.ibin
+to t.ibin t2.bin
+to t2.bin t2.ivecs
+same "ground truth to ids and back" t.ivecs t2.ivecs
+to ids.ibin ids.ivecs
+check "bench takes ids alone" "$bin/nightjar" bench --index root/gen --queries q.u8bin \
+    --groundtruth t2.bin --search-list 100 --duration 0 --json
+says "bench takes ids alone" '"recall":'
+
+# --- results that cannot be written ------------------------------------------------------------------
+
+if [[ -e /dev/full ]]; then
+    status=0
+    "$bin/nightjar" info root/gen >/dev/full 2>err || status=$?
+    if ((status == 1)) && grep -q '^nightjar: standard output: No space left' err; then
+        pass
+    else
+        fail "a full standard output: exit $status"
+    fi
+fi
+mkdir disk
+if ((EUID == 0)) && mount -t tmpfs -o size=64k tmpfs disk 2>/dev/null; then
+    mounted=("$work/disk")
+    refused "generate on a full disk" 1 "o space left" nightjar generate --output disk/x.u8bin \
+        --count 100000 --dim 16
+    "$bin/nightjar" generate --output many.u8bin --count 2000 --dim 16
+    refused "convert on a full disk" 1 "o space left" nightjar convert --input many.u8bin \
+        --output disk/x.fbin
+    refused "groundtruth on a full disk" 1 "o space left" nightjar groundtruth --input base.u8bin \
+        --queries many.u8bin --output disk/x.bin -k 100
+    refused "search on a full disk" 1 "o space left" nightjar search --index root/gen \
+        --queries many.u8bin --search-list 20 --output disk/x.ibin
+    if [[ -z $(ls -A disk) ]]; then
+        pass
+    else
+        fail "a full disk: left $(ls -A disk)"
+    fi
+else
+    skip "full disk: no tmpfs can be mounted"
+fi
+
+line="$passed passed, $failed failed"
+((skipped == 0)) || line+=", $skipped skipped"
+echo "$line"
+((failed == 0))

@@ -1,0 +1,160 @@
+/*
+ * cmd_bench_local.c - owns the closed loop of `nightjar bench --index`: `concurrency` slots, each
+ * with one query in flight, refilled from the completion callback.
+ *
+ * Thread rules: a slot belongs to whoever holds its query: the submitting thread until the first
+ * engine_submit(), then the worker that completes it, which the engine orders after the submission.
+ * Slots share only the atomics of struct run.
+ */
+#include <semaphore.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "tools/cmd_bench.h"
+
+struct run {
+    struct engine *engine;
+    const struct bench_plan *plan;
+    uint64_t end_ns;
+    _Atomic uint64_t next;    /* number of the next query */
+    _Atomic uint32_t active;  /* slots with a query in flight, and one for the submitting thread */
+    _Atomic uint32_t failure; /* enum status of the first query that failed */
+    sem_t idle;               /* posted when active falls to 0 */
+};
+
+struct slot {
+    struct search_query query;
+    struct run *run;
+    uint64_t number;
+    uint64_t start_ns;
+    struct bench_result result;
+};
+
+static void run_release(struct run *run)
+{
+    /* acq_rel: the last slot to finish sees, and hands to the waiter, what all others recorded. */
+    if (atomic_fetch_sub_explicit(&run->active, 1, memory_order_acq_rel) == 1)
+        sem_post(&run->idle);
+}
+
+static void run_fail(struct run *run, enum status status)
+{
+    uint32_t none = STATUS_OK;
+    atomic_compare_exchange_strong_explicit(&run->failure, &none, (uint32_t)status,
+                                            memory_order_relaxed, memory_order_relaxed);
+}
+
+/* Starts the slot's next query; when there is none, gives the slot up. */
+static void slot_next(struct slot *slot, uint64_t now_ns)
+{
+    struct run *run = slot->run;
+    const struct bench_plan *plan = run->plan;
+    slot->number = atomic_fetch_add_explicit(&run->next, 1, memory_order_relaxed);
+    slot->start_ns = now_ns;
+    bool failed = atomic_load_explicit(&run->failure, memory_order_relaxed) != STATUS_OK;
+    if (failed || !bench_wants(plan, slot->number, run->end_ns, now_ns)) {
+        run_release(run);
+        return;
+    }
+    slot->query.vector = plan->queries->rows +
+                         (size_t)(slot->number % plan->queries->count) * plan->queries->row_bytes;
+    enum status status = engine_submit(run->engine, &slot->query);
+    if (status != STATUS_OK) {
+        run_fail(run, status);
+        run_release(run);
+    }
+}
+
+static void slot_record(struct slot *slot, uint64_t now_ns)
+{
+    const struct search_query *query = &slot->query;
+    struct bench_sums *sums = &slot->result.sums;
+    latency_record(&slot->result.latency, now_ns - slot->start_ns);
+    sums->reads += query->stats.reads;
+    sums->cache_hits += query->stats.cache_hits;
+    sums->cpu_ns += query->stats.cpu_ns;
+    sums->degraded += (query->flags & SEARCH_DEGRADED) != 0;
+    sums->hops += query->stats.hops;
+    sums->code_distances += query->stats.code_distances;
+    sums->exact_distances += query->stats.exact_distances;
+
+    struct recall_answers *answers = slot->run->plan->answers;
+    if (answers == NULL || slot->number >= answers->query_count)
+        return;
+    size_t at = (size_t)slot->number * answers->k;
+    answers->counts[slot->number] = query->hit_count;
+    for (uint32_t i = 0; i < query->hit_count; i++) {
+        answers->keys[at + i] = query->hits[i].key;
+        answers->distances[at + i] = query->hits[i].distance;
+    }
+}
+
+static void slot_complete(struct search_query *query)
+{
+    struct slot *slot = query->user;
+    uint64_t now_ns = clock_monotonic_ns();
+    if (query->status == STATUS_OK)
+        slot_record(slot, now_ns);
+    else
+        run_fail(slot->run, query->status);
+    slot_next(slot, now_ns);
+}
+
+static void slot_init(struct slot *slot, struct run *run, struct search_hit *hits)
+{
+    const struct bench_plan *plan = run->plan;
+    slot->run = run;
+    slot->query = (struct search_query){
+        .vector = plan->queries->rows,
+        .k = plan->k,
+        .search_list = plan->search_list,
+        .beam_width = plan->beam_width,
+        .search_ratio = plan->search_ratio,
+        .hits = hits,
+        .complete = slot_complete,
+        .user = slot,
+    };
+}
+
+enum status bench_local_run(struct engine *engine, const struct bench_plan *plan,
+                            struct bench_result *result, struct error *err)
+{
+    struct run run = {.engine = engine, .plan = plan};
+    struct slot *slots = calloc(plan->concurrency, sizeof(*slots));
+    struct search_hit *hits = calloc((size_t)plan->concurrency * plan->k, sizeof(*hits));
+    enum status status = STATUS_OK;
+    memset(result, 0, sizeof(*result));
+    sem_init(&run.idle, 0, 0);
+    if (slots == NULL || hits == NULL) {
+        status = error_set(err, STATUS_NO_MEMORY, "no memory for %u queries in flight",
+                           plan->concurrency);
+        goto out;
+    }
+    for (uint32_t i = 0; i < plan->concurrency; i++)
+        slot_init(&slots[i], &run, hits + (size_t)i * plan->k);
+    status = engine_query_check(engine, &slots[0].query, err);
+    if (status != STATUS_OK)
+        goto out;
+
+    uint64_t start_ns = clock_monotonic_ns();
+    run.end_ns = start_ns + plan->min_ns;
+    atomic_store_explicit(&run.active, plan->concurrency + 1, memory_order_relaxed);
+    for (uint32_t i = 0; i < plan->concurrency; i++)
+        slot_next(&slots[i], clock_monotonic_ns());
+    run_release(&run);
+    while (sem_wait(&run.idle) != 0)
+        continue; /* EINTR */
+    result->elapsed_ns = clock_monotonic_ns() - start_ns;
+    for (uint32_t i = 0; i < plan->concurrency; i++)
+        bench_result_merge(result, &slots[i].result);
+    enum status failure = (enum status)atomic_load_explicit(&run.failure, memory_order_relaxed);
+    if (failure != STATUS_OK)
+        status = error_set(err, failure, "a query failed: %s", status_name(failure));
+out:
+    sem_destroy(&run.idle);
+    free(hits);
+    free(slots);
+    return status;
+}

@@ -1,0 +1,252 @@
+/*
+ * cmd_info.c - `nightjar info`, `verify` and `publish`: what a generation is, whether it is whole,
+ * and making it the one that is served.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "layout/generation.h"
+#include "layout/publish.h"
+#include "tools/cmd.h"
+
+enum { DIGEST_TEXT_BYTES = 33 };
+
+static void format_digest(const struct digest128 *digest, char text[DIGEST_TEXT_BYTES])
+{
+    snprintf(text, DIGEST_TEXT_BYTES, "%016" PRIx64 "%016" PRIx64, digest->high, digest->low);
+}
+
+static const char *adjacency_name(const struct manifest *manifest)
+{
+    return manifest->geometry.adjacency == BLOCK_ADJACENCY_GAPS ? "gaps" : "plain";
+}
+
+static const char *codec_name(const struct manifest *manifest)
+{
+    return manifest->codec_kind == CODEC_PQ ? "pq" : "none";
+}
+
+static uint64_t total_bytes(const struct manifest *manifest)
+{
+    uint64_t total = 0;
+    for (int f = 0; f < GENERATION_FILE_COUNT; f++)
+        total += manifest->files[f].bytes;
+    return total;
+}
+
+/* ---- info ---- */
+
+static void print_info(const char *path, const struct manifest *manifest)
+{
+    char id[DIGEST_TEXT_BYTES], input[DIGEST_TEXT_BYTES];
+    double count = (double)manifest->vector_count;
+    format_digest(&manifest->generation_id, id);
+    format_digest(&manifest->input_digest, input);
+    printf("generation        %s\n", path);
+    printf("id                %s\n", id);
+    printf("input digest      %s\n", input);
+    printf("format            %u, written by %s\n", manifest->format_version,
+           manifest->tool_version);
+    printf("vectors           %" PRIu64 " of %u %s, metric %s, largest norm %.6g\n",
+           manifest->vector_count, manifest->dim, element_name(manifest->type),
+           metric_name(manifest->metric), manifest->norm_max);
+    printf("duplicates        %" PRIu64 "\n", manifest->duplicate_vectors);
+    printf("build             degree %u, list %u, alpha %g, seed %" PRIu64 "\n", manifest->degree,
+           manifest->build_list, manifest->alpha, manifest->seed);
+    printf("codec             %s, %u bytes a vector\n", codec_name(manifest), manifest->code_bytes);
+    printf("blocks            %" PRIu64 " of %u bytes, %u vectors each, %s lists\n",
+           manifest->block_count, manifest->geometry.block_bytes,
+           manifest->geometry.nodes_per_block, adjacency_name(manifest));
+    printf("mean degree       %.2f\n", manifest->mean_degree);
+    printf("block-mate share  %.4f\n", manifest->block_mate_share);
+    printf("trimmed edges     %" PRIu64 "\n", manifest->trimmed_edges);
+    printf("repaired nodes    %" PRIu64 "\n", manifest->repaired_nodes);
+    printf("navigation        %u nodes\n", manifest->navigation_count);
+    printf("hot list          %" PRIu64 " nodes\n", manifest->hot_count);
+    for (int f = 0; f < GENERATION_FILE_COUNT; f++)
+        printf("%-17s %" PRIu64 " bytes, %.1f a vector\n", generation_file_names[f],
+               manifest->files[f].bytes, (double)manifest->files[f].bytes / count);
+    printf("total             %" PRIu64 " bytes, %.1f a vector\n", total_bytes(manifest),
+           (double)total_bytes(manifest) / count);
+}
+
+static void print_info_json(const char *path, const struct manifest *manifest)
+{
+    char id[DIGEST_TEXT_BYTES], input[DIGEST_TEXT_BYTES];
+    format_digest(&manifest->generation_id, id);
+    format_digest(&manifest->input_digest, input);
+    printf("{\"path\":");
+    cmd_json_string(stdout, path);
+    printf(",\"id\":\"%s\",\"input_digest\":\"%s\",\"format_version\":%u,\"tool_version\":", id,
+           input, manifest->format_version);
+    cmd_json_string(stdout, manifest->tool_version);
+    printf(",\"vector_count\":%" PRIu64 ",\"dim\":%u,\"type\":\"%s\",\"metric\":\"%s\","
+           "\"norm_max\":%.9g,\"duplicate_vectors\":%" PRIu64,
+           manifest->vector_count, manifest->dim, element_name(manifest->type),
+           metric_name(manifest->metric), manifest->norm_max, manifest->duplicate_vectors);
+    printf(",\"degree\":%u,\"build_list\":%u,\"alpha\":%g,\"seed\":%" PRIu64
+           ",\"codec\":\"%s\",\"code_bytes\":%u",
+           manifest->degree, manifest->build_list, manifest->alpha, manifest->seed,
+           codec_name(manifest), manifest->code_bytes);
+    printf(",\"block_bytes\":%u,\"nodes_per_block\":%u,\"block_count\":%" PRIu64
+           ",\"adjacency\":\"%s\",\"mean_degree\":%.4f,\"block_mate_share\":%.6f,"
+           "\"trimmed_edges\":%" PRIu64 ",\"repaired_nodes\":%" PRIu64,
+           manifest->geometry.block_bytes, manifest->geometry.nodes_per_block,
+           manifest->block_count, adjacency_name(manifest), manifest->mean_degree,
+           manifest->block_mate_share, manifest->trimmed_edges, manifest->repaired_nodes);
+    printf(",\"navigation_count\":%u,\"hot_count\":%" PRIu64 ",\"files\":{",
+           manifest->navigation_count, manifest->hot_count);
+    for (int f = 0; f < GENERATION_FILE_COUNT; f++)
+        printf("%s\"%s\":%" PRIu64, f > 0 ? "," : "", generation_file_names[f],
+               manifest->files[f].bytes);
+    printf("},\"total_bytes\":%" PRIu64 ",\"bytes_per_vector\":%.3f}\n", total_bytes(manifest),
+           (double)total_bytes(manifest) / (double)manifest->vector_count);
+}
+
+enum cmd_outcome cmd_info(int argc, char **argv, struct error *err)
+{
+    bool json = false;
+    const struct args_option table[] = {
+        {.name = "json", .kind = ARGS_FLAG, .target = &json, .help = "one object"},
+    };
+    const struct args_spec spec = {
+        .program = "nightjar info",
+        .summary = "Show what a generation is: its vectors, parameters, geometry and size.",
+        .options = table,
+        .option_count = ARRAY_LENGTH(table),
+        .positional_name = "GEN",
+        .positional_min = 1,
+        .positional_max = 1,
+    };
+    struct args_positionals rest;
+    enum cmd_outcome outcome;
+    if (!cmd_parse(&spec, argc, argv, &rest, &outcome, err))
+        return outcome;
+    struct generation *generation;
+    if (generation_open(rest.items[0], &generation, err) != STATUS_OK)
+        return CMD_FAILED;
+    if (json)
+        print_info_json(rest.items[0], generation_manifest(generation));
+    else
+        print_info(rest.items[0], generation_manifest(generation));
+    generation_close(generation);
+    return CMD_OK;
+}
+
+/* ---- verify ---- */
+
+static enum status verify_run(const char *path, const struct generation *generation,
+                              struct error *err)
+{
+    uint64_t blocks;
+    enum status status = generation_verify(generation, &blocks, err);
+    if (status == STATUS_OK)
+        printf("%s: whole: %" PRIu64 " blocks and %" PRIu64 " bytes checked\n", path, blocks,
+               total_bytes(generation_manifest(generation)));
+    return status;
+}
+
+static enum status digest_run(const struct generation *generation, struct error *err)
+{
+    struct digest128 digest;
+    char text[DIGEST_TEXT_BYTES];
+    enum status status = generation_digest(generation, &digest, err);
+    if (status != STATUS_OK)
+        return status;
+    format_digest(&digest, text);
+    printf("%s\n", text);
+    return STATUS_OK;
+}
+
+enum cmd_outcome cmd_verify(int argc, char **argv, struct error *err)
+{
+    bool digest = false;
+    const struct args_option table[] = {
+        {.name = "digest",
+         .kind = ARGS_FLAG,
+         .target = &digest,
+         .help = "only print the XXH3-128 of all files: equal digests, equal generations"},
+    };
+    const struct args_spec spec = {
+        .program = "nightjar verify",
+        .summary = "Check every byte of a generation against its checksums and formats.",
+        .options = table,
+        .option_count = ARRAY_LENGTH(table),
+        .positional_name = "GEN",
+        .positional_min = 1,
+        .positional_max = 1,
+    };
+    struct args_positionals rest;
+    enum cmd_outcome outcome;
+    if (!cmd_parse(&spec, argc, argv, &rest, &outcome, err))
+        return outcome;
+    struct generation *generation;
+    enum status status = generation_open(rest.items[0], &generation, err);
+    if (status != STATUS_OK)
+        return CMD_FAILED;
+    status = digest ? digest_run(generation, err) : verify_run(rest.items[0], generation, err);
+    generation_close(generation);
+    return cmd_outcome_of(status);
+}
+
+/* ---- publish ---- */
+
+/* *name: the entry of `root` that GEN means. A name is taken as it is; a path must lead to a
+ * directory whose parent is the root. `buffer` backs *name. */
+static enum status name_in_root(const char *root, const char *gen, char buffer[PATH_MAX],
+                                const char **name, struct error *err)
+{
+    if (strchr(gen, '/') == NULL) {
+        *name = gen;
+        return STATUS_OK;
+    }
+    char root_path[PATH_MAX];
+    if (realpath(root, root_path) == NULL)
+        return error_set_os(err, errno, "%s", root);
+    if (realpath(gen, buffer) == NULL)
+        return error_set_os(err, errno, "%s", gen);
+    char *slash = strrchr(buffer, '/');
+    size_t parent_bytes = slash == buffer ? 1 : (size_t)(slash - buffer);
+    if (strlen(root_path) != parent_bytes || memcmp(root_path, buffer, parent_bytes) != 0)
+        return error_set(err, STATUS_INVALID, "%s: not a directory of the root %s", gen, root);
+    *name = slash + 1;
+    return STATUS_OK;
+}
+
+enum cmd_outcome cmd_publish(int argc, char **argv, struct error *err)
+{
+    const char *root = NULL;
+    const struct args_option table[] = {
+        {.name = "root",
+         .kind = ARGS_STRING,
+         .target = &root,
+         .value_name = "ROOT",
+         .help = "directory that holds generations and the link 'current'",
+         .required = true},
+    };
+    const struct args_spec spec = {
+        .program = "nightjar publish",
+        .summary = "Make a generation the one that is served: point ROOT/current at it.",
+        .options = table,
+        .option_count = ARRAY_LENGTH(table),
+        .positional_name = "GEN",
+        .positional_min = 1,
+        .positional_max = 1,
+        .epilog = "GEN is a name in ROOT or a path to a directory in ROOT.",
+    };
+    struct args_positionals rest;
+    enum cmd_outcome outcome;
+    if (!cmd_parse(&spec, argc, argv, &rest, &outcome, err))
+        return outcome;
+    char buffer[PATH_MAX];
+    const char *name = NULL;
+    enum status status = name_in_root(root, rest.items[0], buffer, &name, err);
+    if (status == STATUS_OK)
+        status = publish_generation(root, name, err);
+    if (status == STATUS_OK)
+        printf("%s/%s -> %s\n", root, PUBLISH_LINK_NAME, name);
+    return cmd_outcome_of(status);
+}

@@ -1,0 +1,301 @@
+/*
+ * cmd_search.c - `nightjar search`: answers for a query file, from a daemon or from an index opened
+ * here, as a table, as JSON lines or as a file of ids.
+ *
+ * Queries go through in batches; an answer is held as struct search_hit whichever way it came.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/vector_file.h"
+#include "query/client.h"
+#include "tools/cmd.h"
+
+enum {
+    BATCH_QUERIES = 256, /* held at once; in process, also how many are in flight */
+    FRAME_QUERIES = 32,  /* of one request to a daemon: within its queue limits */
+};
+
+struct options {
+    struct cmd_search_options common;
+    const char *output;
+    uint32_t search_list;
+    uint64_t limit;
+    double search_ratio;
+    bool json;
+};
+
+struct answer {
+    uint32_t hit_count;
+    uint32_t flags;
+    uint32_t reads;
+    uint32_t cache_hits;
+};
+
+/* Where answers come from (one of client, local) and where they go. */
+struct session {
+    const struct options *options;
+    struct client *client;
+    struct cmd_local local;
+    struct cmd_queries queries;
+    struct vector_writer *writer;
+    struct search_query *batch; /* BATCH_QUERIES, local only */
+    struct search_hit *hits;    /* BATCH_QUERIES * k */
+    struct answer *answers;     /* BATCH_QUERIES */
+    uint32_t *ids;              /* k; for the writer */
+};
+
+static enum status search_local(struct session *self, uint32_t first, uint32_t count,
+                                struct error *err)
+{
+    const struct options *options = self->options;
+    for (uint32_t i = 0; i < count; i++) {
+        self->batch[i] = (struct search_query){
+            .vector = self->queries.rows + (size_t)(first + i) * self->queries.row_bytes,
+            .k = options->common.k,
+            .search_list = options->search_list,
+            .beam_width = options->common.beam_width,
+            .search_ratio = (float)options->search_ratio,
+            .hits = self->hits + (size_t)i * options->common.k,
+        };
+    }
+    enum status status = engine_query_check(self->local.engine, &self->batch[0], err);
+    if (status != STATUS_OK)
+        return status;
+    engine_search_all(self->local.engine, self->batch, count, 0);
+    for (uint32_t i = 0; i < count; i++) {
+        const struct search_query *query = &self->batch[i];
+        if (query->status != STATUS_OK)
+            return error_set(err, query->status, "query %u: %s", first + i,
+                             status_name(query->status));
+        self->answers[i] = (struct answer){query->hit_count, query->flags, query->stats.reads,
+                                           query->stats.cache_hits};
+    }
+    return STATUS_OK;
+}
+
+static enum status search_frame(struct session *self, uint32_t first, uint32_t count, uint32_t slot,
+                                struct error *err)
+{
+    const struct options *options = self->options;
+    const struct client_search search = {
+        .vectors = self->queries.rows + (size_t)first * self->queries.row_bytes,
+        .query_count = count,
+        .k = options->common.k,
+        .search_list = options->search_list,
+        .beam_width = options->common.beam_width,
+        .search_ratio = (float)options->search_ratio,
+    };
+    struct client_answer answer;
+    enum status status = client_search(self->client, &search, &answer, err);
+    if (status != STATUS_OK)
+        return status;
+    if (answer.query_count != count || answer.k != options->common.k)
+        return error_set(err, STATUS_CORRUPT, "%s: answered %u queries with k %u, asked %u with %u",
+                         options->common.socket, answer.query_count, answer.k, count,
+                         options->common.k);
+    for (uint32_t i = 0; i < count; i++) {
+        const struct client_query_result *result = &answer.results[i];
+        self->answers[slot + i] = (struct answer){MIN(result->hit_count, options->common.k),
+                                                  result->flags, result->reads, result->cache_hits};
+        for (uint32_t h = 0; h < self->answers[slot + i].hit_count; h++) {
+            const struct client_hit *from = &answer.hits[(size_t)i * options->common.k + h];
+            self->hits[(size_t)(slot + i) * options->common.k + h] =
+                (struct search_hit){.key = from->key, .distance = from->distance};
+        }
+    }
+    return STATUS_OK;
+}
+
+static enum status search_socket(struct session *self, uint32_t first, uint32_t count,
+                                 struct error *err)
+{
+    enum status status = STATUS_OK;
+    for (uint32_t done = 0; status == STATUS_OK && done < count; done += FRAME_QUERIES)
+        status = search_frame(self, first + done, MIN(FRAME_QUERIES, count - done), done, err);
+    return status;
+}
+
+/* A place without a hit (fewer than k were found) gets UINT32_MAX: no row has that id. */
+static enum status emit_ids(struct session *self, const struct answer *answer,
+                            const struct search_hit *hits, struct error *err)
+{
+    uint32_t k = self->options->common.k;
+    for (uint32_t i = 0; i < k; i++) {
+        if (i < answer->hit_count && hits[i].key >= UINT32_MAX)
+            return error_set(err, STATUS_INVALID,
+                             "%s: key %" PRIu64 " does not fit its 32-bit ids; print a table or "
+                             "--json instead",
+                             self->options->output, hits[i].key);
+        self->ids[i] = i < answer->hit_count ? (uint32_t)hits[i].key : UINT32_MAX;
+    }
+    return vector_writer_append(self->writer, self->ids, 1, err);
+}
+
+static void emit_json(uint32_t query, const struct answer *answer, const struct search_hit *hits)
+{
+    printf("{\"query\":%u,\"degraded\":%s,\"reads\":%u,\"cache_hits\":%u,\"hits\":[", query,
+           (answer->flags & SEARCH_DEGRADED) != 0 ? "true" : "false", answer->reads,
+           answer->cache_hits);
+    for (uint32_t i = 0; i < answer->hit_count; i++)
+        printf("%s{\"key\":%" PRIu64 ",\"distance\":%.9g}", i > 0 ? "," : "", hits[i].key,
+               (double)hits[i].distance);
+    printf("]}\n");
+}
+
+static void emit_table(uint32_t query, const struct answer *answer, const struct search_hit *hits)
+{
+    for (uint32_t i = 0; i < answer->hit_count; i++)
+        printf("%7u %5u %20" PRIu64 " %14.7g%s\n", query, i + 1, hits[i].key,
+               (double)hits[i].distance,
+               (answer->flags & SEARCH_DEGRADED) != 0 ? "  degraded" : "");
+}
+
+static enum status run_queries(struct session *self, struct error *err)
+{
+    const struct options *options = self->options;
+    if (self->writer == NULL && !options->json)
+        printf("%7s %5s %20s %14s\n", "query", "rank", "key", "distance");
+    for (uint32_t first = 0; first < self->queries.count; first += BATCH_QUERIES) {
+        uint32_t count = MIN(BATCH_QUERIES, self->queries.count - first);
+        enum status status = self->client != NULL ? search_socket(self, first, count, err)
+                                                  : search_local(self, first, count, err);
+        for (uint32_t i = 0; status == STATUS_OK && i < count; i++) {
+            const struct search_hit *hits = self->hits + (size_t)i * options->common.k;
+            if (self->writer != NULL)
+                status = emit_ids(self, &self->answers[i], hits, err);
+            else if (options->json)
+                emit_json(first + i, &self->answers[i], hits);
+            else
+                emit_table(first + i, &self->answers[i], hits);
+        }
+        if (status != STATUS_OK)
+            return status;
+    }
+    return STATUS_OK;
+}
+
+static enum status session_connect(struct session *self, struct cmd_target *target,
+                                   struct error *err)
+{
+    const struct options *options = self->options;
+    enum status status;
+    if (options->common.socket != NULL) {
+        status = client_connect(options->common.socket, &self->client, err);
+        if (status != STATUS_OK)
+            return status;
+        struct client_index_info info = client_index(self->client);
+        *target = (struct cmd_target){options->common.socket, info.vector_count, info.dim,
+                                      info.type, info.metric};
+        return STATUS_OK;
+    }
+    const struct cmd_local_params params = {.path = options->common.index,
+                                            .memory = options->common.memory,
+                                            .threads = options->common.threads,
+                                            .in_flight = BATCH_QUERIES};
+    status = cmd_local_open(&params, &self->local, err);
+    if (status == STATUS_OK)
+        *target = cmd_local_target(&self->local);
+    return status;
+}
+
+static enum status session_open(struct session *self, struct error *err)
+{
+    const struct options *options = self->options;
+    struct cmd_target target;
+    enum status status = session_connect(self, &target, err);
+    if (status != STATUS_OK)
+        return status;
+    status = cmd_target_check(&target, options->common.k, err);
+    if (status != STATUS_OK)
+        return status;
+    status =
+        cmd_queries_load(options->common.queries, options->limit, &target, &self->queries, err);
+    if (status != STATUS_OK)
+        return status;
+    self->batch = calloc(BATCH_QUERIES, sizeof(*self->batch));
+    self->hits = calloc((size_t)BATCH_QUERIES * options->common.k, sizeof(*self->hits));
+    self->answers = calloc(BATCH_QUERIES, sizeof(*self->answers));
+    self->ids = calloc(options->common.k, sizeof(*self->ids));
+    if (self->batch == NULL || self->hits == NULL || self->answers == NULL || self->ids == NULL)
+        return error_set(err, STATUS_NO_MEMORY, "no memory for %u answers", BATCH_QUERIES);
+    if (options->output == NULL)
+        return STATUS_OK;
+    struct vector_shape shape = {self->queries.count, options->common.k, ELEMENT_I32};
+    return vector_writer_open(options->output, shape, &self->writer, err);
+}
+
+static void session_close(struct session *self)
+{
+    if (self->writer != NULL)
+        vector_writer_abort(self->writer);
+    free(self->ids);
+    free(self->answers);
+    free(self->hits);
+    free(self->batch);
+    cmd_queries_free(&self->queries);
+    cmd_local_close(&self->local);
+    if (self->client != NULL)
+        client_close(self->client);
+}
+
+static enum status search_run(const struct options *options, struct error *err)
+{
+    struct session session = {.options = options};
+    enum status status = session_open(&session, err);
+    if (status == STATUS_OK)
+        status = run_queries(&session, err);
+    if (status == STATUS_OK && session.writer != NULL) {
+        status = vector_writer_finish(session.writer, err);
+        session.writer = NULL;
+    }
+    session_close(&session);
+    return status;
+}
+
+enum cmd_outcome cmd_search(int argc, char **argv, struct error *err)
+{
+    struct options options = {.search_list = 0};
+    struct args_option table[CMD_SEARCH_OPTIONS + 5] = {
+        [CMD_SEARCH_OPTIONS] = {.name = "search-list",
+                                .kind = ARGS_U32,
+                                .target = &options.search_list,
+                                .value_name = "L",
+                                .help = "candidates the search keeps; more find more",
+                                .min = 1,
+                                .max = ENGINE_SEARCH_LIST_MAX,
+                                .required = true},
+        {.name = "search-ratio",
+         .kind = ARGS_DOUBLE,
+         .target = &options.search_ratio,
+         .value_name = "T",
+         .help = "stop early beyond this ratio; default: never",
+         .min = 0},
+        {.name = "limit",
+         .kind = ARGS_U64,
+         .target = &options.limit,
+         .value_name = "N",
+         .help = "only the first N queries",
+         .min = 1},
+        {.name = "output",
+         .kind = ARGS_STRING,
+         .target = &options.output,
+         .value_name = "FILE",
+         .help = "write keys to this .ibin or .ivecs file"},
+        {.name = "json", .kind = ARGS_FLAG, .target = &options.json, .help = "one object a query"},
+    };
+    cmd_search_options_init(&options.common, table);
+    const struct args_spec spec = {
+        .program = "nightjar search",
+        .summary = "Find the nearest neighbours of queries.",
+        .options = table,
+        .option_count = ARRAY_LENGTH(table),
+    };
+    enum cmd_outcome outcome;
+    if (!cmd_parse(&spec, argc, argv, NULL, &outcome, err))
+        return outcome;
+    outcome =
+        cmd_search_options_check(&options.common, options.search_list, options.search_ratio, err);
+    return outcome != CMD_OK ? outcome : cmd_outcome_of(search_run(&options, err));
+}

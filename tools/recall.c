@@ -1,0 +1,117 @@
+/*
+ * recall.c - owns the definition of recall@k that `nightjar bench` reports and tests gate on.
+ *
+ * Several rows may lie exactly as far as the k-th nearest; which of them a ground truth lists is
+ * chance (ours: the lower row), so any of them counts as right. Distances are compared exactly:
+ * both sides come from the same kernels.
+ *
+ * Thread rules: pure functions over caller storage.
+ */
+#include "tools/recall.h"
+
+#include <assert.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/memory.h"
+
+enum status recall_answers_create(struct recall_answers *self, uint32_t query_count, uint32_t k,
+                                  struct error *err)
+{
+    assert(k >= 1 && k <= RECALL_K_MAX);
+    size_t hits, bytes;
+    *self = (struct recall_answers){.query_count = query_count, .k = k};
+    if (!size_mul(query_count, k, &hits) || !size_mul(hits, sizeof(uint64_t), &bytes))
+        return error_set(err, STATUS_NO_MEMORY, "%u answers of %u hits exceed the address space",
+                         query_count, k);
+    self->counts = calloc(query_count, sizeof(uint32_t));
+    self->keys = malloc(bytes);
+    self->distances = malloc(hits * sizeof(float));
+    if (self->counts == NULL || self->keys == NULL || self->distances == NULL) {
+        recall_answers_destroy(self);
+        return error_set(err, STATUS_NO_MEMORY, "no memory for %zu hits", hits);
+    }
+    return STATUS_OK;
+}
+
+void recall_answers_destroy(struct recall_answers *self)
+{
+    free(self->counts);
+    free(self->keys);
+    free(self->distances);
+    *self = (struct recall_answers){0};
+}
+
+enum status recall_truth_check(const char *path, const struct ground_truth *truth,
+                               const struct recall_answers *answers, uint64_t vector_count,
+                               struct error *err)
+{
+    if (truth->query_count != answers->query_count)
+        return error_set(err, STATUS_INVALID, "%s: neighbours of %u queries, wanted %u", path,
+                         truth->query_count, answers->query_count);
+    if (truth->k < answers->k)
+        return error_set(err, STATUS_INVALID, "%s: %u neighbours a query, wanted at least k = %u",
+                         path, truth->k, answers->k);
+    size_t entries = (size_t)truth->query_count * truth->k;
+    for (size_t i = 0; i < entries; i++)
+        if (truth->ids[i] >= vector_count)
+            return error_set(err, STATUS_INVALID,
+                             "%s: query %zu has neighbour %u, but the index has %llu vectors", path,
+                             i / truth->k, truth->ids[i], (unsigned long long)vector_count);
+    return STATUS_OK;
+}
+
+static int compare_u64(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static int compare_u32(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return (x > y) - (x < y);
+}
+
+static bool is_neighbor(const uint32_t *sorted_ids, uint32_t k, uint64_t key)
+{
+    if (key > UINT32_MAX)
+        return false;
+    uint32_t id = (uint32_t)key;
+    return bsearch(&id, sorted_ids, k, sizeof(id), compare_u32) != NULL;
+}
+
+uint32_t recall_count(const uint32_t *true_ids, const float *true_distances, uint32_t k,
+                      const uint64_t *keys, const float *distances, uint32_t hit_count)
+{
+    uint32_t sorted_ids[RECALL_K_MAX];
+    uint64_t right[RECALL_K_MAX];
+    assert(k >= 1 && k <= RECALL_K_MAX && hit_count <= k);
+    memcpy(sorted_ids, true_ids, k * sizeof(*sorted_ids));
+    qsort(sorted_ids, k, sizeof(*sorted_ids), compare_u32);
+    uint32_t found = 0;
+    for (uint32_t i = 0; i < hit_count; i++) {
+        bool tie = true_distances != NULL && distances[i] == true_distances[k - 1];
+        if (tie || is_neighbor(sorted_ids, k, keys[i]))
+            right[found++] = keys[i];
+    }
+    qsort(right, found, sizeof(*right), compare_u64);
+    uint32_t distinct = 0;
+    for (uint32_t i = 0; i < found; i++)
+        distinct += i == 0 || right[i] != right[i - 1];
+    return distinct;
+}
+
+double recall_measure(const struct recall_answers *answers, const struct ground_truth *truth)
+{
+    uint64_t right = 0;
+    for (uint32_t q = 0; q < answers->query_count; q++) {
+        size_t at = (size_t)q * answers->k;
+        size_t true_at = (size_t)q * truth->k;
+        const float *true_distances = truth->distances != NULL ? truth->distances + true_at : NULL;
+        right += recall_count(truth->ids + true_at, true_distances, answers->k, answers->keys + at,
+                              answers->distances + at, answers->counts[q]);
+    }
+    return (double)right / ((double)answers->query_count * answers->k);
+}

@@ -1,0 +1,43 @@
+/*
+ * recall.h - the answers of a pass over a query file, and how many of them are right.
+ */
+#ifndef NIGHTJAR_TOOLS_RECALL_H
+#define NIGHTJAR_TOOLS_RECALL_H
+
+#include <stdint.h>
+
+#include "common/error.h"
+#include "common/vector_file.h"
+
+enum { RECALL_K_MAX = 1024 };
+
+/* Answer i of query q is at q * k + i. Each query's part may be filled by a thread of its own. */
+struct recall_answers {
+    uint32_t query_count;
+    uint32_t k;
+    uint32_t *counts; /* hits of each query, <= k */
+    uint64_t *keys;
+    float *distances;
+};
+
+/* Allocates for query_count * k hits, none found yet. k <= RECALL_K_MAX. */
+NODISCARD enum status recall_answers_create(struct recall_answers *self, uint32_t query_count,
+                                            uint32_t k, struct error *err);
+void recall_answers_destroy(struct recall_answers *self);
+
+/* The ground truth must have `query_count` queries, at least k neighbours each, and ids below
+ * vector_count: a file of another base or query set is STATUS_INVALID, naming `path`. */
+NODISCARD enum status recall_truth_check(const char *path, const struct ground_truth *truth,
+                                         const struct recall_answers *answers,
+                                         uint64_t vector_count, struct error *err);
+
+/* How many of the `hit_count` hits (<= k <= RECALL_K_MAX) belong to the k nearest: those among
+ * true_ids[k], and those as near as the k-th of them (true_distances may be NULL: then ids alone
+ * count). A key returned twice counts once. Result <= k. No allocation. */
+uint32_t recall_count(const uint32_t *true_ids, const float *true_distances, uint32_t k,
+                      const uint64_t *keys, const float *distances, uint32_t hit_count);
+
+/* Mean share of the k nearest that were found. The truth has passed recall_truth_check(). */
+double recall_measure(const struct recall_answers *answers, const struct ground_truth *truth);
+
+#endif
