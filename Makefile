@@ -71,7 +71,7 @@ B := $(BUILD)/$(MODE)
 BASE_SRC    := $(wildcard common/*.c layout/*.c)
 BUILDER_SRC := $(filter-out builder/build_main.c,$(wildcard builder/*.c))
 QUERY_SRC   := $(filter-out query/daemon_main.c,$(wildcard query/*.c))
-CLIENT_SRC  := $(wildcard query/client.c query/protocol.c common/*.c)
+CLIENT_SRC  := $(wildcard query/client.c query/protocol.c query/socket_path.c common/*.c)
 BENCH_SRC   := $(wildcard tools/bench_*.c)
 TOOL_SRC    := $(filter-out tools/nightjar.c $(BENCH_SRC),$(wildcard tools/*.c))
 TEST_SRC    := $(wildcard tests/test_*.c)
@@ -195,9 +195,8 @@ fuzz: ## each fuzz target for FUZZ_SECONDS (10)
 	@$(MAKE) --no-print-directory MODE=fuzz -j$(JOBS) build-fuzz
 	@tests/fuzz.sh $(BUILD)/fuzz $(FUZZ_SECONDS) $(TESTS)
 
-bench: all $(BENCHES) ## build the benchmark programs; `nightjar bench` measures an index
-	@echo "micro benchmarks: $(BENCHES)"
-	@echo "an index:         $(B)/nightjar bench --help"
+bench: all ## measure builds and searches: DATA=DIR (base, queries, truth; else made up), QUICK=1
+	@tools/scripts/bench.sh $(B) $(BUILD)/bench $(DATA)
 
 bench-kernels: $(B)/tools/bench_kernels ## measure the distance and codec kernels of this CPU
 	@$<
@@ -225,7 +224,7 @@ format-check: ## fail if clang-format would change a file
 bindir     := $(DESTDIR)$(PREFIX)/bin
 libdir     := $(DESTDIR)$(PREFIX)/lib
 includedir := $(DESTDIR)$(PREFIX)/include/nightjar
-PUBLIC_HEADERS := $(wildcard common/*.h layout/*.h query/*.h)
+PUBLIC_HEADERS := $(filter-out %_internal.h,$(wildcard common/*.h layout/*.h query/*.h))
 
 install: all ## into $(DESTDIR)$(PREFIX)
 	$(Q)install -d $(bindir) $(libdir) $(addprefix $(includedir)/,common layout query)

@@ -338,9 +338,13 @@ static enum status stage_navigation(struct build *b, struct error *err)
     enum status status = hot_list_write(b, err);
     if (status != STATUS_OK)
         return status;
-    uint32_t sample_count = navigation_sample_count(b->input.set.count, b->params.navigation_share);
-    status = navigation_build(&b->input.set, b->pack.node_of_row, sample_count, b->params.seed,
-                              &b->monitor, &image, err);
+    struct navigation_params params = {
+        .node_of_row = b->pack.node_of_row,
+        .sample_count = navigation_sample_count(b->input.set.count, b->params.navigation_share),
+        .entry = b->vamana.entry,
+        .seed = b->params.seed,
+    };
+    status = navigation_build(&b->input.set, &params, &b->monitor, &image, err);
     if (status == STATUS_OK) {
         b->manifest.navigation_count = image.count;
         status = append(b, GENERATION_NAVIGATION, image.bytes, image.length, err);

@@ -99,15 +99,15 @@ static void memory_compute(const struct size_input *in, struct build_size *size)
     uint64_t n = in->count;
     uint64_t nodes = n + BLOCK_NODES_MAX; /* the last block's holes */
     uint64_t graph = n * graph_row_bytes(in->degree);
-    uint64_t lists = nodes * graph_row_bytes(in->degree);
+    uint64_t lists = nodes * (1 + in->degree) * sizeof(uint32_t);
     uint64_t numbering = (n + nodes) * sizeof(uint32_t);
     uint64_t visits =
         (uint64_t)MIN(n, (uint64_t)HOT_QUERIES_MAX) * (HOT_VISITS_MAX + 1) * sizeof(uint32_t);
     uint64_t sample = in->navigation_count;
 
     /* In-edges and their starts; order, block, load and (twice) member of each row; a batch. */
-    uint64_t packing = n * (in->degree * sizeof(uint32_t) + sizeof(uint64_t) + 20) +
-                       PACK_BATCH_BYTES;
+    uint64_t packing =
+        n * (in->degree * sizeof(uint32_t) + sizeof(uint64_t) + 20) + PACK_BATCH_BYTES;
     uint64_t navigation = sample * (in->stride_bytes + 3 * sizeof(uint32_t)) +
                           vamana_bytes(sample, NAVIGATION_DEGREE) +
                           2 * sample * (NAVIGATION_DEGREE + 1) * sizeof(uint32_t);

@@ -32,8 +32,9 @@ enum status graph_check(const struct graph *graph, uint32_t degree_max, struct e
     for (uint32_t node = 0; node < graph->count; node++) {
         uint32_t degree = graph_degree(graph, node);
         if (degree > degree_max || degree >= graph->stride)
-            return error_set(err, STATUS_CORRUPT, "graph: node %u has degree %u, at most %u allowed",
-                             node, degree, MIN(degree_max, graph->stride - 1));
+            return error_set(err, STATUS_CORRUPT,
+                             "graph: node %u has degree %u, at most %u allowed", node, degree,
+                             MIN(degree_max, graph->stride - 1));
         const uint32_t *ids = graph_neighbors(graph, node);
         for (uint32_t i = 0; i < degree; i++) {
             if (ids[i] >= graph->count || ids[i] == node)

@@ -12,8 +12,8 @@
 
 struct graph {
     uint32_t count;
-    uint32_t stride;    /* u32 slots a node: [0] is the degree, then the neighbours */
-    uint32_t *slots;    /* count * stride */
+    uint32_t stride; /* u32 slots a node: [0] is the degree, then the neighbours */
+    uint32_t *slots; /* count * stride */
 };
 
 NODISCARD enum status graph_create(struct graph *graph, uint32_t count, uint32_t degree_capacity,
@@ -35,7 +35,8 @@ ALWAYS_INLINE void graph_set_degree(struct graph *graph, uint32_t node, uint32_t
     graph->slots[(size_t)node * graph->stride] = degree;
 }
 
-/* Degrees within the stride, ids < count, no self loop, no repeated neighbour; names the first fault. */
+/* Degrees within the stride, ids < count, no self loop, no repeated neighbour; names the first
+ * fault. */
 NODISCARD enum status graph_check(const struct graph *graph, uint32_t degree_max,
                                   struct error *err);
 

@@ -91,35 +91,46 @@ static int on_progress(void *context, uint64_t done, uint64_t total)
     return build_monitor_cancelled(monitor);
 }
 
-enum status navigation_build(const struct vector_set *set, const uint32_t *node_of_row,
-                             uint32_t sample_count, uint64_t seed,
+/* Puts `entry` into the ascending sample, in place of the next row above it (or of the last). */
+static void sample_include(uint32_t *rows, uint32_t count, uint32_t entry)
+{
+    uint32_t place = 0;
+    while (place + 1 < count && rows[place] < entry)
+        place++;
+    rows[place] = entry;
+}
+
+enum status navigation_build(const struct vector_set *set,
+                             const struct navigation_params *navigation,
                              const struct build_monitor *monitor, struct navigation_image *image,
                              struct error *err)
 {
     struct vector_set sample = {0};
     struct vamana_result built = {0};
     struct build_monitor watched = *monitor;
+    uint32_t count = navigation->sample_count;
     struct vamana_params params = {
         .degree = NAVIGATION_DEGREE,
         .build_list = NAVIGATION_BUILD_LIST,
         .alpha = NAVIGATION_ALPHA,
-        .seed = seed,
+        .seed = navigation->seed,
         .progress = on_progress,
         .progress_context = &watched,
     };
 
-    uint32_t *rows = malloc(sample_count * sizeof(*rows));
+    uint32_t *rows = malloc(count * sizeof(*rows));
     if (rows == NULL) {
         return error_set(err, STATUS_NO_MEMORY, "no memory for a navigation sample of %u nodes",
-                         sample_count);
+                         count);
     }
-    row_sample(seed ^ NAVIGATION_STREAM, set->count, sample_count, rows);
-    enum status status = sample_copy(set, rows, sample_count, &sample, err);
+    row_sample(navigation->seed ^ NAVIGATION_STREAM, set->count, count, rows);
+    sample_include(rows, count, navigation->entry);
+    enum status status = sample_copy(set, rows, count, &sample, err);
     if (status == STATUS_OK)
         status = vamana_build(&sample, &params, &built, err);
     if (status == STATUS_OK) {
-        for (uint32_t i = 0; i < sample_count; i++)
-            rows[i] = node_of_row[rows[i]]; /* from here on: nodes */
+        for (uint32_t i = 0; i < count; i++)
+            rows[i] = navigation->node_of_row[rows[i]]; /* from here on: nodes */
         status = image_make(&built, rows, image, err);
     }
     graph_destroy(&built.graph);

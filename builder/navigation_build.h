@@ -29,10 +29,17 @@ struct navigation_image {
 /* Nodes sampled from `count` rows at `share` (0..1) of them, within the bounds above. */
 uint32_t navigation_sample_count(uint32_t count, double share);
 
-/* Draws `sample_count` rows, builds their graph with the caller's OpenMP team and writes it in node
- * ids. On success *image is the caller's. The same at any thread count. */
-NODISCARD enum status navigation_build(const struct vector_set *set, const uint32_t *node_of_row,
-                                       uint32_t sample_count, uint64_t seed,
+struct navigation_params {
+    const uint32_t *node_of_row; /* of every row of the set */
+    uint32_t sample_count;       /* navigation_sample_count() */
+    uint32_t entry; /* row from which the whole graph is reachable: always in the sample */
+    uint64_t seed;
+};
+
+/* Draws the sample, builds its graph with the caller's OpenMP team and writes it in node ids. On
+ * success *image is the caller's. The same at any thread count. */
+NODISCARD enum status navigation_build(const struct vector_set *set,
+                                       const struct navigation_params *navigation,
                                        const struct build_monitor *monitor,
                                        struct navigation_image *image, struct error *err);
 

@@ -1,12 +1,13 @@
 /*
  * pack.c - see pack.h: from a graph over rows to numbered nodes whose lists fit their blocks.
  *
- * How many nodes share a block depends on the size of their lists, which depends on the numbering. So a
- * first assignment is made for a guess, its lists are measured, and the capacity that fits them is
- * used for the real rounds (pack_assign.c). What still overflows is trimmed (pack_trim.c).
+ * How many nodes share a block depends on the size of their lists, which depends on the numbering.
+ * So a first assignment is made for a guess, its lists are measured, and the capacity that fits
+ * them is used for the real rounds (pack_assign.c). What still overflows is trimmed (pack_trim.c).
  */
 #include "builder/pack.h"
 
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -19,8 +20,8 @@
 
 enum {
     ROUNDS_PROBE = 3, /* enough to know how large lists will be */
-    ROUNDS_FULL = 8,  /* more give under 0.01 of block-mate share */
-    SWAP_PASSES = 2,
+    ROUNDS_FULL = 6,  /* each further round adds under 0.005 to the block-mate share */
+    SWAP_PASSES = 1,  /* adds 0.01; a second one 0.002 */
 };
 
 /* ---- numbering ---- */
@@ -29,8 +30,8 @@ static enum status numbering_alloc(struct pack_result *result, uint32_t count, s
 {
     void *row_of_node = NULL;
     void *node_of_row = NULL;
-    enum status status =
-        bulk_alloc(result->geometry.node_limit, sizeof(uint32_t), "node numbers", &row_of_node, err);
+    enum status status = bulk_alloc(result->geometry.node_limit, sizeof(uint32_t), "node numbers",
+                                    &row_of_node, err);
     result->row_of_node = row_of_node;
     if (!status)
         status = bulk_alloc(count, sizeof(uint32_t), "row numbers", &node_of_row, err);
@@ -80,7 +81,8 @@ static uint32_t outside_ids(const struct graph *graph, const struct pack_result 
     return kept;
 }
 
-/* Chooses the gap widths from the lists of a fixed sample of rows: widths need no more precision. */
+/* Chooses the gap widths from the lists of a fixed sample of rows: widths need no more precision.
+ */
 static void widths_choose(const struct graph *graph, struct pack_result *result)
 {
     enum { SAMPLE_ROWS = 100000 };
@@ -114,18 +116,30 @@ static void lists_sort(struct pack_result *result)
 
 /* ---- geometry ---- */
 
-static uint32_t block_bytes_choose(const struct pack_params *params, uint32_t degree_max)
+/* Expected bytes of a listed id before any numbering: gaps among random ids take about
+ * log2(n / degree) bits, a selector and some waste. */
+static double id_bytes_expected(const struct pack_params *params, uint32_t count, double degree)
+{
+    if (params->adjacency == BLOCK_ADJACENCY_PLAIN)
+        return sizeof(uint32_t);
+    return (log2(MAX(1.0, count / MAX(1.0, degree))) + 3.5) / 8.0;
+}
+
+/* The fewest pages that hold one record with a list of the largest degree, as expected. */
+static uint32_t block_bytes_choose(const struct pack_params *params, uint32_t count,
+                                   uint32_t degree_max)
 {
     if (params->block_bytes)
         return params->block_bytes;
-    size_t record = params->dim_bytes + sizeof(uint64_t) + sizeof(uint16_t) +
-                    degree_max * sizeof(uint32_t) + 2;
-    size_t need = BLOCK_HEADER_BYTES + sizeof(uint16_t) + record + BLOCK_TAIL_BYTES;
+    double list_bytes = 1.0 + degree_max * id_bytes_expected(params, count, degree_max);
+    size_t need = BLOCK_HEADER_BYTES + params->dim_bytes + sizeof(uint64_t) + 2 * sizeof(uint16_t) +
+                  (size_t)list_bytes + BLOCK_TAIL_BYTES;
     return (uint32_t)size_align(need, BLOCK_PAGE_BYTES);
 }
 
 static void geometry_set_capacity(struct pack_result *result, uint32_t count, uint32_t capacity)
 {
+    assert(capacity > 0);
     result->geometry.nodes_per_block = capacity;
     result->block_count = (count + capacity - 1) / capacity;
     result->geometry.node_limit = (uint32_t)(result->block_count * capacity);
@@ -192,12 +206,20 @@ static void capacity_begin(struct pack_work *work, struct pack_result *result, u
     pack_assign_rounds(work, capacity, (uint32_t)result->block_count, ROUNDS_PROBE);
 }
 
+static uint32_t degree_largest(const struct graph *graph)
+{
+    uint32_t largest = 0;
+    for (uint32_t row = 0; row < graph->count; row++)
+        largest = MAX(largest, graph_degree(graph, row));
+    return largest;
+}
+
 static enum status lists_make(struct pack_work *work, const struct pack_params *params,
                               struct pack_result *result, struct error *err)
 {
     graph_destroy(&result->lists);
-    enum status status = graph_create(&result->lists, result->geometry.node_limit,
-                                      work->graph->stride - 1, err);
+    enum status status =
+        graph_create(&result->lists, result->geometry.node_limit, degree_largest(work->graph), err);
     if (status)
         return status;
     lists_fill(work->graph, result);
@@ -210,13 +232,10 @@ static enum status lists_make(struct pack_work *work, const struct pack_params *
 /* Finds the capacity that the lists of a first assignment allow, and leaves that capacity begun. A
  * guess that proves right, as it mostly does, is gone on from. */
 static enum status capacity_probe(struct pack_work *work, const struct pack_params *params,
-                                  struct pack_result *result, uint32_t *capacity,
-                                  struct error *err)
+                                  struct pack_result *result, uint32_t *capacity, struct error *err)
 {
     const struct graph *graph = work->graph;
-    double id_bytes = sizeof(uint32_t);
-    if (params->adjacency == BLOCK_ADJACENCY_GAPS) /* random ids: log2(n / degree) bits and overhead */
-        id_bytes = (log2(MAX(1.0, graph->count / result->mean_degree)) + 3.5) / 8.0;
+    double id_bytes = id_bytes_expected(params, graph->count, result->mean_degree);
     uint32_t guess = capacity_fitting(result, result->mean_degree * id_bytes);
     guess = MIN(guess, graph->count);
     for (int attempt = 0; attempt < 3; attempt++) {
@@ -251,14 +270,6 @@ static enum status capacity_finish(struct pack_work *work, const struct pack_par
     return status;
 }
 
-static uint32_t degree_largest(const struct graph *graph)
-{
-    uint32_t largest = 0;
-    for (uint32_t row = 0; row < graph->count; row++)
-        largest = MAX(largest, graph_degree(graph, row));
-    return largest;
-}
-
 static enum status pack_run(struct pack_work *work, const struct pack_params *params,
                             struct pack_result *result, struct error *err)
 {
@@ -282,7 +293,15 @@ static enum status pack_run(struct pack_work *work, const struct pack_params *pa
             return status;
         bool fits = result->trimmed_edges != PACK_TRIM_IMPOSSIBLE;
         bool cheap = fits && (double)result->trimmed_edges <= TRIM_SHARE_MAX * (double)edges;
-        if (cheap || (fits && (params->nodes_per_block || capacity == 1)))
+        if (cheap || (fits && params->nodes_per_block))
+            break;
+        uint32_t larger = result->geometry.block_bytes + BLOCK_PAGE_BYTES;
+        if (capacity == 1 && !params->block_bytes && larger <= BLOCK_BYTES_MAX) {
+            result->geometry.block_bytes = larger;
+            capacity_begin(work, result, capacity);
+            continue;
+        }
+        if (fits && capacity == 1)
             break;
         if (capacity == 1)
             return error_set(err, STATUS_INVALID,
@@ -290,6 +309,7 @@ static enum status pack_run(struct pack_work *work, const struct pack_params *pa
                              result->geometry.block_bytes, params->dim_bytes);
         capacity_begin(work, result, --capacity);
     }
+    result->entry_node = result->node_of_row[params->entry];
     result->block_mate_share = pack_mate_share(graph, work->block_of_row, work->load);
     return STATUS_OK;
 }
@@ -297,10 +317,11 @@ static enum status pack_run(struct pack_work *work, const struct pack_params *pa
 enum status pack_graph(const struct graph *graph, const struct pack_params *params,
                        struct pack_result *result, struct error *err)
 {
+    assert(degree_largest(graph) <= BLOCK_DEGREE_MAX);
     memset(result, 0, sizeof(*result));
     result->row_count = graph->count;
     result->geometry = (struct block_geometry){
-        .block_bytes = block_bytes_choose(params, degree_largest(graph)),
+        .block_bytes = block_bytes_choose(params, graph->count, degree_largest(graph)),
         .nodes_per_block = 1,
         .vector_bytes = params->dim_bytes,
         .adjacency = params->adjacency,
@@ -308,7 +329,8 @@ enum status pack_graph(const struct graph *graph, const struct pack_params *para
         .generation_seed = params->generation_seed,
     };
     if (result->geometry.block_bytes > BLOCK_BYTES_MAX)
-        return error_set(err, STATUS_INVALID, "a record of %u vector bytes needs a block over %d bytes",
+        return error_set(err, STATUS_INVALID,
+                         "a record of %u vector bytes needs a block over %d bytes",
                          params->dim_bytes, BLOCK_BYTES_MAX);
     struct pack_work work = {0};
     enum status status = pack_work_init(&work, graph, params->seed, err);

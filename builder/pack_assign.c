@@ -3,8 +3,8 @@
  *
  * Each row, in stream order, goes to the block with the most edges from and to it, weighted by the
  * room left there (Stanton and Kliot, KDD'12). Later rounds stream again with the previous round's
- * blocks standing in for rows not yet seen (Nishimura and Ugander, KDD'13). At last, pairs of rows change
- * places where that puts more edges inside blocks.
+ * blocks standing in for rows not yet seen (Nishimura and Ugander, KDD'13). At last, pairs of rows
+ * change places where that puts more edges inside blocks.
  *
  * Departure: rows go in small batches. The edges of a batch are counted against the blocks as they
  * stood before it, by all threads; then its rows are placed one after another by one thread. The
@@ -19,12 +19,12 @@
 #define NO_BLOCK UINT32_MAX
 
 enum {
-    IN_EDGES_MAX = 512, /* in-edges counted a row: hubs have more, none of them telling */
-    TALLY_SLOTS = 2048, /* over twice the edges counted */
+    IN_EDGES_MAX = 256, /* in-edges counted a row: hubs have more, none of them telling */
+    TALLY_SLOTS = 1024, /* over twice the edges counted */
     BATCH_MAX = 16384,
     BATCH_MIN = 64,
     BATCHES_MIN = 64,
-    SWAP_BLOCKS = 2,    /* best blocks a row tries to move to */
+    SWAP_BLOCKS = 2, /* best blocks a row tries to move to */
 };
 
 static enum status u32_array(uint32_t **out, size_t count, const char *what, struct error *err)
@@ -137,7 +137,7 @@ static void tally_add(struct tally *t, uint32_t block)
 {
     if (block == NO_BLOCK)
         return;
-    uint32_t slot = (block * 0x9e3779b1u) >> 21;
+    uint32_t slot = (block * 0x9e3779b1u) >> 22;
     while (t->block[slot] != block && t->block[slot] != NO_BLOCK)
         slot = (slot + 1) % TALLY_SLOTS;
     if (t->block[slot] == NO_BLOCK) {
@@ -170,8 +170,9 @@ static void choice_fill(const struct tally *t, struct pack_choice *choice)
         uint32_t block = t->block[t->used[u]];
         uint32_t edges = t->edges[t->used[u]];
         uint32_t place = choice->count;
-        while (place > 0 && (choice->edges[place - 1] < edges ||
-                             (choice->edges[place - 1] == edges && choice->block[place - 1] > block)))
+        while (place > 0 &&
+               (choice->edges[place - 1] < edges ||
+                (choice->edges[place - 1] == edges && choice->block[place - 1] > block)))
             place--;
         if (place == PACK_CHOICES)
             continue;
@@ -191,12 +192,25 @@ static uint32_t batch_size(uint32_t count)
     return MIN(MAX(count / BATCHES_MIN, (uint32_t)BATCH_MIN), (uint32_t)BATCH_MAX);
 }
 
+/* Asks for the adjacency of a row that will be counted soon: rows come in random order. */
+static void adjacency_prefetch(const struct pack_work *work, uint32_t row)
+{
+    enum { LINE_IDS = 16, LINES = 6 };
+    const uint32_t *out = graph_neighbors(work->graph, row);
+    const uint32_t *in = work->in_rows + work->in_starts[row];
+    for (uint32_t line = 0; line < LINES; line++) {
+        PREFETCH(out + line * LINE_IDS);
+        PREFETCH(in + line * LINE_IDS);
+    }
+}
+
 /* Fills work->choices for the rows order[first .. first + count), all threads. */
 static void choices_fill(struct pack_work *work, uint32_t first, uint32_t count)
 {
 #pragma omp parallel for schedule(dynamic, 32)
     for (uint32_t i = 0; i < count; i++) {
         struct tally t;
+        adjacency_prefetch(work, work->order[first + MIN(i + 2, count - 1)]);
         tally_row(work, work->order[first + i], &t);
         choice_fill(&t, &work->choices[i]);
     }
@@ -312,8 +326,7 @@ static void partner_find(const struct pack_work *work, uint32_t row, uint32_t ca
         tried++;
         const uint32_t *members = work->member + (size_t)block * capacity;
         for (uint32_t m = 0; m < work->load[block]; m++) {
-            int gain = (int)choice->edges[i] - own_edges +
-                       edges_to_block(work, members[m], own) -
+            int gain = (int)choice->edges[i] - own_edges + edges_to_block(work, members[m], own) -
                        edges_to_block(work, members[m], block) -
                        2 * edges_between(work, row, members[m]);
             if (gain > best_gain) {
@@ -365,8 +378,7 @@ void pack_assign_swaps(struct pack_work *work, uint32_t capacity, uint32_t block
             for (uint32_t i = 0; i < rows; i++) {
                 uint32_t row = work->order[first + i];
                 uint32_t partner = work->choices[i].partner;
-                if (partner != NO_BLOCK &&
-                    work->block_of_row[row] != work->block_of_row[partner] &&
+                if (partner != NO_BLOCK && work->block_of_row[row] != work->block_of_row[partner] &&
                     swap_gain(work, row, partner) > 0)
                     members_swap(work, row, partner, capacity);
             }

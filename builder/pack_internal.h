@@ -22,13 +22,13 @@ struct pack_choice {
 /* What assignment needs: O(n + edges) arrays, made once for all rounds and capacities. */
 struct pack_work {
     const struct graph *graph;
-    uint64_t *in_starts;    /* [count + 1] into in_rows */
-    uint32_t *in_rows;      /* rows that point to a row */
+    uint64_t *in_starts; /* [count + 1] into in_rows */
+    uint32_t *in_rows;   /* rows that point to a row */
     uint64_t edge_count;
-    uint32_t *order;        /* the stream: rows, shuffled */
-    uint32_t *block_of_row; /* [count] */
-    uint32_t *load;         /* [count]: records in each block */
-    uint32_t *member;       /* rows by block, for swaps: block * capacity + place */
+    uint32_t *order;             /* the stream: rows, shuffled */
+    uint32_t *block_of_row;      /* [count] */
+    uint32_t *load;              /* [count]: records in each block */
+    uint32_t *member;            /* rows by block, for swaps: block * capacity + place */
     struct pack_choice *choices; /* of a batch of rows */
 };
 
@@ -40,7 +40,8 @@ void pack_work_fini(struct pack_work *work);
 void pack_assign_start(struct pack_work *work);
 
 /* Greedy rounds into blocks of at most `capacity` rows, going on from the assignment there is. */
-void pack_assign_rounds(struct pack_work *work, uint32_t capacity, uint32_t block_count, int rounds);
+void pack_assign_rounds(struct pack_work *work, uint32_t capacity, uint32_t block_count,
+                        int rounds);
 
 /* Swaps pairs of rows where that puts more edges inside blocks. */
 void pack_assign_swaps(struct pack_work *work, uint32_t capacity, uint32_t block_count, int passes);
@@ -51,9 +52,9 @@ double pack_mate_share(const struct graph *graph, const uint32_t *block_of_row,
                        const uint32_t *load);
 
 /* Removes edges from result->lists (in order of distance) until every block fits; sets
- * result->trimmed_edges, or PACK_TRIM_IMPOSSIBLE. Every block stays reachable from `entry_node`'s. */
-NODISCARD enum status pack_trim(struct pack_result *result, uint32_t entry_node,
-                                struct error *err);
+ * result->trimmed_edges, or PACK_TRIM_IMPOSSIBLE. Every block stays reachable from `entry_node`'s.
+ */
+NODISCARD enum status pack_trim(struct pack_result *result, uint32_t entry_node, struct error *err);
 
 /* Ascending; lists are short. */
 void pack_ids_sort(uint32_t *ids, uint32_t count);

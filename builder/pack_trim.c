@@ -2,9 +2,11 @@
  * pack_trim.c - makes every block's lists fit.
  *
  * What goes first from an overflowing block: an edge that a block-mate has too (whoever reads the
- * block sees the target all the same), farthest first; then other edges, farthest first, but never an
- * edge into a block that a breadth-first walk over blocks reached from here. So every block stays
- * reachable. Blocks are independent of one another: one thread each.
+ * block sees the target all the same), farthest first; then other edges, farthest first, but never
+ * an edge into a block that a walk over blocks reached from here. So every block stays reachable.
+ * The walk is depth-first, for a block then has few children: breadth-first, nearly every edge of
+ * the entry's block would lead to one, and nothing there could go. Blocks are independent of one
+ * another: one thread each.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -18,8 +20,8 @@
 struct block_edge {
     uint32_t id;
     uint16_t slot;
-    uint16_t rank;   /* place in the list by distance */
-    bool shared;     /* a block-mate has it too, at a better or equal rank */
+    uint16_t rank; /* place in the list by distance */
+    bool shared;   /* a block-mate has it too, at a better or equal rank */
 };
 
 void pack_ids_sort(uint32_t *ids, uint32_t count)
@@ -37,40 +39,58 @@ void pack_ids_sort(uint32_t *ids, uint32_t count)
     }
 }
 
+/* The next block that `block` has an edge to and the walk has not reached; NO_BLOCK: none is left.
+ * *cursor is where in the block's lists to go on. */
+static uint32_t next_unreached(const struct pack_result *result, const uint32_t *parent,
+                               uint32_t block, uint32_t *cursor)
+{
+    enum { SLOT_PLACES = BLOCK_DEGREE_MAX + 1 };
+    uint32_t capacity = result->geometry.nodes_per_block;
+    uint32_t i = *cursor % SLOT_PLACES;
+    for (uint32_t slot = *cursor / SLOT_PLACES; slot < capacity; slot++, i = 0) {
+        const uint32_t *ids = graph_neighbors(&result->lists, block * capacity + slot);
+        uint32_t degree = graph_degree(&result->lists, block * capacity + slot);
+        for (; i < degree; i++)
+            if (parent[ids[i] / capacity] == NO_BLOCK) {
+                *cursor = slot * SLOT_PLACES + i + 1;
+                return ids[i] / capacity;
+            }
+    }
+    *cursor = capacity * SLOT_PLACES;
+    return NO_BLOCK;
+}
+
 /* parent[b]: the block whose edge first reached block b. */
 static enum status parents_find(const struct pack_result *result, uint32_t entry_block,
                                 uint32_t *parent, struct error *err)
 {
-    uint32_t capacity = result->geometry.nodes_per_block;
     void *memory = NULL;
     enum status status =
-        bulk_alloc(result->block_count, sizeof(uint32_t), "block walk queue", &memory, err);
+        bulk_alloc(result->block_count, 2 * sizeof(uint32_t), "block walk", &memory, err);
     if (status)
         return status;
-    uint32_t *queue = memory;
-    uint32_t head = 0;
-    uint32_t tail = 0;
+    uint32_t *cursor = memory; /* of each block; zeroed */
+    uint32_t *stack = cursor + result->block_count;
+    uint32_t depth = 0;
+    uint32_t reached = 1;
     memset(parent, 0xff, result->block_count * sizeof(*parent));
     parent[entry_block] = entry_block;
-    queue[tail++] = entry_block;
-    while (head < tail) {
-        uint32_t block = queue[head++];
-        for (uint32_t slot = 0; slot < capacity; slot++) {
-            uint32_t node = block * capacity + slot;
-            const uint32_t *ids = graph_neighbors(&result->lists, node);
-            for (uint32_t i = 0; i < graph_degree(&result->lists, node); i++) {
-                uint32_t target = ids[i] / capacity;
-                if (parent[target] == NO_BLOCK) {
-                    parent[target] = block;
-                    queue[tail++] = target;
-                }
-            }
+    stack[depth++] = entry_block;
+    while (depth > 0) {
+        uint32_t block = stack[depth - 1];
+        uint32_t next = next_unreached(result, parent, block, &cursor[block]);
+        if (next == NO_BLOCK) {
+            depth--;
+            continue;
         }
+        parent[next] = block;
+        stack[depth++] = next;
+        reached++;
     }
-    if (tail != result->block_count)
-        status = error_set(err, STATUS_CORRUPT, "packing: %u of %llu blocks reachable", tail,
+    if (reached != result->block_count)
+        status = error_set(err, STATUS_CORRUPT, "packing: %u of %llu blocks reachable", reached,
                            (unsigned long long)result->block_count);
-    bulk_free(memory, result->block_count, sizeof(uint32_t));
+    bulk_free(memory, result->block_count, 2 * sizeof(uint32_t));
     return status;
 }
 
@@ -126,8 +146,8 @@ static uint32_t edges_collect(const struct pack_result *result, uint32_t block,
     for (uint32_t slot = 0; slot < record_count; slot++) {
         const uint32_t *ids = graph_neighbors(&result->lists, first + slot);
         for (uint32_t i = 0; i < graph_degree(&result->lists, first + slot); i++)
-            edges[count++] = (struct block_edge){
-                .id = ids[i], .slot = (uint16_t)slot, .rank = (uint16_t)i};
+            edges[count++] =
+                (struct block_edge){.id = ids[i], .slot = (uint16_t)slot, .rank = (uint16_t)i};
     }
     qsort(edges, count, sizeof(*edges), by_id_then_rank);
     for (uint32_t i = 1; i < count; i++)

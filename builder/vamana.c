@@ -12,9 +12,9 @@
  *
  * Neither phase depends on which thread does what, hence the same graph at any thread count.
  *
- * Departures: lists may grow to DEGREE_SLACK * R between prunes (as DiskANN's), so a target is pruned
- * about once per 0.3 R new sources; a last pass brings every list down to R. One pass over the data
- * at the final alpha instead of the paper's two (alpha = 1 first).
+ * Departures: lists may grow to DEGREE_SLACK * R between prunes (as DiskANN's), so a target is
+ * pruned about once per 0.3 R new sources; a last pass brings every list down to R. One pass over
+ * the data at the final alpha instead of the paper's two (alpha = 1 first).
  */
 #include <math.h>
 #include <omp.h>
@@ -43,8 +43,8 @@ struct builder {
     const struct vamana_params *params;
     struct graph graph;
     uint32_t entry;
-    uint32_t capacity; /* list slots between prunes */
-    uint32_t *order;   /* rows in insertion order; entry first */
+    uint32_t capacity;  /* list slots between prunes */
+    uint32_t *order;    /* rows in insertion order; entry first */
     struct edge *edges; /* reverse edges of a round, grouped by bucket */
     size_t edges_capacity;
     uint32_t (*piece_starts)[BUCKETS]; /* [PIECES] */
@@ -303,8 +303,8 @@ static enum status round_insert(struct builder *b, uint32_t first, uint32_t coun
 
 /* ---- the whole ---- */
 
-/* Brings a list still in its slack down to R; orders any other by distance, nearest first, as a prune
- * leaves it: repair and packing give up the farthest edges first. */
+/* Brings a list still in its slack down to R; orders any other by distance, nearest first, as a
+ * prune leaves it: repair and packing give up the farthest edges first. */
 static enum status list_finish(struct builder *b, uint32_t node, struct vamana_scratch *s,
                                struct error *err)
 {
@@ -386,7 +386,8 @@ static enum status builder_init(struct builder *b, struct error *err)
             return status;
     }
     void *order = NULL;
-    enum status status = bulk_alloc(b->set->count, sizeof(uint32_t), "insertion order", &order, err);
+    enum status status =
+        bulk_alloc(b->set->count, sizeof(uint32_t), "insertion order", &order, err);
     b->order = order;
     if (!status)
         status = medoid_find(b->set, &b->entry, err);
@@ -411,8 +412,8 @@ enum status vamana_build(const struct vector_set *set, const struct vamana_param
     if (status)
         graph_destroy(&b.graph);
     else
-        *result = (struct vamana_result){
-            .graph = b.graph, .entry = b.entry, .repaired_nodes = repaired};
+        *result =
+            (struct vamana_result){.graph = b.graph, .entry = b.entry, .repaired_nodes = repaired};
     builder_fini(&b);
     return status;
 }

@@ -1,7 +1,7 @@
 /*
  * vamana.h - the Vamana graph of a vector_set (Subramanya et al., NeurIPS'19), built by
- * batch-parallel insertion in prefix-doubling rounds (ParlayANN, Dobson et al., PPoPP'24): no locks,
- * and the same graph at any thread count.
+ * batch-parallel insertion in prefix-doubling rounds (ParlayANN, Dobson et al., PPoPP'24): no
+ * locks, and the same graph at any thread count.
  */
 #ifndef NIGHTJAR_BUILDER_VAMANA_H
 #define NIGHTJAR_BUILDER_VAMANA_H
@@ -31,8 +31,7 @@ struct vamana_result {
 
 /* Builds the graph with the OpenMP team of the caller. Every node is reachable from `entry` on
  * success. */
-NODISCARD enum status vamana_build(const struct vector_set *set,
-                                   const struct vamana_params *params,
+NODISCARD enum status vamana_build(const struct vector_set *set, const struct vamana_params *params,
                                    struct vamana_result *result, struct error *err);
 
 /* Beam search of `graph` from `entry` for the row `query`, list size `list`: fills visited[] with

@@ -53,9 +53,10 @@ NODISCARD enum status vamana_scratch_reserve(struct vamana_scratch *scratch, siz
 void vamana_candidates_sort(struct vamana_candidate *candidates, uint32_t count);
 
 /*
- * RobustPrune (Subramanya et al., Algorithm 2): sorts candidates[count] (distances to `node`; `node`
- * itself and repeats are ignored) and writes at most params->degree of them to out[], nearest first.
- * Returns how many. The rule: c is dropped when alpha * d(s, c) <= d(node, c) for a selected s.
+ * RobustPrune (Subramanya et al., Algorithm 2): sorts candidates[count] (distances to `node`;
+ * `node` itself and repeats are ignored) and writes at most params->degree of them to out[],
+ * nearest first. Returns how many. The rule: c is dropped when alpha * d(s, c) <= d(node, c) for a
+ * selected s.
  */
 uint32_t vamana_prune(const struct vector_set *set, const struct vamana_params *params,
                       uint32_t node, struct vamana_candidate *candidates, uint32_t count,

@@ -39,8 +39,8 @@ void vamana_candidates_sort(struct vamana_candidate *c, uint32_t count)
     }
 }
 
-/* True when a selected node occludes the candidate. Selected nodes are measured a few at a time: one
- * gather call costs less than single pairs, and most verdicts fall in the first group. */
+/* True when a selected node occludes the candidate. Selected nodes are measured a few at a time:
+ * one gather call costs less than single pairs, and most verdicts fall in the first group. */
 static bool occluded(const struct vector_set *set, float alpha, struct vamana_candidate c,
                      const uint32_t *selected, uint32_t selected_count, float *distances)
 {
@@ -60,7 +60,11 @@ uint32_t vamana_prune(const struct vector_set *set, const struct vamana_params *
                       struct vamana_scratch *scratch, uint32_t *out)
 {
     vamana_candidates_sort(candidates, count);
-    count = MIN(count, (uint32_t)VAMANA_PRUNE_CANDIDATES_MAX);
+    uint32_t copies =
+        0; /* at distance zero: at most one is kept, so they do not use up the limit */
+    while (copies < count && candidates[copies].distance == 0.0f)
+        copies++;
+    count = MIN(count, copies + VAMANA_PRUNE_CANDIDATES_MAX);
     uint32_t selected = 0;
     uint32_t duplicates = 0; /* selected nodes at distance zero: out[0 .. duplicates) */
     for (uint32_t i = 0; i < count && selected < params->degree; i++) {

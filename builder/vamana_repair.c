@@ -3,8 +3,8 @@
  *
  * A breadth-first walk records each node's parent: its tree edge. Each unreached node, in row
  * order, is then searched for; the nearest reached node with room for another edge, or with an edge
- * that is nobody's tree edge, takes it in (in the latter case in place of its farthest such edge), and the
- * walk goes on from there. Tree edges are never removed, so what was reached stays reached.
+ * that is nobody's tree edge, takes it in (in the latter case in place of its farthest such edge),
+ * and the walk goes on from there. Tree edges are never removed, so what was reached stays reached.
  *
  * Sequential: a handful of nodes on real data; only input made of duplicates has many.
  */

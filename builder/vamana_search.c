@@ -11,8 +11,8 @@
 #include <string.h>
 
 enum {
-    SEEN_SLOTS = 1 << 13,  /* 32 KB: stays in L1/L2; ~5000 nodes are scored at L = 100, R = 64 */
-    VISITED_PER_LIST = 8,  /* expansions a search may take, as a multiple of L: a bound, never met */
+    SEEN_SLOTS = 1 << 13, /* 32 KB: stays in L1/L2; ~5000 nodes are scored at L = 100, R = 64 */
+    VISITED_PER_LIST = 8, /* expansions a search may take, as a multiple of L: a bound, never met */
     SEEN_EMPTY = -1,
 };
 
@@ -67,7 +67,8 @@ enum status vamana_scratch_reserve(struct vamana_scratch *s, size_t count, struc
     size_t capacity = count + count / 2;
     void *grown = realloc(s->candidates, capacity * sizeof(*s->candidates));
     if (!grown)
-        return error_set(err, STATUS_NO_MEMORY, "prune candidates: out of memory for %zu", capacity);
+        return error_set(err, STATUS_NO_MEMORY, "prune candidates: out of memory for %zu",
+                         capacity);
     s->candidates = grown;
     s->candidates_capacity = (uint32_t)capacity;
     return STATUS_OK;
@@ -113,7 +114,8 @@ static uint32_t list_insert(struct vamana_scratch *s, uint32_t *size, uint32_t c
     return low;
 }
 
-/* Scores the unseen neighbours of `node` into the list; returns the lowest position that changed. */
+/* Scores the unseen neighbours of `node` into the list; returns the lowest position that changed.
+ */
 static uint32_t expand(const struct vector_set *set, const struct graph *graph, uint32_t query,
                        uint32_t node, uint32_t *size, uint32_t capacity, struct vamana_scratch *s)
 {

@@ -75,17 +75,22 @@ void vector_set_destroy(struct vector_set *set)
     memset(set, 0, sizeof(*set));
 }
 
-/* Turns a dot product of rows a and b into the build distance. Rounding may give a tiny negative for
- * near-equal rows, which the prune rule must not see. */
+/* Rounding of the norms, their product and the subtractions, relative to the squared norm: for
+ * equal rows at most five units of 2^-24. */
+#define ROUNDING 0x1.0p-21f
+
+/* Turns a dot product of rows a and b into the build distance. What rounding alone could leave
+ * counts as zero: the prune rule tells duplicates by it, and a list full of them leads nowhere. */
 static float dot_to_distance(const struct vector_set *set, uint32_t a, uint32_t b, float dot)
 {
     float product = set->row_scalar[a] * set->row_scalar[b];
-    float distance;
-    if (set->metric == METRIC_COSINE)
-        distance = 1.0f - dot * product;
-    else
-        distance = 2.0f * (set->norm_max * set->norm_max - dot - product);
-    return MAX(distance, 0.0f);
+    if (set->metric == METRIC_COSINE) {
+        float distance = 1.0f - dot * product;
+        return distance > ROUNDING ? distance : 0.0f;
+    }
+    float norm2_max = set->norm_max * set->norm_max;
+    float half = norm2_max - dot - product;
+    return half > ROUNDING * norm2_max ? 2.0f * half : 0.0f;
 }
 
 float vector_set_pair(const struct vector_set *set, uint32_t a, uint32_t b)

@@ -5,8 +5,8 @@
  *   l2      squared L2
  *   cosine  1 - cos, from the dot product and each row's 1/|x|
  *   ip      squared L2 after the reduction of Bachrach et al. (RecSys'14): one extra coordinate
- *           sqrt(M^2 - |x|^2) with M the largest norm, so that nearest there is largest inner product
- * Immutable after creation; shared by all threads.
+ *           sqrt(M^2 - |x|^2) with M the largest norm, so that nearest there is largest inner
+ * product Immutable after creation; shared by all threads.
  */
 #ifndef NIGHTJAR_BUILDER_VECTOR_SET_H
 #define NIGHTJAR_BUILDER_VECTOR_SET_H
@@ -25,8 +25,8 @@ struct vector_set {
     uint32_t dim;
     enum element_type type;
     enum metric metric;
-    float *row_scalar;   /* cosine: 1/|x|; ip: sqrt(M^2 - |x|^2); l2: NULL */
-    float norm_max;      /* M */
+    float *row_scalar; /* cosine: 1/|x|; ip: sqrt(M^2 - |x|^2); l2: NULL */
+    float norm_max;    /* M */
     const struct distance_kernels *kernels;
 };
 

@@ -37,10 +37,11 @@ struct codec_params {
 };
 
 /* Trains on `count` >= 1 packed rows of params->type (a sample the caller drew; 256 to 262,144 rows
- * are useful). k-means++ seeding, Lloyd iterations, empty clusters reseeded; fewer than 256 distinct
- * rows are fine. Uses OpenMP with the current thread count. On success *out is the caller's. */
-NODISCARD enum status codec_train(const struct codec_params *params, const void *rows,
-                                  size_t count, struct codec **out, struct error *err);
+ * are useful). k-means++ seeding, Lloyd iterations, empty clusters reseeded; fewer than 256
+ * distinct rows are fine. Uses OpenMP with the current thread count. On success *out is the
+ * caller's. */
+NODISCARD enum status codec_train(const struct codec_params *params, const void *rows, size_t count,
+                                  struct codec **out, struct error *err);
 void codec_destroy(struct codec *codec);
 
 struct codec_params codec_params_of(const struct codec *codec);
@@ -61,8 +62,8 @@ void codec_table_gather(const struct codec *codec, const void *table, const uint
                         const uint32_t *ids, size_t count, float *out);
 
 /* Serialised form (codec.bin): self-describing, versioned, little-endian, described in
- * layout/FORMAT.md. codec_serialize mallocs *bytes (caller frees). codec_deserialize trusts nothing:
- * every length and value is checked before use. */
+ * layout/FORMAT.md. codec_serialize mallocs *bytes (caller frees). codec_deserialize trusts
+ * nothing: every length and value is checked before use. */
 NODISCARD enum status codec_serialize(const struct codec *codec, uint8_t **bytes, size_t *length,
                                       struct error *err);
 NODISCARD enum status codec_deserialize(const uint8_t *bytes, size_t length, struct codec **out,

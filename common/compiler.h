@@ -5,7 +5,8 @@
 #define NIGHTJAR_COMMON_COMPILER_H
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "Nightjar's files and frames are little-endian and read in place: big-endian hosts are not supported"
+#error                                                                                             \
+    "Nightjar's files and frames are little-endian and read in place: big-endian hosts are not supported"
 #endif
 
 #define NODISCARD         __attribute__((warn_unused_result))

@@ -48,7 +48,8 @@ struct block_completion {
  * reason and remedy; RLIMIT_MEMLOCK too low for registered buffers falls back to unregistered. */
 NODISCARD enum status block_io_create(const struct block_io_params *params, struct block_io **out,
                                       struct error *err);
-/* Waits for reads in flight, then frees. NULL is fine. */
+/* Waits for reads in flight, then frees. NULL is fine. With none in flight, another thread may call
+ * it once the owner has ended. */
 void block_io_destroy(struct block_io *io);
 
 /* What is in use: BLOCK_IO_URING or BLOCK_IO_POOL, and its features in words: "io_uring

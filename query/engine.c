@@ -1,13 +1,13 @@
 /*
  * engine.c - worker threads and the queues in front of them.
  *
- * Each worker owns a block_io, a pool of read buffers and `slots` searches; it alone touches them. A
- * submitted query goes to the inbox of the least loaded worker. The worker takes queries while it has free
- * slots, asks block_io for the blocks they want, and acts on each block as it lands.
+ * Each worker owns a block_io, a pool of read buffers and `slots` searches; it alone touches them.
+ * A submitted query goes to the inbox of the least loaded worker. The worker takes queries while it
+ * has free slots, asks block_io for the blocks they want, and acts on each block as it lands.
  *
  * Locks: worker.lock guards the inbox ring. Everything else crossing threads is an atomic: counters
- * (relaxed, one writer each), worker.load (relaxed: a hint), queued (relaxed: a limit, exact because
- * one fetch_add decides).
+ * (relaxed, one writer each), worker.load (relaxed: a hint), queued (relaxed: a limit, exact
+ * because one fetch_add decides).
  */
 #include "query/engine.h"
 
@@ -28,9 +28,9 @@ enum {
     QUEUE_DEFAULT = 4096,
     THREADS_MAX = 1024,
     SLOTS_MAX = 1024,
-    EXTRA_BUFFERS = 128,    /* reads in flight a worker beyond one for each slot */
-    COMPLETIONS = 64,       /* taken from block_io at once */
-    WIDTH_TARGET = 24,      /* reads in flight a worker aims for when it may choose the width */
+    EXTRA_BUFFERS = 128, /* reads in flight a worker beyond one for each slot */
+    COMPLETIONS = 64,    /* taken from block_io at once */
+    WIDTH_TARGET = 24,   /* reads in flight a worker aims for when it may choose the width */
     WIDTH_CHOSEN_MAX = 6,
     WIDTH_CHOSEN_MIN = 1,
 };
@@ -54,7 +54,7 @@ struct worker {
     uint32_t number;
     bool started;
 
-    pthread_mutex_t lock; /* guards inbox_* */
+    pthread_mutex_t lock;        /* guards inbox_* */
     struct search_query **inbox; /* ring of engine->queue_limit */
     uint32_t inbox_head, inbox_count;
     atomic_uint load; /* queries in inbox and slots */
@@ -70,7 +70,7 @@ struct worker {
     uint32_t free_read_count;
     struct search_scratch scratch;
     struct counters counters;
-    char io_description[96];
+    char io_description[192];
 };
 
 struct engine {
@@ -126,8 +126,9 @@ static uint32_t active_count(const struct worker *w)
     return w->engine->params.slots_per_thread - w->free_count;
 }
 
-/* Reads a query may have in flight now: what it asked for, or a share of what keeps the device busy:
- * many for a lone query (latency), few when there are others to fill the queue (fewer wasted reads). */
+/* Reads a query may have in flight now: what it asked for, or a share of what keeps the device
+ * busy: many for a lone query (latency), few when there are others to fill the queue (fewer wasted
+ * reads). */
 static uint32_t width_now(const struct worker *w, const struct search *s)
 {
     if (s->query->beam_width)
@@ -329,7 +330,8 @@ static enum status worker_init(struct worker *w, struct error *err)
     }
     void *buffers = NULL;
     if (!status)
-        status = bulk_alloc(engine->buffer_count, engine->buffer_bytes, "read buffers", &buffers, err);
+        status =
+            bulk_alloc(engine->buffer_count, engine->buffer_bytes, "read buffers", &buffers, err);
     w->buffers = buffers;
     if (status)
         return status;
@@ -381,6 +383,9 @@ static void worker_run(struct worker *w)
 {
     struct block_completion done[COMPLETIONS];
     for (;;) {
+        /* Acquire pairs with engine_destroy()'s release: every submit came before it. So this load
+         * comes before the look into the inbox: an inbox found empty after it stays empty. */
+        bool stopping = atomic_load_explicit(&w->stopping, memory_order_acquire);
         bool inbox_empty = false;
         while (w->free_count > 0) {
             struct search_query *query = inbox_take(w);
@@ -390,9 +395,7 @@ static void worker_run(struct worker *w)
             }
             start_query(w, query);
         }
-        bool idle = inbox_empty && active_count(w) == 0;
-        /* Acquire pairs with engine_destroy()'s release: every submit came before it. */
-        if (idle && atomic_load_explicit(&w->stopping, memory_order_acquire))
+        if (stopping && inbox_empty && active_count(w) == 0)
             break;
         size_t n = block_io_poll(w->io, true, UINT64_MAX, done, COMPLETIONS);
         for (size_t i = 0; i < n; i++)

@@ -25,15 +25,15 @@ struct search_hit {
 };
 
 struct search_stats {
-    uint32_t reads;           /* blocks read from disk, retries included */
-    uint32_t cache_hits;      /* blocks found in the cache */
-    uint32_t hops;            /* nodes expanded */
+    uint32_t reads;      /* blocks read from disk, retries included */
+    uint32_t cache_hits; /* blocks found in the cache */
+    uint32_t hops;       /* nodes expanded */
     uint32_t exact_distances;
     uint32_t code_distances;
-    uint32_t failed_blocks;   /* blocks skipped after a failed retry */
-    uint64_t queue_ns;        /* submit to start */
-    uint64_t cpu_ns;          /* time the worker spent on this query */
-    uint64_t total_ns;        /* submit to completion */
+    uint32_t failed_blocks; /* blocks skipped after a failed retry */
+    uint64_t queue_ns;      /* submit to start */
+    uint64_t cpu_ns;        /* time the worker spent on this query */
+    uint64_t total_ns;      /* submit to completion */
 };
 
 enum search_flags {
@@ -43,19 +43,19 @@ enum search_flags {
 /* A query, owned by the caller and untouched by it between engine_submit() and complete(). */
 struct search_query {
     /* in */
-    const void *vector;    /* dim elements of the index's type */
-    uint32_t k;            /* 1..ENGINE_K_MAX, <= search_list, <= vector_count */
-    uint32_t search_list;  /* L, k..ENGINE_SEARCH_LIST_MAX */
-    uint32_t beam_width;   /* W; 0: the engine chooses by load */
-    float search_ratio;    /* stop early beyond this ratio; 0: never (L alone decides) */
-    uint64_t deadline_ns;  /* CLOCK_MONOTONIC; 0: none. Passed: completes with STATUS_TIMEOUT */
+    const void *vector;      /* dim elements of the index's type */
+    uint32_t k;              /* 1..ENGINE_K_MAX, <= search_list, <= vector_count */
+    uint32_t search_list;    /* L, k..ENGINE_SEARCH_LIST_MAX */
+    uint32_t beam_width;     /* W; 0: the engine chooses by load */
+    float search_ratio;      /* stop early beyond this ratio; 0: never (L alone decides) */
+    uint64_t deadline_ns;    /* CLOCK_MONOTONIC; 0: none. Passed: completes with STATUS_TIMEOUT */
     struct search_hit *hits; /* room for k */
     void (*complete)(struct search_query *query); /* on a worker thread, must not block */
     void *user;
     /* out, set before complete() */
-    enum status status;    /* OK or TIMEOUT */
-    uint32_t hit_count;    /* min(k, what was found), ascending distance, ties by lower key */
-    uint32_t flags;        /* enum search_flags */
+    enum status status; /* OK or TIMEOUT */
+    uint32_t hit_count; /* min(k, what was found), ascending distance, ties by lower key */
+    uint32_t flags;     /* enum search_flags */
     struct search_stats stats;
     /* the engine's own */
     uint64_t submitted_ns;
@@ -75,7 +75,8 @@ struct engine;
 /* Starts workers over `index` (a reference is taken). */
 NODISCARD enum status engine_create(const struct engine_params *params, struct index *index,
                                     struct engine **out, struct error *err);
-/* Completes everything submitted, stops the workers, frees. No engine_submit() may run beside it. */
+/* Completes everything submitted, stops the workers, frees. No engine_submit() may run beside it.
+ */
 void engine_destroy(struct engine *engine);
 
 /* Checks k, L, W, ratio and that the vector is finite against the index: STATUS_INVALID with the
@@ -83,12 +84,12 @@ void engine_destroy(struct engine *engine);
 NODISCARD enum status engine_query_check(const struct engine *engine,
                                          const struct search_query *query, struct error *err);
 
-/* Queues a checked query; complete() will be called exactly once. STATUS_BUSY when the queue is full:
- * complete() will not be called. Any thread, never blocks. */
+/* Queues a checked query; complete() will be called exactly once. STATUS_BUSY when the queue is
+ * full: complete() will not be called. Any thread, never blocks. */
 NODISCARD enum status engine_submit(struct engine *engine, struct search_query *query);
 
-/* Submits all and waits for all (in submission order at most `window` in flight; 0: no limit but the
- * queue's). For tools and tests. */
+/* Submits all and waits for all (in submission order at most `window` in flight; 0: no limit but
+ * the queue's). For tools and tests. */
 void engine_search_all(struct engine *engine, struct search_query *queries, size_t count,
                        uint32_t window);
 
@@ -99,7 +100,7 @@ struct engine_stats {
     uint64_t busy_ns; /* worker CPU spent on queries */
     uint32_t queued, in_flight;
     uint32_t threads;
-    char io[96]; /* block_io_description() of the first worker */
+    char io[192]; /* block_io_description() of the first worker */
 };
 void engine_stats_get(const struct engine *engine, struct engine_stats *out);
 struct index *engine_index(const struct engine *engine);

@@ -1,10 +1,10 @@
 /*
  * frontier.h - the candidate list of a beam search: the best L nodes by code distance, ascending.
  *
- * An entry is one u64: the distance as an order-preserving u32 above, the node id below. So ordering,
- * tie-breaking and recognising a node met again are one integer comparison, and a node has the
- * same entry however often it is scored (code distances are deterministic).
- * Inline because the search spends its CPU here; one query's, no locks.
+ * An entry is one u64: the distance as an order-preserving u32 above, the node id below. So
+ * ordering, tie-breaking and recognising a node met again are one integer comparison, and a node
+ * has the same entry however often it is scored (code distances are deterministic). Inline because
+ * the search spends its CPU here; one query's, no locks.
  */
 #ifndef NIGHTJAR_QUERY_FRONTIER_H
 #define NIGHTJAR_QUERY_FRONTIER_H
@@ -69,8 +69,8 @@ ALWAYS_INLINE uint64_t frontier_bound(const struct frontier *f)
     return f->size < f->capacity ? UINT64_MAX : f->entries[f->capacity - 1] + 1;
 }
 
-/* Inserts the entry with `state`, or, where it is there already, raises its state to `state`. Returns its
- * place, or FRONTIER_NONE when it does not rank. */
+/* Inserts the entry with `state`, or, where it is there already, raises its state to `state`.
+ * Returns its place, or FRONTIER_NONE when it does not rank. */
 static inline uint32_t frontier_insert(struct frontier *f, uint64_t entry, uint8_t state)
 {
     if (entry >= frontier_bound(f))

@@ -27,8 +27,7 @@ static enum status load_codec(struct index *index, struct error *err)
 {
     void *bytes = NULL;
     size_t length = 0;
-    enum status status =
-        generation_load(index->generation, GENERATION_CODEC, &bytes, &length, err);
+    enum status status = generation_load(index->generation, GENERATION_CODEC, &bytes, &length, err);
     if (status)
         return status;
     status = codec_deserialize(bytes, length, &index->codec, err);
@@ -39,9 +38,9 @@ static enum status load_codec(struct index *index, struct error *err)
     const struct manifest *m = index->manifest;
     if (params.dim != m->dim || params.type != m->type || params.metric != m->metric ||
         params.code_bytes != m->code_bytes)
-        return error_set(err, STATUS_CORRUPT, "%s/%s: trained for other vectors than the manifest's",
-                         generation_path(index->generation),
-                         generation_file_names[GENERATION_CODEC]);
+        return error_set(
+            err, STATUS_CORRUPT, "%s/%s: trained for other vectors than the manifest's",
+            generation_path(index->generation), generation_file_names[GENERATION_CODEC]);
     return STATUS_OK;
 }
 
@@ -57,7 +56,8 @@ static enum status load_navigation(struct index *index, struct error *err)
     if (status)
         return status;
     void *codes = NULL;
-    status = bulk_alloc(index->navigation.count, index->code_bytes, "navigation codes", &codes, err);
+    status =
+        bulk_alloc(index->navigation.count, index->code_bytes, "navigation codes", &codes, err);
     if (status)
         return status;
     index->navigation_codes = codes;
@@ -77,17 +77,17 @@ static enum status load_codes(struct index *index, struct error *err)
     return status;
 }
 
-/* Reads blocks [first, first + count) into `out` and verifies each. */
-static enum status read_blocks(const struct index *index, uint64_t first, uint64_t count,
-                               uint8_t *out, struct error *err)
+/* Reads blocks [first, first + count) into `out`, verifies each and counts its records as cached.
+ */
+static enum status read_blocks(struct index *index, uint64_t first, uint64_t count, uint8_t *out,
+                               struct error *err)
 {
     size_t block_bytes = index->geometry.block_bytes;
     size_t wanted = (size_t)count * block_bytes;
     size_t done = 0;
     while (done < wanted) {
         size_t part = MIN(wanted - done, (size_t)1 << 20);
-        ssize_t got =
-            pread(index->nodes_fd, out + done, part, (off_t)(first * block_bytes + done));
+        ssize_t got = pread(index->nodes_fd, out + done, part, (off_t)(first * block_bytes + done));
         if (got < 0 && errno == EINTR)
             continue;
         if (got <= 0)
@@ -103,12 +103,13 @@ static enum status read_blocks(const struct index *index, uint64_t first, uint64
             return error_set(err, STATUS_CORRUPT, "%s/%s: block %llu: %s", index_path(index),
                              generation_file_names[GENERATION_NODES],
                              (unsigned long long)(first + i), block_fault_name(fault));
+        index->memory.cached_nodes += view.record_count;
     }
     return STATUS_OK;
 }
 
-/* Marks blocks in hot order until `capacity` of them are chosen; returns how many. Sets cache_slot of
- * the chosen to 0 for now. */
+/* Marks blocks in hot order until `capacity` of them are chosen; returns how many. Sets cache_slot
+ * of the chosen to 0 for now. */
 static uint64_t choose_blocks(struct loader *l, uint64_t capacity)
 {
     struct index *index = l->index;
@@ -142,10 +143,11 @@ static enum status fill_cache(struct index *index, struct error *err)
             continue;
         }
         uint64_t run = 0;
-        for (; block + run < block_count && index->cache_slot[block + run] != INDEX_NOT_CACHED; run++)
+        for (; block + run < block_count && index->cache_slot[block + run] != INDEX_NOT_CACHED;
+             run++)
             index->cache_slot[block + run] = (uint32_t)(place + run);
-        enum status status = read_blocks(
-            index, block, run, index->cache + place * index->geometry.block_bytes, err);
+        enum status status =
+            read_blocks(index, block, run, index->cache + place * index->geometry.block_bytes, err);
         if (status)
             return status;
         place += run;
@@ -164,8 +166,6 @@ static enum status cache_alloc(struct index *index, uint64_t blocks, struct erro
     index->cache = cache;
     index->cache_blocks = blocks;
     index->memory.cached_blocks = blocks;
-    index->memory.cached_nodes =
-        MIN(blocks * index->geometry.nodes_per_block, index->manifest->vector_count);
     index->memory.cache_bytes += blocks * index->geometry.block_bytes;
     return STATUS_OK;
 }
@@ -230,8 +230,7 @@ static enum status index_load(struct loader *l, struct error *err)
         status = load_navigation(index, err);
     if (status)
         return status;
-    index->memory.codes_bytes =
-        index->codes_bytes + index->manifest->files[GENERATION_CODEC].bytes;
+    index->memory.codes_bytes = index->codes_bytes + index->manifest->files[GENERATION_CODEC].bytes;
     index->memory.navigation_bytes =
         index->navigation_file_bytes + (uint64_t)index->navigation.count * index->code_bytes;
     return load_cache(l, err);

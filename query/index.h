@@ -23,13 +23,13 @@ struct index_options {
 
 /* How the budget was spent. */
 struct index_memory {
-    uint64_t codes_bytes;      /* codes, codec */
+    uint64_t codes_bytes; /* codes, codec */
     uint64_t navigation_bytes;
-    uint64_t cache_bytes;      /* cached blocks and the table that finds them */
+    uint64_t cache_bytes; /* cached blocks and the table that finds them */
     uint64_t cached_blocks;
-    uint64_t cached_nodes;     /* records in cached blocks */
-    uint64_t hot_nodes;        /* length of the prefix of hot.bin that is pinned */
-    bool resident;             /* every block is cached: no reads at all */
+    uint64_t cached_nodes; /* records in cached blocks */
+    uint64_t hot_nodes;    /* length of the prefix of hot.bin that is pinned */
+    bool resident;         /* every block is cached: no reads at all */
 };
 
 struct index;

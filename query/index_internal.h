@@ -29,14 +29,15 @@ struct index {
     struct navigation navigation;
     uint8_t *navigation_codes; /* codes of navigation.nodes, side by side */
 
-    uint8_t *cache;         /* cached blocks */
+    uint8_t *cache; /* cached blocks */
     uint64_t cache_blocks;
-    uint32_t *cache_slot;   /* [block_count]: place in cache, or INDEX_NOT_CACHED; NULL: all or none */
+    uint32_t
+        *cache_slot; /* [block_count]: place in cache, or INDEX_NOT_CACHED; NULL: all or none */
     struct index_memory memory;
 };
 
-/* floor(node / nodes_per_block), exact for 32-bit operands (Lemire, Kaser, Kurz 2019: one multiply by
- * ceil(2^64 / d)); d = 1 has divisor 0 and is answered as such. */
+/* floor(node / nodes_per_block), exact for 32-bit operands (Lemire, Kaser, Kurz 2019: one multiply
+ * by ceil(2^64 / d)); d = 1 has divisor 0 and is answered as such. */
 ALWAYS_INLINE uint32_t index_block_of(const struct index *index, uint32_t node)
 {
     if (index->block_divisor == 0)

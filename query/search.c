@@ -17,10 +17,10 @@
 
 enum {
     SEEN_SLOTS = 1 << 12,
-    NAVIGATION_LIST = 24,       /* candidates kept on the navigation graph */
+    NAVIGATION_LIST = 24, /* candidates kept on the navigation graph */
     NAVIGATION_SEEN = 1 << 10,
-    BATCH_IDS = 1024,           /* neighbours estimated in one go */
-    READS_PER_LIST = 4,         /* blocks a query may read, as a multiple of L: a bound, not a target */
+    BATCH_IDS = 1024,   /* neighbours estimated in one go */
+    READS_PER_LIST = 4, /* blocks a query may read, as a multiple of L: a bound, not a target */
     READS_EXTRA = 64,
 };
 
@@ -52,8 +52,8 @@ static uint32_t blocks_slots(uint32_t list)
     return slots;
 }
 
-enum status search_init(struct search *s, const struct index *index,
-                        struct search_scratch *scratch, struct error *err)
+enum status search_init(struct search *s, const struct index *index, struct search_scratch *scratch,
+                        struct error *err)
 {
     *s = (struct search){.index = index, .scratch = scratch};
     size_t table_bytes = size_align(codec_table_bytes(index->codec), 64);
@@ -160,8 +160,8 @@ static void find_entries(struct search *s)
 }
 
 /* The ratio test compares like with like only where zero means "the same vector". Minus the inner
- * product does not: adding (|q|^2 + M^2) / 2, M the largest norm stored, makes it half the squared L2
- * distance of the reduction the graph was built with. */
+ * product does not: adding (|q|^2 + M^2) / 2, M the largest norm stored, makes it half the squared
+ * L2 distance of the reduction the graph was built with. */
 static float ratio_offset(const struct search *s, const void *vector)
 {
     const struct distance *d = &s->index->distance;
@@ -243,8 +243,8 @@ static void offer(struct search *s, uint32_t count)
     }
 }
 
-/* Marks the block's records done in the frontier, by code distance as everything there, and returns in
- * expand[] the slots that rank. */
+/* Marks the block's records done in the frontier, by code distance as everything there, and returns
+ * in expand[] the slots that rank. */
 static uint32_t rank_records(struct search *s, const struct block_view *view, uint16_t *expand)
 {
     uint32_t *ids = s->scratch->ids;

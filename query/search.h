@@ -2,14 +2,14 @@
  * search.h - one query as a state machine over block reads. Internal to the engine: a slot belongs
  * to one worker thread and never blocks.
  *
- *   search_start(), then search_next_read() until it gives no block; search_block() for each read that
- *   lands, and search_next_read() again; done when there is no block to read and none in flight.
+ *   search_start(), then search_next_read() until it gives no block; search_block() for each read
+ * that lands, and search_next_read() again; done when there is no block to read and none in flight.
  *
  * Entry points come from the navigation graph. Then the best candidates' blocks are read, up to
  * `width` at a time; each block is acted on as it lands (search_block): every record is scored
  * exactly, records that rank among the best L by code distance are expanded, their neighbours
- * estimated from codes. The search ends when the best L have been read, or when the next candidate's
- * code distance exceeds search_ratio times the exact distance of the k-th hit.
+ * estimated from codes. The search ends when the best L have been read, or when the next
+ * candidate's code distance exceeds search_ratio times the exact distance of the k-th hit.
  */
 #ifndef NIGHTJAR_QUERY_SEARCH_H
 #define NIGHTJAR_QUERY_SEARCH_H
@@ -34,8 +34,8 @@ struct search {
     struct search_scratch *scratch;
     void *table; /* codec query table */
     struct frontier frontier;
-    uint32_t *seen;    /* scored nodes; forgets on collision */
-    uint32_t *blocks;  /* blocks asked for; exact, open addressing */
+    uint32_t *seen;   /* scored nodes; forgets on collision */
+    uint32_t *blocks; /* blocks asked for; exact, open addressing */
     uint32_t blocks_mask;
     uint32_t blocks_count, blocks_limit;
     uint32_t in_flight;

@@ -228,7 +228,9 @@ done
 
 # --- no space left -----------------------------------------------------------------------------
 
-if (ulimit -f 64 && "$build" --input good.u8bin --output gen "${small[@]}" >out 2>err); then
+if [[ ${NIGHTJAR_MODE-} == tsan ]]; then
+    skip "a file size limit: clang's OpenMP runtime does not start under one"
+elif (ulimit -f 64 && "$build" --input good.u8bin --output gen "${small[@]}" >out 2>err); then
     fail "a file size limit is an error"
 elif (($(wc -l <err) == 1)) && [[ ! -e gen ]]; then
     pass

@@ -1,0 +1,437 @@
+#!/usr/bin/env bash
+# Measures what the README's tables say, on your data or on made-up vectors. `make bench` runs it.
+#
+#   bench.sh BUILD_DIR OUT_DIR [DATA_DIR]
+#
+# DATA_DIR holds base.*, query.* and their exact neighbours under l2 (gt*, truth* or groundtruth*).
+# Without it, COUNT clustered u8 vectors of 128 dimensions are generated into OUT_DIR/data.
+#
+#   QUICK=1       short runs, few queries, no one-thread build: a look, not a measurement
+#   PARTS="..."   of: build local socket device memory metrics threads; default: all. Without build,
+#                 the generation that an earlier run left in OUT_DIR is measured
+#   THREADS=2     of every build, search engine and daemon
+#   COUNT=200000  vectors to generate
+#   DURATION=3    least seconds of each line of a table
+#   METRIC_ROWS=500000  most vectors of the cosine and ip builds
+#   LIMIT_S=1500  a step that would not end within so many seconds is skipped, and says so
+#
+# Tables (Markdown) go to stdout, the same as JSON lines to OUT_DIR/*.json, and what the commands
+# log to OUT_DIR/bench.log. OUT_DIR takes some ten times the size of the base vectors.
+set -euo pipefail
+export LC_ALL=C
+# Idle threads that spin would take the CPU from whatever else runs, the daemon for one.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+
+usage() {
+    sed -n '2,/^set -/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    exit 2
+}
+(($# == 2 || $# == 3)) || usage
+build=$(cd "$1" && pwd) || exit 1
+mkdir -p "$2"
+out=$(cd "$2" && pwd) || exit 1
+data=
+[[ -z ${3-} ]] || data=$(cd "$3" && pwd) || exit 1
+PATH=$build:$PATH
+
+quick=${QUICK:-}
+[[ $quick != 0 ]] || quick=
+default() {
+    if [[ -n $quick ]]; then echo "$2"; else echo "$1"; fi
+}
+threads=${THREADS:-2}
+count=${COUNT:-200000}
+duration=${DURATION:-$(default 3 0.3)}
+metric_rows=${METRIC_ROWS:-$(default 500000 50000)}
+limit_s=${LIMIT_S:-$(default 1500 180)}
+# One client takes long for a line; its table uses the first of the queries.
+single_queries=$(default 2000 300)
+query_count=$(default 10000 1000)
+parts=" ${PARTS:-build local socket device memory metrics $([[ -n $quick ]] || echo threads)} "
+readonly LISTS=10,20,30,40,60,80,100,150
+readonly RATIOS=0.9,1,1.05,1.1,1.15,1.2,1.3,1.5
+readonly BUILD_OPTIONS=(--degree 64 --build-list 100 --code-bytes 32)
+
+log=$out/bench.log
+: >"$log"
+work=$(mktemp -d "${TMPDIR:-/tmp}/nightjar-bench.XXXXXX") || exit 1
+daemon=
+cleanup() {
+    if [[ -n $daemon ]]; then
+        kill -TERM "$daemon" 2>/dev/null || true
+        wait "$daemon" 2>/dev/null || true
+    fi
+    rm -rf "$work" "$out/scratch"
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+rm -rf "$out/scratch"
+mkdir "$out/scratch"
+
+die() {
+    echo "bench: $*" >&2
+    exit 1
+}
+# quiet COMMAND...: what it prints goes to the log; when it fails, the end of that is shown.
+quiet() {
+    echo "\$ $*" >>"$log"
+    "$@" >>"$log" 2>&1 || {
+        tail -n 3 "$log" >&2
+        die "failed: $*"
+    }
+}
+wanted() {
+    [[ $parts == *" $1 "* ]]
+}
+heading() {
+    printf '\n### %s\n\n' "$1"
+}
+# fits SECONDS WHAT: whether a step of about so long still ends within the limit.
+fits() {
+    ((SECONDS + $1 > limit_s)) || return 0
+    printf '(skipped: %s would take some %d s more; LIMIT_S is %d and %d s are gone)\n' \
+        "$2" "$1" "$limit_s" "$SECONDS"
+    return 1
+}
+# field NAME [FILE]: the first number of that name in JSON
+field() {
+    awk -v name="$1" 'match($0, "\"" name "\": *[0-9.]+") {
+        value = substr($0, RSTART, RLENGTH)
+        sub(/.*: */, "", value)
+        print value
+        exit
+    }' "${2:--}"
+}
+calc() {
+    awk "BEGIN { printf \"$1\", $2 }"
+}
+
+# table COLUMN... <JSON lines: a Markdown table. A column is heading=name[*factor]:format.
+table() {
+    awk -v columns="$*" '
+        function value(name,    at, rest) {
+            at = match($0, "\"" name "\": *[^,}]*")
+            if (!at) return "-"
+            rest = substr($0, RSTART, RLENGTH)
+            sub(/^"[^"]*": */, "", rest)
+            return rest
+        }
+        BEGIN {
+            n = split(columns, column, " ")
+            head = "|"; line = "|"
+            for (i = 1; i <= n; i++) {
+                split(column[i], part, /[=:*]/)
+                gsub(/_/, " ", part[1])
+                head = head " " part[1] " |"
+                line = line "---:|"
+                factor[i] = column[i] ~ /\*/ ? part[3] : 1
+                name[i] = part[2]
+                format[i] = column[i]
+                sub(/.*:/, "", format[i])
+            }
+            print head "\n" line
+        }
+        {
+            row = "|"
+            for (i = 1; i <= n; i++) {
+                v = value(name[i])
+                row = row " " (v == "-" ? v : sprintf(format[i], v * factor[i])) " |"
+            }
+            print row
+        }'
+}
+readonly POINT_COLUMNS=('recall@10=recall:%.4f' 'reads/query=reads_per_query:%.1f' 'QPS=qps:%.0f'
+    'mean_ms=mean_us*0.001:%.2f' 'p50_ms=p50_us*0.001:%.2f' 'p99_ms=p99_us*0.001:%.2f'
+    'CPU_µs/query=cpu_us_per_query:%.0f' 'reads/s=reads_per_second:%.0f')
+readonly SEARCH_COLUMNS=('L=search_list:%d' "${POINT_COLUMNS[@]}")
+
+# bench FILE MEMBERS ARGUMENT...: runs `nightjar bench`, adds MEMBERS (JSON) to each of its lines,
+# keeps them in FILE and prints them.
+bench() {
+    local file=$out/$1.json members=$2
+    shift 2
+    echo "\$ nightjar bench $* --json" >>"$log"
+    nightjar bench "$@" --json 2>>"$log" | sed "s/^{/{$members,/" | tee -a "$file" ||
+        die "failed: nightjar bench $*: $(tail -n 1 "$log")"
+}
+
+# --- data --------------------------------------------------------------------------------------
+
+# find_one WHAT PATTERN...: the first file of the data directory that matches
+find_one() {
+    local what=$1 pattern file
+    shift
+    for pattern in "$@"; do
+        for file in "$data"/$pattern; do
+            if [[ -f $file ]]; then
+                echo "$file"
+                return
+            fi
+        done
+    done
+    die "$data: no $what: want one of $*"
+}
+
+if [[ -z $data ]]; then
+    data=$out/data
+    stamp="count=$count queries=$query_count"
+    if [[ $(cat "$data/stamp" 2>/dev/null) != "$stamp" ]]; then
+        rm -rf "$data"
+        mkdir "$data"
+        quiet nightjar generate --output "$data/base.u8bin" --count "$count" --dim 128 --type u8 \
+            --seed 1 --queries-output "$data/query.u8bin" --query-count "$query_count"
+        quiet nightjar groundtruth --input "$data/base.u8bin" --queries "$data/query.u8bin" \
+            --output "$data/truth.bin" -k 100 --metric l2 --threads "$threads"
+        echo "$stamp" >"$data/stamp"
+    fi
+fi
+base=$(find_one "base vectors" "base.*bin" "base.*vecs" "base.npy")
+query=$(find_one "queries" "query.*bin" "query.*vecs" "query.npy" "queries.*bin")
+truth=$(find_one "ground truth" "gt*" "truth*" "groundtruth*")
+
+quiet nightjar convert --input "$query" --output "$out/scratch/few.${query##*.}" \
+    --limit "$single_queries"
+few=$out/scratch/few.${query##*.}
+quiet nightjar convert --input "$truth" --output "$out/scratch/few-truth.bin" \
+    --limit "$single_queries"
+few_truth=$out/scratch/few-truth.bin
+
+cpu=$(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -n 1)
+printf '## Measured\n\n'
+printf -- '- %s, %d CPUs, %s memory, Linux %s, %s on %s\n' "${cpu:-unknown CPU}" "$(nproc)" \
+    "$(awk '/^MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)" "$(uname -r)" \
+    "$(df --output=fstype "$out" | tail -n 1)" "$(df --output=source "$out" | tail -n 1)"
+printf -- '- %s; base %s (%d bytes), queries %s, neighbours %s\n' "$(nightjar --version)" \
+    "$(basename "$base")" "$(stat -c %s "$base")" "$(basename "$query")" "$(basename "$truth")"
+printf -- '- %d threads, at least %s s a line, load before: %s\n' "$threads" "$duration" \
+    "$(cut -d ' ' -f 1-3 /proc/loadavg)"
+
+# --- build -------------------------------------------------------------------------------------
+
+# report GENERATION: one JSON line of a build
+report() {
+    tr -d '\n' <"$1/build-report.json" | sed 's/  */ /g; s/^{/{"part":"build",/'
+    echo
+}
+# build_table GENERATION...
+build_table() {
+    local gen r bytes wall cpu_s
+    printf '| build | threads | wall s | CPU s | points/s/core | peak RSS MiB | index MiB |'
+    printf ' bytes/vector |\n|---|---:|---:|---:|---:|---:|---:|---:|\n'
+    for gen in "$@"; do
+        r=$gen/build-report.json
+        bytes=$(nightjar info --json "$gen" | field total_bytes)
+        wall=$(grep '"total"' "$r" | field wall_s)
+        cpu_s=$(grep '"total"' "$r" | field cpu_s)
+        printf '| %s | %d | %.1f | %.1f | %.0f | %.1f | %.1f | %.1f |\n' "$(basename "$gen")" \
+            "$(field threads "$r")" "$wall" "$cpu_s" "$(field points_per_second_core "$r")" \
+            "$(calc %.1f "$(grep '"total"' "$r" | field peak_rss_bytes) / 1048576")" \
+            "$(calc %.1f "$bytes / 1048576")" \
+            "$(calc %.1f "$bytes / $(field vector_count "$r")")"
+    done
+}
+
+root=$out/root
+gen=$root/gen-$threads-threads
+if wanted build; then
+    heading "Build"
+    rm -rf "$root"
+    mkdir "$root"
+    quiet nightjar-build --input "$base" --output "$gen" "${BUILD_OPTIONS[@]}" --threads "$threads"
+    report "$gen" >"$out/build.json"
+    nightjar info --json "$gen" >"$out/info.json"
+    build_table "$gen"
+    printf '\n| stage | wall s | CPU s |\n|---|---:|---:|\n'
+    number='\([0-9.]*\)'
+    sed -n "s/^    \"\([a-z]*\)\": {\"wall_s\": $number, \"cpu_s\": $number,.*/| \1 | \2 | \3 |/p" \
+        "$gen/build-report.json"
+    echo
+    for name in nodes_per_block mean_degree block_mate_share trimmed_edges repaired_nodes; do
+        echo "- $name $(field "$name" "$out/info.json")"
+    done
+fi
+[[ -f $gen/build-report.json ]] || die "$gen: nothing built yet: run with PARTS containing build"
+nightjar publish --root "$root" "$(basename "$gen")" >>"$log"
+build_wall_s=$(grep '"total"' "$gen/build-report.json" | field wall_s)
+
+# --- search in process, and through the socket -------------------------------------------------
+
+search_ladders() { # FILE TARGET...: tables for one client, the best concurrency and stop ratios
+    local file=$1 best=8 best_qps=0 c qps
+    shift
+    local all=("$@" --queries "$query" --groundtruth "$truth" -k 10 --duration "$duration")
+    : >"$out/$file.json"
+    heading "Search $file, one client, no cached block (first $single_queries queries)"
+    bench "$file" '"part":"single"' "$@" --queries "$few" --groundtruth "$few_truth" -k 10 \
+        --duration "$duration" --search-list "$LISTS" --concurrency 1 | table "${SEARCH_COLUMNS[@]}"
+    heading "Search $file, L = 40, by clients"
+    for c in 8 16 32 64; do
+        bench "$file" '"part":"clients"' "${all[@]}" --search-list 40 --concurrency "$c" \
+            >"$work/point"
+        cat "$work/point" >>"$work/clients-$file"
+        qps=$(field qps "$work/point")
+        if awk -v a="$qps" -v b="$best_qps" 'BEGIN { exit !(a > b) }'; then
+            best=$c best_qps=$qps
+        fi
+    done
+    table 'clients=concurrency:%d' "${POINT_COLUMNS[@]}" <"$work/clients-$file"
+    heading "Search $file, $best clients, no cached block"
+    bench "$file" '"part":"best"' "${all[@]}" --search-list "$LISTS" --concurrency "$best" |
+        table "${SEARCH_COLUMNS[@]}"
+    heading "Search $file, $best clients, early stop: --search-ratio at L = 150"
+    bench "$file" '"part":"ratio"' "${all[@]}" --search-list 150 --search-ratio "$RATIOS" \
+        --concurrency "$best" | table 'ratio=search_ratio:%.2f' "${POINT_COLUMNS[@]}"
+}
+
+if wanted local; then
+    search_ladders local --index "$gen" --memory codes --threads "$threads"
+fi
+
+if wanted socket; then
+    nightjard --root "$root" --socket "$work/socket" --memory 0 --threads "$threads" 2>>"$log" &
+    daemon=$!
+    until nightjar stats --socket "$work/socket" >/dev/null 2>&1; do
+        kill -0 "$daemon" 2>/dev/null || die "the daemon ended: $(tail -n 1 "$log")"
+        sleep 0.1
+    done
+    search_ladders socket --socket "$work/socket"
+    kill -TERM "$daemon"
+    wait "$daemon" || die "the daemon ended with status $?"
+    daemon=
+fi
+
+# --- device ------------------------------------------------------------------------------------
+
+# fio_iops DEPTH: random reads of one block on the index's own file, DEPTH in flight in all
+fio_iops() {
+    fio --name=nightjar --filename="$gen/nodes.blk" --readonly --rw=randread --bs="$block_bytes" \
+        --direct=1 --ioengine=io_uring --numjobs="$threads" --iodepth=$(($1 / threads)) \
+        --group_reporting --time_based --runtime="$fio_s" --output-format=terse \
+        --terse-version=3 2>>"$log" | tail -n 1 | cut -d ';' -f 8
+}
+
+# With W = 1 the queries in flight are the reads in flight, so both sides ask for the same depth.
+device() {
+    local depth round iops
+    for depth in $depths; do
+        rm -f "$work/rounds"
+        for ((round = 0; round < rounds; round++)); do
+            iops=$(fio_iops "$depth")
+            bench device-runs "\"depth\":$depth,\"fio\":$iops" --index "$gen" --memory codes \
+                --threads "$threads" --queries "$query" --groundtruth "$truth" --search-list 40 \
+                --beam-width 1 --concurrency "$depth" --duration "$duration" >"$work/point"
+            echo "$iops $(field reads_per_second "$work/point")" >>"$work/rounds"
+        done
+        awk -v depth="$depth" '{ fio += $1; ours += $2 }
+            END { printf "{\"depth\":%d,\"fio\":%.0f,\"nightjar\":%.0f,\"share\":%.4f}\n",
+                         depth, fio / NR, ours / NR, ours / fio }' "$work/rounds"
+    done
+}
+
+if wanted device; then
+    block_bytes=$(nightjar info --json "$gen" | field block_bytes)
+    fio_s=$(default 3 1)
+    depths=$(default "8 16 32 64 128" "16 64")
+    rounds=$(default 3 2)
+    heading "Device: reads/s beside fio's at the same queue depth, alternating (L = 40, W = 1)"
+    if ! command -v fio >/dev/null; then
+        echo "(skipped: fio is not installed)"
+    elif [[ ! $(fio_iops "$threads") =~ ^[1-9][0-9.]*$ ]]; then
+        echo "(skipped: fio cannot read nodes.blk with O_DIRECT through io_uring here)"
+    else
+        rm -f "$out/device-runs.json"
+        device | tee "$out/device.json" | table 'depth=depth:%d' 'fio_reads/s=fio:%.0f' \
+            'nightjar_reads/s=nightjar:%.0f' 'share=share:%.3f'
+    fi
+fi
+
+# --- memory ------------------------------------------------------------------------------------
+
+if wanted memory; then
+    heading "Memory: blocks cached beside codes and navigation (L = 40, 16 clients)"
+    nightjar info --json "$gen" >"$work/info"
+    nodes_bytes=$(field nodes.blk "$work/info")
+    codes_bytes=$(($(field codes.bin "$work/info") + $(field codec.bin "$work/info")))
+    fixed=$((codes_bytes + $(field navigation.bin "$work/info") +
+        $(field navigation_count "$work/info") * $(field code_bytes "$work/info")))
+    block_count=$(field block_count "$work/info")
+    : >"$out/memory.json"
+    for percent in 0 1 2 5 10 20 40 60 80 100; do
+        # The table that finds cached blocks takes 4 bytes a block, but for all or none.
+        memory=$((fixed + nodes_bytes * percent / 100 + 4 * block_count))
+        case $percent in
+        0) memory=$fixed ;;
+        100) memory=$((fixed + nodes_bytes)) ;;
+        esac
+        bench memory "\"percent\":$percent,\"memory_bytes\":$memory" --index "$gen" \
+            --memory "$memory" --threads "$threads" --queries "$query" --groundtruth "$truth" \
+            --search-list 40 --concurrency 16 --duration "$duration"
+    done | table 'memory_MiB=memory_bytes*9.5367431640625e-7:%.1f' 'blocks_%=percent:%d' \
+        'blocks_cached=cached_blocks:%d' 'recall@10=recall:%.4f' \
+        'reads/query=reads_per_query:%.2f' 'cached/query=cache_hits_per_query:%.2f' \
+        'QPS=qps:%.0f' 'mean_ms=mean_us*0.001:%.2f' 'CPU_µs/query=cpu_us_per_query:%.0f'
+fi
+
+# --- f32, cosine, ip ---------------------------------------------------------------------------
+
+metric_run() { # METRIC ROWS ESTIMATE_S
+    local metric=$1 rows=$2 estimate=$3 other=$out/scratch/f32-$1 mine=$truth
+    heading "f32, $metric, $rows vectors (16 clients, no cached block)"
+    fits "$estimate" "the f32 $metric build" || return 0
+    quiet nightjar convert --input "$base" --output "$out/scratch/base.fbin" --limit "$rows"
+    if [[ $metric != l2 || $rows != "$vectors" ]]; then
+        mine=$out/scratch/truth.bin
+        quiet nightjar groundtruth --input "$out/scratch/base.fbin" --threads "$threads" \
+            --queries "$out/scratch/query.fbin" --output "$mine" -k 100 --metric "$metric"
+    fi
+    quiet nightjar-build --input "$out/scratch/base.fbin" --output "$other" --metric "$metric" \
+        "${BUILD_OPTIONS[@]}" --threads "$threads"
+    report "$other" >>"$out/metrics-build.json"
+    build_table "$other"
+    echo
+    bench metrics "\"metric\":\"$metric\"" --index "$other" --memory codes --threads "$threads" \
+        --queries "$out/scratch/query.fbin" --groundtruth "$mine" --search-list "$LISTS" \
+        --concurrency 16 --duration "$duration" | table "${SEARCH_COLUMNS[@]}"
+    rm -rf "$other" "$out/scratch/base.fbin"
+}
+
+if wanted metrics; then
+    vectors=$(nightjar info --json "$gen" | field vector_count)
+    rows=$((vectors < metric_rows ? vectors : metric_rows))
+    # f32 costs about 1.7 times u8's build, and exact neighbours a tenth of that.
+    full_s=$(calc %.0f "$build_wall_s * 1.9 + 30")
+    part_s=$(calc %.0f "($build_wall_s * 1.9 + 30) * $rows / $vectors")
+    quiet nightjar convert --input "$query" --output "$out/scratch/query.fbin"
+    rm -f "$out/metrics.json" "$out/metrics-build.json"
+    if [[ -n $quick ]]; then
+        metric_run l2 "$rows" "$part_s"
+    else
+        metric_run l2 "$vectors" "$full_s"
+    fi
+    metric_run cosine "$rows" "$part_s"
+    metric_run ip "$rows" "$part_s"
+fi
+
+# --- one thread, same bytes --------------------------------------------------------------------
+
+if wanted threads; then
+    heading "The same build on one thread"
+    if fits "$(calc %.0f "$build_wall_s * $threads * 1.1")" "the one-thread build"; then
+        rm -rf "$root/gen-1-thread"
+        quiet nightjar-build --input "$base" --output "$root/gen-1-thread" \
+            "${BUILD_OPTIONS[@]}" --threads 1
+        report "$root/gen-1-thread" >>"$out/build.json"
+        build_table "$gen" "$root/gen-1-thread"
+        one=$(nightjar verify --digest "$root/gen-1-thread")
+        many=$(nightjar verify --digest "$gen")
+        if [[ $one == "$many" ]]; then
+            printf '\nidentical: %s\n' "$one"
+        else
+            printf '\nDIFFERENT: %s with one thread, %s with %d\n' "$one" "$many" "$threads"
+            exit 1
+        fi
+        rm -rf "$root/gen-1-thread"
+    fi
+fi
+
+printf '\nDone in %d s; JSON lines in %s.\n' "$SECONDS" "$out"
