@@ -9,7 +9,9 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "builder/build.h"
 #include "builder/build_plan.h"
@@ -265,8 +267,20 @@ static enum status run(const struct options *o, struct error *err)
     return STATUS_OK;
 }
 
+/* OpenMP's threads spin at barriers by default, which starves the others when another process wants
+ * the CPUs too: a busy machine then packs 30 times slower. Sleeping costs nothing measurable. The
+ * runtime reads its policy before main(), hence the second start. */
+static void wait_passively(char **argv)
+{
+    if (getenv("OMP_WAIT_POLICY") != NULL)
+        return;
+    if (setenv("OMP_WAIT_POLICY", "passive", 1) == 0)
+        (void)execv("/proc/self/exe", argv); /* where it fails: build all the same */
+}
+
 int main(int argc, char **argv)
 {
+    wait_passively(argv);
     struct options options = {
         .params = {.degree = 64,
                    .build_list = 100,

@@ -22,7 +22,7 @@ enum block_io_kind {
 };
 
 /* Fault injection below the ring: called for each completed read, may rewrite the result (bytes or
- * -errno) and the buffer. Tests and `nightjard --inject` only; NULL in production. */
+ * -errno) and the buffer. For tests; NULL in production. */
 struct block_io_faults {
     int (*on_read)(void *context, uint64_t offset, void *buffer, uint32_t bytes, int result);
     void *context;

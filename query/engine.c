@@ -24,12 +24,12 @@
 #include "query/search.h"
 
 enum {
-    SLOTS_DEFAULT = 32,
+    SLOTS_DEFAULT = 64,
     QUEUE_DEFAULT = 4096,
     THREADS_MAX = 1024,
     SLOTS_MAX = 1024,
     EXTRA_BUFFERS = 128, /* reads in flight a worker beyond one for each slot */
-    COMPLETIONS = 64,    /* taken from block_io at once */
+    COMPLETIONS = 2,        /* handled before the reads they lead to are submitted: see worker_run() */
     WIDTH_TARGET = 24,   /* reads in flight a worker aims for when it may choose the width */
     WIDTH_CHOSEN_MAX = 6,
     WIDTH_CHOSEN_MIN = 1,
@@ -379,6 +379,9 @@ static void worker_report(struct worker *w, enum status status, const struct err
     pthread_mutex_unlock(&engine->start_lock);
 }
 
+/* Few completions are handled between polls, because a poll submits: a read that waits for its
+ * neighbours to be handled leaves the device idle meanwhile. 64 queries in flight, 2 threads, reads a
+ * second as a share of fio's at the same depth: 2 at a time 0.92, 8 0.87, 64 0.74. */
 static void worker_run(struct worker *w)
 {
     struct block_completion done[COMPLETIONS];

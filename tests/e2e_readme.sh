@@ -121,13 +121,14 @@ fi
 
 # Every `nightjar ... --option` in the README is in that command's help.
 unknown=
+# shellcheck disable=SC2016 # backticks are Markdown's
 while read -r program rest; do
     command=("$program")
     [[ $program != nightjar ]] || command+=("${rest%% *}")
     help=$("${command[@]}" --help 2>&1)
-    for option in $(grep -oE -- '--[a-z][a-z-]*' <<<"$rest"); do
+    while read -r option; do
         grep -qE -- "(^|[ ,])$option( |$)" <<<"$help" || unknown+=" ${command[*]} $option;"
-    done
+    done < <(grep -oE -- '--[a-z][a-z-]*' <<<"$rest")
 done < <(grep -oE 'nightjar(d|-build| [a-z]+) [^`#]*--[^`#&]*' "$readme")
 if [[ -z $unknown ]]; then
     pass

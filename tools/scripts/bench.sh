@@ -49,7 +49,7 @@ single_queries=$(default 2000 300)
 query_count=$(default 10000 1000)
 parts=" ${PARTS:-build local socket device memory metrics $([[ -n $quick ]] || echo threads)} "
 readonly LISTS=10,20,30,40,60,80,100,150
-readonly RATIOS=0.9,1,1.05,1.1,1.15,1.2,1.3,1.5
+readonly RATIOS=1,1.03,1.06,1.075,1.09,1.12,1.16,1.2
 readonly BUILD_OPTIONS=(--degree 64 --build-list 100 --code-bytes 32)
 
 log=$out/bench.log
