@@ -29,7 +29,7 @@ enum {
     THREADS_MAX = 1024,
     SLOTS_MAX = 1024,
     EXTRA_BUFFERS = 128, /* reads in flight a worker beyond one for each slot */
-    COMPLETIONS = 2,        /* handled before the reads they lead to are submitted: see worker_run() */
+    COMPLETIONS = 2,     /* handled before the reads they lead to are submitted: see worker_run() */
     WIDTH_TARGET = 24,   /* reads in flight a worker aims for when it may choose the width */
     WIDTH_CHOSEN_MAX = 6,
     WIDTH_CHOSEN_MIN = 1,
@@ -380,8 +380,8 @@ static void worker_report(struct worker *w, enum status status, const struct err
 }
 
 /* Few completions are handled between polls, because a poll submits: a read that waits for its
- * neighbours to be handled leaves the device idle meanwhile. 64 queries in flight, 2 threads, reads a
- * second as a share of fio's at the same depth: 2 at a time 0.92, 8 0.87, 64 0.74. */
+ * neighbours to be handled leaves the device idle meanwhile. 64 queries in flight, 2 threads, reads
+ * a second as a share of fio's at the same depth: 2 at a time 0.92, 8 0.87, 64 0.74. */
 static void worker_run(struct worker *w)
 {
     struct block_completion done[COMPLETIONS];

@@ -280,7 +280,7 @@ search_ladders() { # FILE TARGET...: tables for one client, the best concurrency
         table "${SEARCH_COLUMNS[@]}"
     heading "Search $file, $best clients, early stop: --search-ratio at L = 150"
     bench "$file" '"part":"ratio"' "${all[@]}" --search-list 150 --search-ratio "$RATIOS" \
-        --concurrency "$best" | table 'ratio=search_ratio:%.2f' "${POINT_COLUMNS[@]}"
+        --concurrency "$best" | table 'ratio=search_ratio:%.3f' "${POINT_COLUMNS[@]}"
 }
 
 if wanted local; then
