@@ -232,6 +232,7 @@ static enum status stage_train(struct build *b, struct error *err)
         .dim = b->shape.dim,
         .code_bytes = b->params.code_bytes,
         .seed = b->params.seed,
+        .norm_max = b->input.set.norm_max,
     };
     return encode_train(&b->input.set, &params, &b->codec, err);
 }

@@ -81,7 +81,7 @@ static uint64_t vamana_bytes(uint64_t count, uint64_t degree)
     return count * (graph_row_bytes(degree) + 3 * sizeof(uint32_t)) + edges + VAMANA_PIECES_BYTES;
 }
 
-/* The sample as stored, with norms; each thread's subspace of it as f32 with k-means' labels,
+/* The sample as stored, with views; each thread's subspace of it as f32 with k-means' labels,
  * distances and trial sums; centroids and their working copies. */
 static uint64_t train_bytes(const struct size_input *in)
 {
@@ -90,7 +90,7 @@ static uint64_t train_bytes(const struct size_input *in)
     uint64_t subspaces = MIN(in->threads, in->code_bytes);
     uint64_t floats = in->dim * sizeof(float);
 
-    return sample * (in->packed_bytes + sizeof(double) + 4) +
+    return sample * (in->packed_bytes + 16 + 4) +
            subspaces * sample * (subspace_dim * sizeof(float) + 32) + 4 * PQ_CENTROIDS * floats;
 }
 

@@ -8,6 +8,7 @@
 #include "common/codec.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -124,6 +125,7 @@ enum status codec_serialize(const struct codec *codec, uint8_t **bytes, size_t *
         .element = (uint32_t)params->type,
         .dim = params->dim,
         .code_bytes = params->code_bytes,
+        .norm_max = params->norm_max,
         .seed = params->seed,
     };
     memcpy(header.magic, file_magic, sizeof(header.magic));
@@ -154,8 +156,12 @@ static enum status header_check(const struct codec_file_header *header, struct c
         return error_set(err, STATUS_UNSUPPORTED, "codec: kind %" PRIu32 " is unknown",
                          header->kind);
     }
-    if (header->reserved0 != 0 || memcmp(header->reserved1, zeros, sizeof(zeros)) != 0)
+    if (memcmp(header->reserved1, zeros, sizeof(zeros)) != 0)
         return error_set(err, STATUS_CORRUPT, "codec: reserved header bytes are not zero");
+    bool ip = header->metric == METRIC_IP;
+    if (!(header->norm_max >= 0.0f) || isinf(header->norm_max) || (!ip && header->norm_max != 0.0f))
+        return error_set(err, STATUS_CORRUPT, "codec: the largest norm is %g",
+                         (double)header->norm_max);
     *params = (struct codec_params){
         .kind = (enum codec_kind)header->kind,
         .metric = (enum metric)header->metric,
@@ -163,6 +169,7 @@ static enum status header_check(const struct codec_file_header *header, struct c
         .dim = header->dim,
         .code_bytes = header->code_bytes,
         .seed = header->seed,
+        .norm_max = header->norm_max,
     };
     return params_check(params, STATUS_CORRUPT, err);
 }

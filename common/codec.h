@@ -34,6 +34,8 @@ struct codec_params {
     uint32_t dim;
     uint32_t code_bytes; /* PQ: 1..dim */
     uint64_t seed;
+    float norm_max; /* METRIC_IP: the largest |x| to be encoded; training raises it to its sample's.
+                     * Other metrics: ignored, and 0 in codec_params_of() */
 };
 
 /* Trains on `count` >= 1 packed rows of params->type (a sample the caller drew; 256 to 262,144 rows

@@ -149,16 +149,6 @@ ALWAYS_INLINE __m256 half_ip(const float *vector, size_t dims, const float *poin
     return sum;
 }
 
-static void group_ip(const float *vector, size_t dims, const float *points, size_t groups,
-                     float scale, float *out)
-{
-    const __m256 factor = _mm256_set1_ps(scale);
-    for (size_t g = 0; g < groups; g++, points += dims * CODEC_LANES, out += CODEC_LANES) {
-        _mm256_store_ps(out, _mm256_mul_ps(half_ip(vector, dims, points), factor));
-        _mm256_store_ps(out + HALF, _mm256_mul_ps(half_ip(vector, dims, points + HALF), factor));
-    }
-}
-
 static void seed(const float *vector, size_t dims, const float *points, size_t groups, bool update,
                  float *nearest, float *lane_sums)
 {
@@ -182,7 +172,6 @@ const struct codec_pq_kernels codec_pq_kernels_avx2 = {
     .accumulate = accumulate,
     .argmin = argmin,
     .group_l2 = group_l2,
-    .group_ip = group_ip,
     .seed = seed,
     .gather = codec_pq_gather,
 };

@@ -115,38 +115,6 @@ static void group_l2(const float *vector, size_t dims, const float *points, size
     }
 }
 
-static void group_ip(const float *vector, size_t dims, const float *points, size_t groups,
-                     float scale, float *out)
-{
-    const size_t step = dims * CODEC_LANES;
-    const __m512 factor = _mm512_set1_ps(scale);
-    size_t g = 0;
-    for (; g + 4 <= groups; g += 4, points += 4 * step, out += 4 * CODEC_LANES) {
-        __m512 s0, s1, s2, s3;
-        s0 = s1 = s2 = s3 = _mm512_setzero_ps();
-        for (size_t d = 0; d < dims; d++) {
-            const float *p = points + d * CODEC_LANES;
-            __m512 value = _mm512_set1_ps(vector[d]);
-            s0 = _mm512_fnmadd_ps(value, _mm512_load_ps(p), s0);
-            s1 = _mm512_fnmadd_ps(value, _mm512_load_ps(p + step), s1);
-            s2 = _mm512_fnmadd_ps(value, _mm512_load_ps(p + 2 * step), s2);
-            s3 = _mm512_fnmadd_ps(value, _mm512_load_ps(p + 3 * step), s3);
-        }
-        _mm512_store_ps(out, _mm512_mul_ps(s0, factor));
-        _mm512_store_ps(out + 16, _mm512_mul_ps(s1, factor));
-        _mm512_store_ps(out + 32, _mm512_mul_ps(s2, factor));
-        _mm512_store_ps(out + 48, _mm512_mul_ps(s3, factor));
-    }
-    for (; g < groups; g++, points += step, out += CODEC_LANES) {
-        __m512 sum = _mm512_setzero_ps();
-        for (size_t d = 0; d < dims; d++) {
-            sum = _mm512_fnmadd_ps(_mm512_set1_ps(vector[d]),
-                                   _mm512_load_ps(points + d * CODEC_LANES), sum);
-        }
-        _mm512_store_ps(out, _mm512_mul_ps(sum, factor));
-    }
-}
-
 static void seed(const float *vector, size_t dims, const float *points, size_t groups, bool update,
                  float *nearest, float *lane_sums)
 {
@@ -192,7 +160,6 @@ const struct codec_pq_kernels codec_pq_kernels_avx512 = {
     .accumulate = accumulate,
     .argmin = argmin,
     .group_l2 = group_l2,
-    .group_ip = group_ip,
     .seed = seed,
     .gather = codec_pq_gather,
 };

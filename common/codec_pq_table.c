@@ -59,20 +59,6 @@ static void group_l2(const float *vector, size_t dims, const float *points, size
     }
 }
 
-static void group_ip(const float *vector, size_t dims, const float *points, size_t groups,
-                     float scale, float *out)
-{
-    for (size_t g = 0; g < groups; g++) {
-        const float *group = points + g * dims * CODEC_LANES;
-        for (size_t lane = 0; lane < CODEC_LANES; lane++) {
-            float sum = 0.0f;
-            for (size_t d = 0; d < dims; d++)
-                sum = fmaf(-vector[d], group[d * CODEC_LANES + lane], sum);
-            out[g * CODEC_LANES + lane] = sum * scale;
-        }
-    }
-}
-
 static void seed(const float *vector, size_t dims, const float *points, size_t groups, bool update,
                  float *nearest, float *lane_sums)
 {
@@ -177,7 +163,6 @@ static const struct codec_pq_kernels kernels_scalar = {
     .accumulate = accumulate,
     .argmin = argmin,
     .group_l2 = group_l2,
-    .group_ip = group_ip,
     .seed = seed,
     .gather = codec_pq_gather,
 };
@@ -196,24 +181,49 @@ size_t codec_pq_table_bytes(const struct codec *codec)
     return (size_t)codec->params.code_bytes * CODEC_PQ_CENTROIDS * sizeof(float);
 }
 
+/* How a query is seen, and how the squared distances to it become estimates: distance * scale +
+ * offset. Between unit vectors 1 - cos is half the squared distance; for ip see codec_internal.h.
+ */
+struct query_plan {
+    struct codec_pq_view view;
+    float scale, offset;
+};
+
+static struct query_plan query_plan(const struct codec_params *params, const void *query)
+{
+    struct query_plan plan = {.view = {.scale = 1.0}, .scale = 1.0f};
+    if (params->metric == METRIC_COSINE) {
+        plan.view = codec_pq_view_of_row(params, query);
+        plan.scale = 0.5f;
+    } else if (params->metric == METRIC_IP) {
+        double norm = codec_pq_norm(params, query);
+        double norm_max = (double)params->norm_max;
+        plan.view.scale = norm > 0 ? norm_max / norm : 0;
+        plan.scale = norm_max > 0 ? (float)(0.5 * norm / norm_max) : 0;
+        plan.offset = (float)(-norm_max * norm);
+    }
+    return plan;
+}
+
 void codec_pq_table_build(const struct codec *codec, const void *query, void *table)
 {
     const struct codec_pq *pq = (const struct codec_pq *)codec;
     const struct codec_params *params = &codec->params;
-    bool cosine = params->metric == METRIC_COSINE;
-    float vector[VECTOR_DIM_MAX];
-    codec_pq_load(params, query, 0, params->dim,
-                  cosine ? codec_pq_inverse_norm(params, query) : 1.0, vector);
+    const struct query_plan plan = query_plan(params, query);
+    float vector[VECTOR_DIM_MAX + 1];
+    codec_pq_load(params, query, &plan.view, 0, codec_pq_dims(params), vector);
 
-    /* Between unit vectors 1 - cos is half the squared distance. */
-    float scale = cosine ? 0.5f : 1.0f;
     float *out = table;
     for (uint32_t m = 0; m < params->code_bytes; m++) {
         size_t first = codec_pq_first(params, m);
-        (params->metric == METRIC_IP ? pq->kernels->group_ip : pq->kernels->group_l2)(
+        pq->kernels->group_l2(
             vector + first, codec_pq_sub_dim(params, m), pq->lanes + first * CODEC_PQ_CENTROIDS,
-            CODEC_PQ_CENTROIDS / CODEC_LANES, scale, out + (size_t)m * CODEC_PQ_CENTROIDS);
+            CODEC_PQ_CENTROIDS / CODEC_LANES, plan.scale, out + (size_t)m * CODEC_PQ_CENTROIDS);
     }
+    /* Every estimate has exactly one entry of the first subspace: the offset goes there. */
+    if (plan.offset != 0.0f)
+        for (size_t j = 0; j < CODEC_PQ_CENTROIDS; j++)
+            out[j] += plan.offset;
 }
 
 void codec_pq_table_gather(const struct codec *codec, const void *table, const uint8_t *codes,

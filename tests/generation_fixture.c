@@ -166,8 +166,8 @@ static enum status fixture_codes(struct generation_writer *writer, const uint8_t
     /* Trained once: it takes longer than all else here. */
     static struct codec *codec;
     if (!codec) {
-        const struct codec_params params = {CODEC_PQ,    METRIC_L2,          ELEMENT_U8,
-                                            FIXTURE_DIM, FIXTURE_CODE_BYTES, 1};
+        const struct codec_params params = {CODEC_PQ,           METRIC_L2, ELEMENT_U8, FIXTURE_DIM,
+                                            FIXTURE_CODE_BYTES, 1,         0};
         assert_int_equal(codec_train(&params, vectors, FIXTURE_VECTORS, &codec, NULL), STATUS_OK);
     }
     uint8_t codes[FIXTURE_NODE_LIMIT * FIXTURE_CODE_BYTES] = {0};

@@ -18,7 +18,7 @@
 #include "common/cpu.h"
 #include "common/random.h"
 
-enum { SEED = 20240612, HEADER = 64 };
+enum { SEED = 20240612, HEADER = 64, NORM_MAX_AT = 28 };
 
 static const enum element_type all_types[] = {ELEMENT_U8, ELEMENT_I8, ELEMENT_F16, ELEMENT_F32};
 static const enum metric all_metrics[] = {METRIC_L2, METRIC_IP, METRIC_COSINE};
@@ -50,7 +50,7 @@ static void *make_rows(const struct codec_params *params, size_t count, uint64_t
 static struct codec_params make_params(enum metric metric, enum element_type type, uint32_t dim,
                                        uint32_t code_bytes)
 {
-    return (struct codec_params){CODEC_PQ, metric, type, dim, code_bytes, SEED};
+    return (struct codec_params){CODEC_PQ, metric, type, dim, code_bytes, SEED, 0};
 }
 
 static struct codec *train(const struct codec_params *params, unsigned features, const void *rows,
@@ -88,10 +88,17 @@ static float *make_table(const struct codec *codec, const void *query)
     return table;
 }
 
-/* A row as the codec sees it: f32, of unit length for cosine. */
+/* Coordinates that are quantized: ip has one of its own. */
+static uint32_t seen_dim(const struct codec_params *params)
+{
+    return params->dim + (params->metric == METRIC_IP);
+}
+
+/* A row as the codec sees it: f32, of unit length for cosine, brought to norm_max by one more
+ * coordinate for ip. */
 static float *seen_row(const struct codec_params *params, const void *rows, size_t i)
 {
-    float *out = malloc(params->dim * sizeof(float));
+    float *out = malloc(seen_dim(params) * sizeof(float));
     assert_non_null(out);
     element_to_f32(params->type,
                    (const uint8_t *)rows + i * params->dim * element_bytes(params->type),
@@ -103,6 +110,12 @@ static float *seen_row(const struct codec_params *params, const void *rows, size
         for (uint32_t d = 0; sum > 0 && d < params->dim; d++)
             out[d] = (float)((double)out[d] / sqrt(sum));
     }
+    if (params->metric == METRIC_IP) {
+        double room = (double)params->norm_max * (double)params->norm_max;
+        for (uint32_t d = 0; d < params->dim; d++)
+            room -= (double)out[d] * (double)out[d];
+        out[params->dim] = room > 0 ? (float)sqrt(room) : 0;
+    }
     return out;
 }
 
@@ -111,7 +124,8 @@ static float *seen_row(const struct codec_params *params, const void *rows, size
 static const float *file_centroid(const struct codec_params *params, const uint8_t *file,
                                   uint32_t m, uint32_t j, uint32_t *first, uint32_t *dims)
 {
-    uint32_t share = params->dim / params->code_bytes, extra = params->dim % params->code_bytes;
+    uint32_t seen = seen_dim(params);
+    uint32_t share = seen / params->code_bytes, extra = seen % params->code_bytes;
     *first = m * share + (m < extra ? m : extra);
     *dims = share + (m < extra ? 1 : 0);
     return (const float *)(const void *)(file + HEADER) + *first * 256 + j * *dims;
@@ -120,7 +134,7 @@ static const float *file_centroid(const struct codec_params *params, const uint8
 /* The vector that a code stands for. */
 static float *decode(const struct codec_params *params, const uint8_t *file, const uint8_t *code)
 {
-    float *out = malloc(params->dim * sizeof(float));
+    float *out = malloc(seen_dim(params) * sizeof(float));
     assert_non_null(out);
     for (uint32_t m = 0; m < params->code_bytes; m++) {
         uint32_t first, dims;
@@ -148,7 +162,7 @@ static double reconstruction_error(const struct codec *codec, const void *rows, 
     for (size_t i = 0; i < count; i++) {
         float *row = seen_row(&params, rows, i);
         float *decoded = decode(&params, file, codes + i * params.code_bytes);
-        sum += squared(row, decoded, params.dim);
+        sum += squared(row, decoded, seen_dim(&params));
         free(decoded);
         free(row);
     }
@@ -246,31 +260,52 @@ static void codes_alone_find_most_neighbours_in_clustered_data(void **state)
     assert_true(recall_of_codes(METRIC_L2, 4) < l2);
 }
 
-/* Estimates against the definition, computed in double from the decoded vectors. */
-static void check_estimates(const struct codec_params *params)
+/* The estimate that codec_internal.h defines, in double, of a decoded vector; *magnitude is the
+ * size of what is summed on the way, which bounds rounding. */
+static double defined_estimate(const struct codec_params *params, const float *query,
+                               const float *decoded, double *magnitude)
+{
+    double scale = 1, factor = 1, offset = 0, norm = 0, sum = 0;
+    if (params->metric == METRIC_COSINE)
+        factor = 0.5; /* the query is of unit length already */
+    if (params->metric == METRIC_IP) {
+        for (uint32_t d = 0; d < params->dim; d++)
+            norm += (double)query[d] * (double)query[d];
+        norm = sqrt(norm);
+        scale = (double)params->norm_max / norm;
+        factor = 0.5 * norm / (double)params->norm_max;
+        offset = -norm * (double)params->norm_max;
+    }
+    *magnitude = fabs(offset);
+    for (uint32_t d = 0; d < seen_dim(params); d++) {
+        double q = d < params->dim ? (double)query[d] * scale : 0, c = (double)decoded[d];
+        sum += (q - c) * (q - c);
+        /* The unit vectors of test and codec may differ in their last bit. */
+        *magnitude += factor * (q - c) * (q - c);
+        *magnitude += params->metric == METRIC_COSINE ? fabs(q * c) * 1e-2 : 0;
+    }
+    return sum * factor + offset;
+}
+
+/* Estimates against the definition, from the decoded vectors. */
+static void check_estimates(const struct codec_params *asked)
 {
     enum { COUNT = 70 };
-    void *rows = make_rows(params, COUNT, SEED), *queries = make_rows(params, 1, 3);
-    struct codec *codec = train(params, cpu_features(), rows, COUNT);
+    void *rows = make_rows(asked, COUNT, SEED), *queries = make_rows(asked, 1, 3);
+    struct codec *codec = train(asked, cpu_features(), rows, COUNT);
+    struct codec_params params = codec_params_of(codec);
     size_t length;
     uint8_t *file = serialize(codec, &length), *codes = encode(codec, rows, COUNT);
-    float *table = make_table(codec, queries), *query = seen_row(params, queries, 0);
+    float *table = make_table(codec, queries), *query = seen_row(&params, queries, 0);
     uint32_t ids[COUNT];
     float estimates[COUNT];
     for (uint32_t i = 0; i < COUNT; i++)
         ids[i] = (i * 31) % COUNT;
     codec_table_gather(codec, table, codes, ids, COUNT, estimates);
     for (size_t i = 0; i < COUNT; i++) {
-        float *decoded = decode(params, file, codes + (size_t)ids[i] * params->code_bytes);
-        double wanted = 0, magnitude = 0;
-        for (uint32_t d = 0; d < params->dim; d++) {
-            double q = (double)query[d], c = (double)decoded[d];
-            double part = params->metric == METRIC_IP ? -q * c : (q - c) * (q - c);
-            part *= params->metric == METRIC_COSINE ? 0.5 : 1;
-            wanted += part;
-            /* The unit vectors of test and codec may differ in their last bit. */
-            magnitude += fabs(part) + (params->metric == METRIC_COSINE ? fabs(q * c) * 1e-2 : 0);
-        }
+        float *decoded = decode(&params, file, codes + (size_t)ids[i] * params.code_bytes);
+        double magnitude;
+        double wanted = defined_estimate(&params, query, decoded, &magnitude);
         assert_true(fabs((double)estimates[i] - wanted) <= 1e-5 * magnitude);
         free(decoded);
     }
@@ -493,7 +528,6 @@ struct kernel_out {
     ALIGNED(64) float best[CODEC_LANES];
     ALIGNED(64) uint32_t labels[CODEC_LANES];
     ALIGNED(64) float l2[KERNEL_COUNT_MAX * CODEC_LANES];
-    ALIGNED(64) float ip[KERNEL_COUNT_MAX * CODEC_LANES];
     ALIGNED(64) float nearest[KERNEL_COUNT_MAX * CODEC_LANES];
     ALIGNED(64) float sums[2][CODEC_LANES];
 };
@@ -519,7 +553,6 @@ static void run_kernels(const struct codec_pq_kernels *kernels, const struct ker
     kernels->argmin(out->tile[0], c->count, 0, out->best, out->labels);
     kernels->argmin(out->tile[0], c->count, 100, out->best, out->labels);
     kernels->group_l2(c->vectors, c->dims, c->lanes, c->count, 0.5f, out->l2);
-    kernels->group_ip(c->vectors, c->dims, c->lanes, c->count, 1, out->ip);
     for (size_t i = 0; i < KERNEL_COUNT_MAX * CODEC_LANES; i++)
         out->nearest[i] = (float)i;
     kernels->seed(c->vectors, c->dims, c->lanes, c->count, false, out->nearest, out->sums[0]);
@@ -708,7 +741,11 @@ static void codec_file_is_laid_out_as_documented(void **state)
     struct codec *codec = small_codec();
     size_t length;
     uint8_t *file = serialize(codec, &length);
-    assert_int_equal(length, HEADER + 1024 * 5);
+    assert_int_equal(length, HEADER + 1024 * 6); /* ip has a coordinate of its own */
+    float norm_max;
+    memcpy(&norm_max, file + NORM_MAX_AT, sizeof(norm_max));
+    assert_true(norm_max > 0 && norm_max == codec_params_of(codec).norm_max);
+    memset(file + NORM_MAX_AT, 0, sizeof(norm_max));
     assert_memory_equal(file, wanted, HEADER);
     free(file);
     codec_destroy(codec);
@@ -760,9 +797,10 @@ static void codec_file_with_wrong_fields_is_refused(void **state)
         {20, 0, STATUS_CORRUPT},          {20, 4, STATUS_CORRUPT},
         {20, 8193, STATUS_CORRUPT},       {20, UINT32_MAX, STATUS_CORRUPT},
         {24, 0, STATUS_CORRUPT},          {24, 6, STATUS_CORRUPT},
-        {28, 1, STATUS_CORRUPT},          {40, 1, STATUS_CORRUPT},
+        {28, 0x7fc00000, STATUS_CORRUPT}, {28, 0x7f800000, STATUS_CORRUPT},
+        {28, 0xbf800000, STATUS_CORRUPT}, {40, 1, STATUS_CORRUPT},
         {60, 1u << 31, STATUS_CORRUPT},   {64, 0x7fc00000, STATUS_CORRUPT},
-        {64, 0xff800000, STATUS_CORRUPT}, {64 + 1024 * 5 - 4, 0x7f800000, STATUS_CORRUPT},
+        {64, 0xff800000, STATUS_CORRUPT}, {64 + 1024 * 6 - 4, 0x7f800000, STATUS_CORRUPT},
     };
     struct codec *codec = small_codec();
     size_t length;
@@ -775,6 +813,18 @@ static void codec_file_with_wrong_fields_is_refused(void **state)
         memcpy(file + faults[i].offset, saved, 4);
     }
     free(file);
+    codec_destroy(codec);
+
+    /* Only ip has a largest norm. */
+    struct codec_params params = make_params(METRIC_L2, ELEMENT_I8, 5, 2);
+    void *rows = make_rows(&params, 10, SEED);
+    codec = train(&params, cpu_features(), rows, 10);
+    file = serialize(codec, &length);
+    assert_int_equal(file[NORM_MAX_AT + 3], 0);
+    file[NORM_MAX_AT + 3] = 0x3f;
+    expect_refused(file, length, STATUS_CORRUPT);
+    free(file);
+    free(rows);
     codec_destroy(codec);
 }
 
