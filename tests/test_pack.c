@@ -246,9 +246,9 @@ static void lists_that_overflow_are_trimmed_and_blocks_stay_reachable(void **sta
     static const struct {
         uint8_t adjacency;
         uint32_t capacity;
-    } cases[] = {{BLOCK_ADJACENCY_PLAIN, 19},
+    } cases[] = {{BLOCK_ADJACENCY_PLAIN, 22},
                  {BLOCK_ADJACENCY_PLAIN, 24},
-                 {BLOCK_ADJACENCY_GAPS, 27},
+                 {BLOCK_ADJACENCY_GAPS, 28},
                  {BLOCK_ADJACENCY_GAPS, 29}};
     struct graph graph;
     local_graph(2000, 30, 6, &graph);
@@ -555,7 +555,7 @@ static void result_damage(struct pack_result *result, enum damage damage)
         graph_set_degree(&result->lists, 0, graph_degree(&result->lists, 0) - 1);
         break;
     case DAMAGE_OVERFLOW:
-        result->geometry.vector_bytes = 170;
+        result->geometry.vector_bytes = 200;
         break;
     case DAMAGE_UNREACHABLE:
         block_cut_off(result, result->entry_node / capacity == 2 ? 3 : 2);

@@ -64,6 +64,7 @@ libomp-dev      | have_clang_openmp
 readonly LINT_NEEDS="
 clang-format    | have_command clang-format
 clang-tidy      | have_command clang-tidy
+clang           | have_command clang
 libomp-dev      | have_clang_openmp
 cppcheck        | have_command cppcheck
 shellcheck      | have_command shellcheck
