@@ -138,17 +138,6 @@ static void group_l2(const float *vector, size_t dims, const float *points, size
     }
 }
 
-/* -vector . point for half a group. */
-ALWAYS_INLINE __m256 half_ip(const float *vector, size_t dims, const float *points)
-{
-    __m256 sum = _mm256_setzero_ps();
-    for (size_t d = 0; d < dims; d++) {
-        sum = _mm256_fnmadd_ps(_mm256_broadcast_ss(vector + d),
-                               _mm256_load_ps(points + d * CODEC_LANES), sum);
-    }
-    return sum;
-}
-
 static void seed(const float *vector, size_t dims, const float *points, size_t groups, bool update,
                  float *nearest, float *lane_sums)
 {
