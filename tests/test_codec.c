@@ -329,6 +329,23 @@ static void estimates_equal_decoding_and_measuring(void **state)
     }
 }
 
+/* With fewer rows than centroids each part of a row has a centroid of its own, so what is decoded
+ * is what the codec saw: under ip, with the coordinate that brings the row to the largest norm. */
+static void ip_rows_are_seen_at_the_largest_norm(void **state)
+{
+    (void)state;
+    enum { COUNT = 40 };
+    struct codec_params params = make_params(METRIC_IP, ELEMENT_F32, 21, 9);
+    void *rows = make_rows(&params, COUNT, SEED);
+    struct codec *codec = train(&params, cpu_features(), rows, COUNT);
+    float norm_max = codec_params_of(codec).norm_max;
+    double error = reconstruction_error(codec, rows, COUNT);
+    assert_true(norm_max > 0);
+    assert_true(error <= 1e-6 * COUNT * (double)norm_max * (double)norm_max);
+    codec_destroy(codec);
+    free(rows);
+}
+
 static void any_code_size_fits_any_dimension(void **state)
 {
     (void)state;
@@ -834,6 +851,7 @@ int main(void)
         cmocka_unit_test(codec_reconstructs_better_with_more_bytes),
         cmocka_unit_test(codes_alone_find_most_neighbours_in_clustered_data),
         cmocka_unit_test(estimates_equal_decoding_and_measuring),
+        cmocka_unit_test(ip_rows_are_seen_at_the_largest_norm),
         cmocka_unit_test(any_code_size_fits_any_dimension),
         cmocka_unit_test(codes_name_the_nearest_centroid),
         cmocka_unit_test(cosine_ignores_length_and_survives_zero),
