@@ -57,7 +57,7 @@ MODE_LDFLAGS_fuzz := -fsanitize=fuzzer,address,undefined
 ALL_CPPFLAGS := -D_GNU_SOURCE -I. $(CPPFLAGS)
 ALL_CFLAGS    = $(COMMON_CFLAGS) $(MODE_CFLAGS_$(MODE)) $(ISA_CFLAGS) $(CFLAGS)
 ALL_LDFLAGS  := -fopenmp $(MODE_LDFLAGS_$(MODE)) $(LDFLAGS)
-ALL_LDLIBS   := -luring -lcjson -lxxhash -lm -lpthread $(LDLIBS)
+ALL_LDLIBS   := -luring -lcjson -lxxhash -lhwloc -lm -lpthread $(LDLIBS)
 
 # Instruction sets beyond the baseline go only to the files that are named for them.
 AVX2_CFLAGS   := -mavx2 -mfma -mf16c
@@ -123,8 +123,8 @@ Q := @
 say = @printf '  %-7s %s\n' $(1) $(2)
 endif
 
-.PHONY: all test bench bench-kernels asan tsan fuzz lint format format-check install uninstall \
-        clean demo deps help build-tests build-fuzz run-tests FORCE
+.PHONY: all test numa-test bench bench-kernels asan tsan fuzz lint format format-check install \
+        uninstall clean demo deps help build-tests build-fuzz run-tests FORCE
 
 all: $(PROGRAMS) $(LIBRARIES) ## the three programs and two libraries (default)
 
@@ -194,6 +194,12 @@ fuzz: ## each fuzz target for FUZZ_SECONDS (10)
 	@tools/scripts/install-deps.sh build sanitizers
 	@$(MAKE) --no-print-directory MODE=fuzz -j$(JOBS) build-fuzz
 	@tests/fuzz.sh $(BUILD)/fuzz $(FUZZ_SECONDS) $(TESTS)
+
+numa-test: ## where memory lies on a machine of two NUMA nodes, which qemu emulates (minutes)
+	@tools/scripts/install-deps.sh build test
+	@tools/scripts/install-deps.sh numa || true
+	@$(MAKE) --no-print-directory -j$(JOBS) all $(B)/tests/test_topology
+	@tools/scripts/numa-test.sh $(B) || [ $$? -eq 77 ]
 
 bench: all ## measure builds and searches: DATA=DIR (base, queries, truth; else made up), QUICK=1
 	@tools/scripts/bench.sh $(B) $(BUILD)/bench $(DATA)

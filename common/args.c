@@ -86,11 +86,15 @@ static enum status parse_integer(const struct args_option *option, const char *t
     name_of(option, name);
     /* strtoull takes spaces and signs, which a count has not. */
     size_t digits = strspn(text, "0123456789");
-    if (digits == 0 || text[digits] != '\0')
+    size_t zeros = text[digits] == 'e' ? strspn(text + digits + 1, "0123456789") : 0;
+    if (digits == 0 || text[digits + (zeros > 0 ? zeros + 1 : 0)] != '\0')
         return error_set(err, STATUS_INVALID, "%s: '%.100s' is not a whole number", name, text);
     errno = 0;
     uint64_t number = strtoull(text, NULL, 10);
     bool overflow = errno == ERANGE;
+    uint64_t exponent = zeros > 0 ? strtoull(text + digits + 1, NULL, 10) : 0; /* 1e9 */
+    for (uint64_t i = 0; number > 0 && !overflow && i < exponent; i++)
+        overflow = __builtin_mul_overflow(number, 10, &number);
     uint64_t max = option->max > 0 ? MIN((uint64_t)option->max, limit_max) : limit_max;
     uint64_t min = option->min > 0 ? (uint64_t)option->min : 0;
     if (overflow || number > max)

@@ -3,9 +3,8 @@
  *
  *   .u8bin .i8bin .fbin .f16bin .ibin   u32 n, u32 dim, then n rows          (big-ann-benchmarks)
  *   .bvecs .fvecs .ivecs                each row: u32 dim, then the elements  (TEXMEX)
- *   .npy                                2-D, C order, |u1 |i1 <f2 <f4 <i4     (NumPy 1.0, 2.0, 3.0
- * headers) .u64bin                             u32 n, u32 1, then n u64 keys; read by
- * key_file_read()
+ *   .npy                                2-D, C order, |u1 |i1 <f2 <f4 <i4     (NumPy 1.0 to 3.0)
+ *   .u64bin                             u32 n, u32 1, then n u64 keys         (key_file_open())
  *
  * The format follows from the name's suffix. A file whose size does not equal what its header
  * implies, to the byte, is refused. Reads are pread into caller memory, so that the page cache and
@@ -14,6 +13,7 @@
 #ifndef NIGHTJAR_COMMON_VECTOR_FILE_H
 #define NIGHTJAR_COMMON_VECTOR_FILE_H
 
+#include <stdatomic.h>
 #include <stdint.h>
 
 #include "common/element.h"
@@ -74,9 +74,26 @@ NODISCARD enum status vector_writer_finish(struct vector_writer *writer, struct 
 /* Removes the temporary file and frees. NULL is fine. */
 void vector_writer_abort(struct vector_writer *writer);
 
-/* Keys, one u64 a row: `.u64bin` (u32 n, u32 1, u64[n]). The count must equal `expected_count`.
- * *keys is malloc'd, the caller's. A repeated key is STATUS_INVALID naming the key and both rows.
- */
+/* Keys, one u64 a row: `.u64bin` (u32 n, u32 1, u64[n]). An open file is immutable: any thread. */
+struct key_file;
+/* Opens and checks header and size; reads no key. The count must equal `expected_count`. On success
+ * *out is the caller's to close. */
+NODISCARD enum status key_file_open(const char *path, uint64_t expected_count,
+                                    struct key_file **out, struct error *err);
+/* NULL is fine. */
+void key_file_close(struct key_file *file);
+
+/* Reads the keys of rows [first, first + count) into `keys`; STATUS_INVALID beyond the last row. */
+NODISCARD enum status key_file_read_range(const struct key_file *file, uint64_t first,
+                                          uint64_t count, uint64_t *keys, struct error *err);
+
+/* Reads every key; a repeated one is STATUS_INVALID naming the key (the smallest, if several are)
+ * and its first two rows. Holds 8 bytes a key meanwhile. Uses the caller's OpenMP team. Non-zero
+ * *cancel (may be NULL) ends it soon with STATUS_CANCELLED, though sorting is not interrupted. */
+NODISCARD enum status key_file_check(const struct key_file *file, const atomic_int *cancel,
+                                     struct error *err);
+
+/* Opens, checks, reads every key and closes. *keys is malloc'd, the caller's. */
 NODISCARD enum status key_file_read(const char *path, uint64_t expected_count, uint64_t **keys,
                                     struct error *err);
 

@@ -1,10 +1,9 @@
 /*
- * vector_truth.c - key files and ground truth: the ids that go with vectors. Functions share
- * nothing; any thread.
+ * vector_truth.c - key files and ground truth: the ids that go with vectors. An open key file is
+ * immutable; functions share nothing; any thread.
  *
- * Duplicate keys are found by sorting a copy in place with an MSD radix sort (American flag sort:
- * McIlroy, Bostic, McIlroy, 1993): it needs no second buffer, which qsort() takes, and its worst
- * case is eight passes whatever the keys.
+ * Keys are looked through for repeats by sorting them in place (u64_sort.h), 8 bytes a key and no
+ * more. Sorting forgets rows, so those of a repeated key are found by reading the file once more.
  */
 #include "common/vector_file.h"
 
@@ -16,97 +15,13 @@
 
 #include "common/file_io.h"
 #include "common/memory.h"
+#include "common/u64_sort.h"
 #include "common/vector_format.h"
 
 enum {
     TRUTH_HEADER_BYTES = 8,
-    RADIX = 256,
-    INSERTION_SORT_MAX = 48, /* below this a counting pass costs more than it saves */
+    KEYS_PER_READ = 1 << 19, /* 4 MB: sequential disk speed, and a stop is soon heard */
 };
-
-static void insertion_sort(uint64_t *keys, size_t count)
-{
-    for (size_t i = 1; i < count; i++) {
-        uint64_t key = keys[i];
-        size_t j = i;
-        for (; j > 0 && keys[j - 1] > key; j--)
-            keys[j] = keys[j - 1];
-        keys[j] = key;
-    }
-}
-
-/* Sorts by the byte at `shift` and those below it; recursion is at most eight deep. */
-static void radix_sort(uint64_t *keys, size_t count, unsigned shift)
-{
-    if (count <= INSERTION_SORT_MAX) {
-        insertion_sort(keys, count);
-        return;
-    }
-    size_t next[RADIX] = {0}, end[RADIX];
-    for (size_t i = 0; i < count; i++)
-        next[keys[i] >> shift & 0xff]++;
-    size_t sum = 0;
-    for (int b = 0; b < RADIX; b++) {
-        size_t size = next[b];
-        next[b] = sum;
-        sum += size;
-        end[b] = sum;
-    }
-    for (int b = 0; b < RADIX; b++) {
-        while (next[b] < end[b]) {
-            uint64_t key = keys[next[b]];
-            unsigned home;
-            while ((home = (unsigned)(key >> shift & 0xff)) != (unsigned)b) {
-                uint64_t displaced = keys[next[home]];
-                keys[next[home]++] = key;
-                key = displaced;
-            }
-            keys[next[b]++] = key;
-        }
-    }
-    if (shift == 0)
-        return;
-    for (int b = 0; b < RADIX; b++) {
-        size_t start = b > 0 ? end[b - 1] : 0;
-        radix_sort(keys + start, end[b] - start, shift - 8);
-    }
-}
-
-static bool strictly_ascending(const uint64_t *keys, size_t count)
-{
-    for (size_t i = 1; i < count; i++)
-        if (keys[i - 1] >= keys[i])
-            return false;
-    return true;
-}
-
-/* The smallest repeated key is the one named, with its first two rows. */
-static enum status check_distinct(const char *path, const uint64_t *keys, size_t count,
-                                  struct error *err)
-{
-    if (strictly_ascending(keys, count))
-        return STATUS_OK;
-    void *memory;
-    enum status status = bulk_alloc(count, sizeof(*keys), "sorted keys", &memory, err);
-    if (status != STATUS_OK)
-        return status;
-    uint64_t *sorted = memory;
-    memcpy(sorted, keys, count * sizeof(*keys));
-    radix_sort(sorted, count, 56);
-    for (size_t i = 1; i < count && status == STATUS_OK; i++) {
-        if (sorted[i - 1] != sorted[i])
-            continue;
-        uint64_t key = sorted[i];
-        size_t rows[2], found = 0;
-        for (size_t row = 0; found < 2; row++)
-            if (keys[row] == key)
-                rows[found++] = row;
-        status = error_set(err, STATUS_INVALID, "%s: key %" PRIu64 " is repeated: rows %zu and %zu",
-                           file_label(path), key, rows[0], rows[1]);
-    }
-    bulk_free(memory, count, sizeof(*keys));
-    return status;
-}
 
 /* Opens `path` and reads the two u32 every layout here starts with. */
 static enum status open_with_header(const char *path, int *fd, uint64_t *file_bytes,
@@ -158,38 +73,148 @@ static enum status check_key_name(const char *path, struct error *err)
                      file_label(path));
 }
 
-enum status key_file_read(const char *path, uint64_t expected_count, uint64_t **keys,
+struct key_file {
+    int fd;
+    char *path;
+    uint64_t count;
+};
+
+enum status key_file_open(const char *path, uint64_t expected_count, struct key_file **out,
                           struct error *err)
 {
     int fd = -1;
     uint64_t file_bytes;
     uint32_t header[2];
+    struct key_file *file = NULL;
+    char *copy = NULL;
     enum status status = check_key_name(path, err);
     if (status == STATUS_OK)
         status = open_with_header(path, &fd, &file_bytes, header, err);
     if (status != STATUS_OK)
         return status;
-    uint64_t *read = NULL;
     status = check_key_file(path, file_bytes, header, expected_count, err);
     if (status != STATUS_OK)
         goto out;
-    size_t bytes = (size_t)header[0] * sizeof(*read);
+    file = calloc(1, sizeof(*file));
+    copy = strdup(path);
+    if (!file || !copy) {
+        status = error_set(err, STATUS_NO_MEMORY, "%s: out of memory", file_label(path));
+        goto out;
+    }
+    *file = (struct key_file){.fd = fd, .path = copy, .count = header[0]};
+    *out = file;
+    return STATUS_OK;
+out:
+    free(copy);
+    free(file);
+    close(fd);
+    return status;
+}
+
+void key_file_close(struct key_file *file)
+{
+    if (!file)
+        return;
+    close(file->fd);
+    free(file->path);
+    free(file);
+}
+
+enum status key_file_read_range(const struct key_file *file, uint64_t first, uint64_t count,
+                                uint64_t *keys, struct error *err)
+{
+    if (first > file->count || count > file->count - first)
+        return error_set(err, STATUS_INVALID,
+                         "%s: %" PRIu64 " keys from row %" PRIu64 " asked for, it has %" PRIu64,
+                         file_label(file->path), count, first, file->count);
+    return file_read_at(file->fd, file->path, keys, (size_t)count * sizeof(*keys),
+                        TRUTH_HEADER_BYTES + first * sizeof(*keys), err);
+}
+
+/* All keys, with an ear for the wish to stop. */
+static enum status read_keys(const struct key_file *file, const atomic_int *cancel, uint64_t *keys,
+                             struct error *err)
+{
+    enum status status = STATUS_OK;
+    for (uint64_t first = 0; first < file->count && status == STATUS_OK; first += KEYS_PER_READ) {
+        if (cancel && atomic_load_explicit(cancel, memory_order_relaxed) != 0)
+            return error_set(err, STATUS_CANCELLED, "%s: interrupted while its keys were checked",
+                             file_label(file->path));
+        uint64_t count = MIN((uint64_t)KEYS_PER_READ, file->count - first);
+        status = key_file_read_range(file, first, count, keys + first, err);
+    }
+    return status;
+}
+
+/* The error of a repeated key, with its first two rows out of `keys`, which are in file order. */
+static enum status report_repeated(const struct key_file *file, uint64_t key, const uint64_t *keys,
+                                   struct error *err)
+{
+    uint64_t rows[2];
+    int found = 0;
+    for (uint64_t row = 0; row < file->count && found < 2; row++)
+        if (keys[row] == key)
+            rows[found++] = row;
+    if (found < 2)
+        return error_set(err, STATUS_CORRUPT, "%s: changed while it was read",
+                         file_label(file->path));
+    return error_set(err, STATUS_INVALID,
+                     "%s: key %" PRIu64 " is repeated: rows %" PRIu64 " and %" PRIu64,
+                     file_label(file->path), key, rows[0], rows[1]);
+}
+
+enum status key_file_check(const struct key_file *file, const atomic_int *cancel, struct error *err)
+{
+    void *memory;
+    enum status status =
+        bulk_alloc((size_t)file->count, sizeof(uint64_t), "keys to check", &memory, err);
+    if (status != STATUS_OK)
+        return status;
+    uint64_t *keys = memory;
+    status = read_keys(file, cancel, keys, err);
+    if (status != STATUS_OK)
+        goto out;
+    u64_sort(keys, (size_t)file->count);
+    uint64_t i = 1;
+    while (i < file->count && keys[i - 1] != keys[i])
+        i++;
+    if (i == file->count)
+        goto out;
+    uint64_t repeated = keys[i];
+    status = read_keys(file, cancel, keys, err);
+    if (status == STATUS_OK)
+        status = report_repeated(file, repeated, keys, err);
+out:
+    bulk_free(memory, (size_t)file->count, sizeof(*keys));
+    return status;
+}
+
+enum status key_file_read(const char *path, uint64_t expected_count, uint64_t **keys,
+                          struct error *err)
+{
+    struct key_file *file;
+    uint64_t *read = NULL;
+    enum status status = key_file_open(path, expected_count, &file, err);
+    if (status != STATUS_OK)
+        return status;
+    status = key_file_check(file, NULL, err);
+    if (status != STATUS_OK)
+        goto out;
+    size_t bytes = (size_t)file->count * sizeof(*read);
     read = malloc(bytes);
     if (!read) {
         status = error_set(err, STATUS_NO_MEMORY, "%s: cannot allocate %zu bytes for its keys",
                            file_label(path), bytes);
         goto out;
     }
-    status = file_read_at(fd, path, read, bytes, TRUTH_HEADER_BYTES, err);
-    if (status == STATUS_OK)
-        status = check_distinct(path, read, header[0], err);
+    status = key_file_read_range(file, 0, file->count, read, err);
     if (status == STATUS_OK) {
         *keys = read;
         read = NULL;
     }
 out:
     free(read);
-    close(fd);
+    key_file_close(file);
     return status;
 }
 

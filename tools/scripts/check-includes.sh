@@ -56,7 +56,8 @@ check_owners() {
     only 'liburing\.h' 'query/block_io_uring\.c'
     # One writer and reader of JSON on disk, one of JSON on the wire.
     only 'cjson/cJSON\.h' 'layout/manifest_json\.c|query/stats_json\.c|tests/.*\.c'
-    only '(hwloc|numa|numaif)\.h' 'common/topology\.c'
+    only '(hwloc(/.*)?|numa|numaif)\.h' 'common/topology\.c'
+    only 'linux/mempolicy\.h' 'common/topology\.c|tests/test_topology\.c'
     # Instruction sets: files named for one, and the headers that only those include.
     only '(immintrin|x86intrin|[a-z]*mmintrin)\.h' \
         '[a-z]+/[a-z0-9_]*_(avx2|avx512|vnni)\.c|[a-z]+/[a-z0-9_]*_internal\.h'

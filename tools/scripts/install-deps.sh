@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian/Ubuntu packages that Nightjar needs and this machine lacks.
 #
-#   install-deps.sh [--check] GROUP...      groups: build test sanitizers lint
+#   install-deps.sh [--check] GROUP...      groups: build test sanitizers lint numa
 #
 # A package counts as present when what it provides works (a command runs, a header is found), so
 # libraries that were installed by other means are accepted, and nothing at all is done, nor apt
@@ -52,9 +52,11 @@ libc6-dev       | have_header stdlib.h
 liburing-dev    | have_header liburing.h
 libcjson-dev    | have_header cjson/cJSON.h
 libxxhash-dev   | have_header xxhash.h
+libhwloc-dev    | have_header hwloc.h
 "
 readonly TEST_NEEDS="
 libcmocka-dev   | have_header cmocka.h
+parallel        | have_command parallel
 "
 readonly SANITIZERS_NEEDS="
 clang           | have_command clang
@@ -70,6 +72,11 @@ cppcheck        | have_command cppcheck
 shellcheck      | have_command shellcheck
 git             | have_command git
 "
+# numa-test.sh unpacks a kernel and busybox-static itself: the one would change how this machine
+# starts, the other would take the place of its busybox.
+readonly NUMA_NEEDS="
+qemu-system-x86 | have_command qemu-system-x86_64
+"
 
 needs_of() {
     case $1 in
@@ -77,8 +84,9 @@ needs_of() {
     test) echo "$TEST_NEEDS" ;;
     sanitizers) echo "$SANITIZERS_NEEDS" ;;
     lint) echo "$LINT_NEEDS" ;;
+    numa) echo "$NUMA_NEEDS" ;;
     *)
-        echo "$ME: unknown group '$1': want build, test, sanitizers or lint" >&2
+        echo "$ME: unknown group '$1': want build, test, sanitizers, lint or numa" >&2
         exit 2
         ;;
     esac
@@ -106,7 +114,7 @@ if [[ ${1-} == --check ]]; then
     shift
 fi
 if (($# == 0)); then
-    echo "usage: $ME [--check] GROUP... (build test sanitizers lint)" >&2
+    echo "usage: $ME [--check] GROUP... (build test sanitizers lint numa)" >&2
     exit 2
 fi
 for group in "$@"; do
