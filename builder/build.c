@@ -1,57 +1,36 @@
 /*
- * build.c - runs the stages of a build in order and owns what passes between them.
+ * build.c - runs the stages of a build in order, each piece once, and carries what passes between
+ * them.
  *
- * Each array is freed right after the last stage that reads it, because the peak of a build is what
- * its owner pays for: the graph (largest of all) goes as soon as its nodes are packed, which is why
- * the sample searches for the hot list come before packing though their result is ranked after it.
+ * All results go through the work directory, also from one stage of a process to its next: what a
+ * stage needs it loads, so a build that goes on after a kill, or in another process, takes no other
+ * path than one that was never stopped.
  *
- * Nothing is left behind on failure: the output directory is created first (so that an unwritable
- * one costs no hours) and removed by the writer's abort. A killed build leaves a directory without
- * manifest.json, which nothing opens.
- *
- * One thread calls; stages use the OpenMP team, whose size is restored at the end.
+ * One thread calls; lanes.c spreads a stage's shards over NUMA nodes.
  */
 #include "builder/build.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
 
-#include "builder/build_monitor.h"
-#include "builder/build_size.h"
-#include "builder/encode.h"
-#include "builder/hot_list.h"
-#include "builder/ingest.h"
-#include "builder/navigation_build.h"
-#include "builder/pack.h"
-#include "builder/vamana.h"
-#include "builder/write_blocks.h"
+#include "builder/build_internal.h"
+#include "common/file_io.h"
 #include "common/memory.h"
 #include "common/version.h"
-#include "layout/generation.h"
+#include "layout/store.h"
 
-enum { MIB = 1 << 20 };
-
-struct build {
-    struct build_params params; /* code_bytes and threads resolved */
-    struct progress progress;
-    struct build_monitor monitor;
-    struct vector_file *file;
-    struct vector_shape shape;
-    struct build_size size;
-    struct generation_writer *writer;
-    struct ingest_result input;
-    struct codec *codec;
-    struct vamana_result vamana;
-    struct hot_visits visits;
-    struct pack_result pack;
-    struct manifest manifest;
-    struct build_report report;
-    uint64_t written_bytes;
+enum {
+    MIB = 1 << 20,
+    JOB_BYTES = 2048,
+    OUTPUT_PATH_BYTES = 4200, /* of a file in the output; a longer path is no path for the kernel */
 };
 
 /* ---- parameters ---- */
@@ -67,87 +46,229 @@ static enum status range_check(const char *name, uint64_t value, uint64_t min, u
     return STATUS_OK;
 }
 
+static enum status real_check(const char *name, double value, double min, double max,
+                              struct error *err)
+{
+    if (!(value >= min && value <= max))
+        return error_set(err, STATUS_INVALID, "%s %g is outside %g..%g", name, value, min, max);
+    return STATUS_OK;
+}
+
 enum status build_params_check(const struct build_params *params, struct error *err)
 {
-    if (params->input == NULL)
-        return error_set(err, STATUS_INVALID, "no input file is named");
+    const struct {
+        const char *name;
+        uint64_t value, min, max;
+    } ranges[] = {
+        {"degree", params->degree, BUILD_DEGREE_MIN, BUILD_DEGREE_MAX},
+        {"build list", params->build_list, 1, BUILD_LIST_MAX},
+        {"code bytes", params->code_bytes, 1, VECTOR_DIM_MAX},
+        {"threads", params->threads, 0, BUILD_THREADS_MAX},
+        {"shards", params->shards, 0, PARTITION_SHARDS_MAX},
+        {"block bytes", params->block_bytes, 0, BLOCK_BYTES_MAX},
+    };
+    enum status status = STATUS_OK;
+
     if (params->metric != METRIC_L2 && params->metric != METRIC_IP &&
         params->metric != METRIC_COSINE)
         return error_set(err, STATUS_INVALID, "unknown metric; l2, ip or cosine is wanted");
     if (params->codec != CODEC_PQ)
         return error_set(err, STATUS_INVALID, "unknown codec; product quantization is wanted");
-    enum status status =
-        range_check("degree", params->degree, BUILD_DEGREE_MIN, BUILD_DEGREE_MAX, err);
+    for (size_t i = 0; status == STATUS_OK && i < ARRAY_LENGTH(ranges); i++)
+        status = range_check(ranges[i].name, ranges[i].value, ranges[i].min, ranges[i].max, err);
+    if (status == STATUS_OK && params->block_bytes % BLOCK_PAGE_BYTES != 0)
+        status = error_set(err, STATUS_INVALID, "block bytes %u is not a multiple of %d",
+                           params->block_bytes, BLOCK_PAGE_BYTES);
     if (status == STATUS_OK)
-        status = range_check("build list", params->build_list, 1, BUILD_LIST_MAX, err);
+        status = real_check("alpha", params->alpha, 1, BUILD_ALPHA_MAX, err);
     if (status == STATUS_OK)
-        status = range_check("code bytes", params->code_bytes, 1, VECTOR_DIM_MAX, err);
+        status = real_check("replication", params->replication, 1, BUILD_REPLICATION_MAX, err);
     if (status == STATUS_OK)
-        status = range_check("threads", params->threads, 0, BUILD_THREADS_MAX, err);
-    if (status == STATUS_OK)
-        status = range_check("block bytes", params->block_bytes, 0, BLOCK_BYTES_MAX, err);
-    if (status != STATUS_OK)
-        return status;
-    if (params->block_bytes % BLOCK_PAGE_BYTES != 0) {
-        return error_set(err, STATUS_INVALID, "block bytes %u is not a multiple of %d",
-                         params->block_bytes, BLOCK_PAGE_BYTES);
-    }
-    if (!(params->alpha >= 1.0 && params->alpha <= BUILD_ALPHA_MAX)) {
-        return error_set(err, STATUS_INVALID, "alpha %g is outside 1..%d", params->alpha,
-                         BUILD_ALPHA_MAX);
-    }
-    if (!(params->navigation_share >= 0.0 && params->navigation_share <= 1.0)) {
-        return error_set(err, STATUS_INVALID, "navigation share %g is outside 0..1",
-                         params->navigation_share);
-    }
-    return STATUS_OK;
+        status = real_check("navigation share", params->navigation_share, 0, 1, err);
+    return status;
 }
 
 /* ---- before the first row ---- */
 
-static enum status memory_check(const struct build *b, struct error *err)
+static enum status memory_refuse(const struct build *b, uint64_t limit, bool asked,
+                                 struct error *err)
 {
     const struct build_size *size = &b->size;
-    uint64_t budget = b->params.memory_bytes;
-    uint64_t available = memory_available();
-    bool asked = budget != 0 && (available == 0 || budget <= available);
-    uint64_t limit = asked ? budget : available;
-
-    if (limit == 0 || size->memory_bytes <= limit)
-        return STATUS_OK;
     unsigned long long need_mib = (size->memory_bytes + MIB - 1) / MIB;
     return error_set(
         err, STATUS_NO_MEMORY,
-        "%s: building %llu x %u %s at degree %u takes %lluM (vectors %lluM + %s stage %lluM + "
-        "program "
-        "%lluM), but %s %lluM; the smallest budget that would do is %lluM",
+        "%s: building %llu x %u %s at degree %u in %u shards takes %lluM (%s stage: %lluM for a "
+        "shard of %llu rows + %lluM for all rows + %lluM for program and threads), but %s %lluM; "
+        "the smallest budget that would do is %lluM",
         b->params.input, (unsigned long long)b->shape.count, b->shape.dim,
-        element_name(b->shape.type), b->params.degree, need_mib,
-        (unsigned long long)size->rows_bytes / MIB, build_stage_name(size->memory_stage),
-        (unsigned long long)(size->memory_bytes - size->rows_bytes - size->fixed_bytes) / MIB,
+        element_name(b->shape.type), b->params.degree, size->shard_count, need_mib,
+        build_stage_name(size->memory_stage),
+        (unsigned long long)size->shard_bytes[size->memory_stage] / MIB,
+        (unsigned long long)(size->own_max + size->borrowed_max),
+        (unsigned long long)size->shared_bytes[size->memory_stage] / MIB,
         (unsigned long long)size->fixed_bytes / MIB,
         asked ? "the memory budget is" : "this machine can spare", (unsigned long long)limit / MIB,
         need_mib);
 }
 
-/* Refuses what cannot possibly fit, before hours are spent on it. */
-static enum status disk_check(const struct build *b, struct error *err)
+/* The number of shards that an earlier run has settled in its job, or 0. What the machine can spare
+ * may be another by now, and the same command is to go on with the same shards. */
+static uint32_t shards_of_job(const struct build *b)
+{
+    uint64_t shards = 0;
+    return work_job_number(b->work_path, "shards", &shards) && shards <= PARTITION_SHARDS_MAX
+               ? (uint32_t)shards
+               : 0;
+}
+
+/* The number of shards, and whether they fit. Lanes share the limit, so with several NUMA nodes the
+ * shards are made small enough for all of them to be at work, unless the whole fits at once. */
+static enum status memory_plan(struct build *b, struct error *err)
+{
+    uint64_t budget = b->params.memory_bytes;
+    uint64_t available = memory_available();
+    bool asked = budget != 0 && (available == 0 || budget <= available);
+    uint64_t limit = asked ? budget : available;
+    uint32_t most = build_shards_max(b->shape.count);
+
+    b->memory_limit = limit == 0 ? UINT64_MAX : limit;
+    if (b->params.shards > most)
+        return error_set(err, STATUS_INVALID, "%s: %llu vectors can be cut into at most %u shards",
+                         b->params.input, (unsigned long long)b->shape.count, most);
+    uint32_t settled = b->params.shards != 0 ? b->params.shards : shards_of_job(b);
+    bool fits = false;
+    if (settled >= 1 && settled <= most) {
+        build_size_compute(&b->params, &b->shape, settled, &b->size);
+        fits = b->size.memory_bytes <= b->memory_limit;
+    }
+    if (!fits && b->params.shards == 0)
+        fits = build_size_choose(&b->params, &b->shape, b->memory_limit, b->numa_count, &b->size);
+    return fits ? STATUS_OK : memory_refuse(b, limit, asked, err);
+}
+
+static enum status disk_check(const char *path, uint64_t needed, const char *what,
+                              struct error *err)
 {
     struct statvfs disk;
 
-    if (statvfs(b->params.output, &disk) != 0)
-        return error_set_os(err, errno, "%s: cannot tell the free disk space", b->params.output);
+    if (statvfs(path, &disk) != 0)
+        return error_set_os(err, errno, "%s: cannot tell the free disk space", path);
     uint64_t unit = disk.f_frsize;
     uint64_t available =
         disk.f_bavail > UINT64_MAX / unit ? UINT64_MAX : (uint64_t)disk.f_bavail * unit;
-    if (available < b->size.disk_least_bytes) {
+    if (available < needed) {
         return error_set(err, STATUS_IO,
-                         "%s: no space left: the index takes %lluM at the least and %lluM are free",
-                         b->params.output,
-                         (unsigned long long)(b->size.disk_least_bytes + MIB - 1) / MIB,
+                         "%s: no space left: %s takes %lluM at the least and %lluM are free", path,
+                         what, (unsigned long long)(needed + MIB - 1) / MIB,
                          (unsigned long long)available / MIB);
     }
     return STATUS_OK;
+}
+
+static enum status file_identity(const char *path, const char *name, char *text, size_t bytes,
+                                 struct error *err)
+{
+    struct stat info;
+    if (stat(path, &info) != 0 && errno == ENOENT)
+        return error_set(err, STATUS_NOT_FOUND, "%s: no such file", file_label(path));
+    if (stat(path, &info) != 0)
+        return error_set_os(err, errno, "%s: cannot be looked at", file_label(path));
+    snprintf(text, bytes, "%s_bytes %llu\n%s_modified %lld.%09ld\n", name,
+             (unsigned long long)info.st_size, name, (long long)info.st_mtim.tv_sec,
+             info.st_mtim.tv_nsec);
+    return STATUS_OK;
+}
+
+/* All that the bytes of the generation depend on, a line each. */
+static enum status job_format(const struct build *b, char *text, size_t bytes, struct error *err)
+{
+    const struct build_params *p = &b->params;
+    char input[160];
+    char keys[160] = "keys none\n";
+
+    enum status status = file_identity(p->input, "input", input, sizeof(input), err);
+    if (status == STATUS_OK && p->keys != NULL)
+        status = file_identity(p->keys, "keys", keys, sizeof(keys), err);
+    if (status != STATUS_OK)
+        return status;
+    snprintf(text, bytes,
+             "nightjar-build %s\nformat %d\n%s%svectors %llu\ndim %u\ntype %s\nmetric %s\n"
+             "degree %u\nbuild-list %u\nalpha %.17g\ncodec %d\ncode-bytes %u\nblock-bytes %u\n"
+             "navigation %.17g\nseed %llu\nshards %u\nreplication %.17g\n",
+             NIGHTJAR_VERSION, MANIFEST_FORMAT_VERSION, input, keys,
+             (unsigned long long)b->shape.count, b->shape.dim, element_name(b->shape.type),
+             metric_name(p->metric), p->degree, p->build_list, p->alpha, (int)p->codec,
+             p->code_bytes, p->block_bytes, p->navigation_share, (unsigned long long)p->seed,
+             b->size.shard_count, b->size.replication);
+    return STATUS_OK;
+}
+
+static void work_path_set(struct build *b)
+{
+    const char *output = b->params.output;
+    size_t length = strlen(output);
+
+    while (length > 1 && output[length - 1] == '/')
+        length--;
+    if (b->params.work != NULL)
+        snprintf(b->work_path, sizeof(b->work_path), "%s", b->params.work);
+    else
+        snprintf(b->work_path, sizeof(b->work_path), "%.*s.work", (int)length, output);
+}
+
+static enum status work_begin(struct build *b, struct error *err)
+{
+    char job[JOB_BYTES];
+
+    enum status status = job_format(b, job, sizeof(job), err);
+    if (status == STATUS_OK)
+        status = work_open(b->work_path, job, b->params.one_stage ? WORK_SHARED : WORK_ALONE,
+                           &b->work, err);
+    if (status == STATUS_OK)
+        b->fresh = work_is_empty(b->work);
+    return status;
+}
+
+static enum status lanes_begin(struct build *b, struct error *err)
+{
+    uint64_t shard_bytes = 0;
+    uint64_t shared_bytes = 0;
+
+    for (unsigned stage = 0; stage < BUILD_STAGE_COUNT; stage++)
+        if (b->size.shard_bytes[stage] > 0) {
+            shard_bytes = MAX(shard_bytes, b->size.shard_bytes[stage]);
+            shared_bytes = MAX(shared_bytes, b->size.shared_bytes[stage]);
+        }
+    b->lane_array = calloc(MAX(b->numa_count, 1u), sizeof(*b->lane_array));
+    if (b->lane_array == NULL)
+        return error_set(err, STATUS_NO_MEMORY, "no memory for lanes");
+    b->lanes = (struct lanes){.topology = b->topology, .lanes = b->lane_array, .lane_count = 1};
+    b->lane_array[0] = (struct topology_lane){.numa = TOPOLOGY_ANY, .threads = b->params.threads};
+    if (b->numa_count < 2 || b->size.shard_count < 2 || b->params.one_stage)
+        return STATUS_OK;
+    struct topology_lane_request request = {
+        .threads = b->params.threads,
+        .shard_count = b->size.shard_count,
+        .shard_bytes = shard_bytes,
+        .memory_bytes = b->memory_limit,
+        .fixed_bytes = b->size.fixed_bytes + shared_bytes,
+    };
+    b->lanes.lane_count =
+        topology_plan_lanes(topology_numa(b->topology, 0), b->numa_count, &request, b->lane_array);
+    if (b->lanes.lane_count == 1) /* all CPUs on one shard, wherever its memory is */
+        b->lane_array[0] =
+            (struct topology_lane){.numa = TOPOLOGY_ANY, .threads = b->params.threads};
+    return STATUS_OK;
+}
+
+static enum status topology_begin(struct build *b, struct error *err)
+{
+    if (!b->params.numa)
+        return STATUS_OK;
+    enum status status = topology_load(&b->topology, err);
+    if (status == STATUS_OK)
+        b->numa_count = topology_numa_count(b->topology);
+    return status;
 }
 
 static void manifest_begin(struct build *b)
@@ -168,333 +289,317 @@ static void manifest_begin(struct build *b)
     m->seed = b->params.seed;
     m->block_bytes_asked = b->params.block_bytes;
     m->navigation_share = b->params.navigation_share;
+    m->shard_count = b->size.shard_count;
+    m->replication = b->size.replication;
 }
 
-/* Everything that can be refused without reading a row; then the output directory. */
+static enum status stage_choice_check(const struct build *b, struct error *err)
+{
+    const struct build_params *p = &b->params;
+    if (!p->one_stage || p->shard == WORK_WHOLE)
+        return STATUS_OK;
+    if (!build_stage_sharded(p->stage))
+        return error_set(err, STATUS_INVALID, "stage %s has no shards", build_stage_name(p->stage));
+    if (p->shard >= b->size.shard_count)
+        return error_set(err, STATUS_INVALID, "shard %u: there are %u, from 0", p->shard,
+                         b->size.shard_count);
+    return STATUS_OK;
+}
+
+/* ---- output ---- */
+
+static void output_file_path(const struct build *b, const char *name, char path[OUTPUT_PATH_BYTES])
+{
+    snprintf(path, OUTPUT_PATH_BYTES, "%s/%s", b->params.output, name);
+}
+
+/* Some pieces are bytes of the output: where a file of it is gone, so are they. */
+static void output_missed(const struct build *b)
+{
+    bool missing = false;
+    for (unsigned file = 0; file < GENERATION_FILE_COUNT; file++) {
+        char path[OUTPUT_PATH_BYTES];
+        output_file_path(b, generation_file_names[file], path);
+        missing = missing || (access(path, F_OK) != 0 && errno == ENOENT);
+    }
+    if (!missing)
+        return;
+    work_piece_forget(b->work, (struct work_piece){BUILD_STAGE_NAVIGATION, WORK_WHOLE});
+    for (uint32_t s = 0; s < b->size.shard_count; s++)
+        work_piece_forget(b->work, (struct work_piece){BUILD_STAGE_WRITE, s});
+}
+
+static bool directory_sync(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool synced = fd >= 0 && store_sync_directory(fd, path, NULL) == STATUS_OK;
+    if (fd >= 0)
+        close(fd);
+    return synced;
+}
+
+/* Whether the output is complete and this build's: an earlier run was stopped after its last step
+ * but before its work was removed. Then all that is left is that removal, once it is certain that
+ * the output outlasts a power cut. */
+static bool output_is_finished(struct build *b)
+{
+    struct generation *generation = NULL;
+    struct manifest wanted = b->manifest;
+    char parent[OUTPUT_PATH_BYTES];
+
+    if (b->fresh || (b->params.one_stage && b->params.stage != BUILD_STAGE_CHECK) ||
+        generation_open(b->params.output, &generation, NULL) != STATUS_OK)
+        return false;
+    const struct manifest *found = generation_manifest(generation);
+    /* The record of the ingest stage may be removed already. */
+    wanted.input_digest = found->input_digest;
+    if (build_stage_load(b, BUILD_STAGE_TRAIN, NULL) == STATUS_OK)
+        wanted.input_digest = b->manifest.input_digest;
+    struct digest128 id = manifest_generation_id(&wanted);
+    bool same = id.low == found->generation_id.low && id.high == found->generation_id.high;
+    b->manifest = *found;
+    generation_close(generation);
+    output_file_path(b, "..", parent);
+    return same && directory_sync(b->params.output) && directory_sync(parent);
+}
+
+static enum status output_begin(struct build *b, struct error *err)
+{
+    if (!b->fresh)
+        output_missed(b);
+    enum status status =
+        generation_writer_open(b->params.output, GENERATION_CONTINUE, &b->writer, err);
+    if (status != STATUS_EXISTS || !output_is_finished(b))
+        return status;
+    b->finished = true;
+    build_report_collect(b);
+    return STATUS_OK;
+}
+
+/* The smallest list may be too much yet for a block that passes; packing tells. */
+static enum status block_check_asked(const struct build *b, struct error *err)
+{
+    const struct block_geometry geometry = {
+        .block_bytes = b->params.block_bytes,
+        .vector_bytes = (uint32_t)(b->shape.dim * element_bytes(b->shape.type)),
+        .adjacency = BLOCK_ADJACENCY_GAPS,
+    };
+    if (geometry.block_bytes == 0 || block_list_budget(&geometry, 1) > 0)
+        return STATUS_OK;
+    return error_set(err, STATUS_INVALID,
+                     "block bytes %u: a block cannot hold one record of %u vector bytes",
+                     geometry.block_bytes, geometry.vector_bytes);
+}
+
+/* Everything that can be refused without reading a row; then work and output directory. */
 static enum status build_begin(struct build *b, struct error *err)
 {
     enum status status = build_params_check(&b->params, err);
+    if (status == STATUS_OK && b->params.input == NULL)
+        status = error_set(err, STATUS_INVALID, "no input file is named");
     if (status == STATUS_OK && b->params.output == NULL)
         status = error_set(err, STATUS_INVALID, "no output directory is named");
-    if (status != STATUS_OK)
-        return status;
-    status = vector_file_open(b->params.input, &b->file, err);
+    if (status == STATUS_OK)
+        status = vector_file_open(b->params.input, &b->file, err);
     if (status != STATUS_OK)
         return status;
     b->shape = vector_file_shape(b->file);
-    status = ingest_shape_check(b->params.input, &b->shape, err);
+    status = scan_shape_check(b->params.input, &b->shape, err);
     if (status != STATUS_OK)
         return status;
     b->params.code_bytes = MIN(b->params.code_bytes, b->shape.dim);
-    build_size_compute(&b->params, &b->shape, &b->size);
-    b->report.threads = b->params.threads;
-    b->report.memory_planned_bytes = b->size.memory_bytes;
-    status = memory_check(b, err);
-    if (status != STATUS_OK)
-        return status;
-    status = generation_writer_open(b->params.output, &b->writer, err);
+    work_path_set(b);
+    status = block_check_asked(b, err);
+    if (status == STATUS_OK)
+        status = topology_begin(b, err);
+    if (status == STATUS_OK)
+        status = memory_plan(b, err);
+    if (status == STATUS_OK)
+        status = stage_choice_check(b, err);
+    if (status == STATUS_OK)
+        status = lanes_begin(b, err);
+    if (status == STATUS_OK)
+        status = work_begin(b, err);
     if (status != STATUS_OK)
         return status;
     manifest_begin(b);
-    return disk_check(b, err);
-}
-
-/* ---- stages ---- */
-
-static enum status append(struct build *b, enum generation_file file, const void *data,
-                          size_t bytes, struct error *err)
-{
-    b->written_bytes += bytes;
-    return generation_writer_append(b->writer, file, data, bytes, err);
-}
-
-static enum status stage_ingest(struct build *b, struct error *err)
-{
-    enum status status =
-        ingest_run(b->file, b->params.metric, b->params.keys, &b->monitor, &b->input, err);
-    if (status != STATUS_OK)
+    b->report.threads = b->params.threads;
+    b->report.memory_planned_bytes = b->size.memory_bytes;
+    b->report.shard_count = b->size.shard_count;
+    status = output_begin(b, err);
+    if (status != STATUS_OK || !b->fresh)
         return status;
-    vector_file_close(b->file);
-    b->file = NULL;
-    b->manifest.input_digest = b->input.input_digest;
-    b->manifest.duplicate_vectors = b->input.duplicate_vectors;
-    b->manifest.norm_max = (double)b->input.set.norm_max;
-    b->manifest.generation_id = manifest_generation_id(&b->manifest);
-    return STATUS_OK;
+    status = disk_check(b->params.output, b->size.disk_least_bytes, "the index", err);
+    return status == STATUS_OK
+               ? disk_check(b->work_path, b->size.disk_least_bytes, "the work directory", err)
+               : status;
 }
 
-static enum status stage_train(struct build *b, struct error *err)
-{
-    struct codec_params params = {
-        .kind = b->params.codec,
-        .metric = b->params.metric,
-        .type = b->shape.type,
-        .dim = b->shape.dim,
-        .code_bytes = b->params.code_bytes,
-        .seed = b->params.seed,
-        .norm_max = b->input.set.norm_max,
-    };
-    return encode_train(&b->input.set, &params, &b->codec, err);
-}
+/* ---- running ---- */
 
-static int on_graph_progress(void *context, uint64_t done, uint64_t total)
-{
-    const struct build *b = context;
-
-    (void)total;
-    progress_update(b->monitor.progress, done);
-    return build_monitor_cancelled(&b->monitor);
-}
-
-static enum status stage_graph(struct build *b, struct error *err)
-{
-    struct vamana_params params = {
-        .degree = b->params.degree,
-        .build_list = b->params.build_list,
-        .alpha = (float)b->params.alpha,
-        .seed = b->params.seed,
-        .progress = on_graph_progress,
-        .progress_context = b,
-    };
-    enum status status = vamana_build(&b->input.set, &params, &b->vamana, err);
-    if (status == STATUS_OK)
-        b->manifest.repaired_nodes = b->vamana.repaired_nodes;
-    return status;
-}
-
-static enum status stage_visits(struct build *b, struct error *err)
-{
-    return hot_visits_collect(&b->input.set, &b->vamana.graph, b->vamana.entry, b->params.seed,
-                              &b->monitor, &b->visits, err);
-}
-
-static enum status stage_pack(struct build *b, struct error *err)
-{
-    struct pack_params params = {
-        .dim_bytes = (uint32_t)(b->shape.dim * element_bytes(b->shape.type)),
-        .block_bytes = b->params.block_bytes,
-        .adjacency = BLOCK_ADJACENCY_GAPS,
-        .entry = b->vamana.entry,
-        .seed = b->params.seed,
-        .generation_seed = b->manifest.generation_id.low,
-    };
-    enum status status = pack_graph(&b->vamana.graph, &params, &b->pack, err);
-    if (status != STATUS_OK)
-        return status;
-    graph_destroy(&b->vamana.graph);
-    b->manifest.geometry = b->pack.geometry;
-    b->manifest.block_count = b->pack.block_count;
-    b->manifest.mean_degree = b->pack.mean_degree;
-    b->manifest.block_mate_share = b->pack.block_mate_share;
-    b->manifest.trimmed_edges = b->pack.trimmed_edges;
-    return STATUS_OK;
-}
-
-static enum status stage_encode(struct build *b, struct error *err)
-{
-    uint8_t *codes = NULL;
-    uint8_t *image = NULL;
-    size_t image_bytes = 0;
-    uint32_t node_limit = b->pack.geometry.node_limit;
-    size_t code_bytes = b->params.code_bytes;
-
-    enum status status = encode_nodes(&b->input.set, b->codec, b->pack.row_of_node, node_limit,
-                                      &b->monitor, &codes, err);
-    if (status == STATUS_OK)
-        status = append(b, GENERATION_CODES, codes, node_limit * code_bytes, err);
-    if (status == STATUS_OK)
-        status = codec_serialize(b->codec, &image, &image_bytes, err);
-    if (status == STATUS_OK)
-        status = append(b, GENERATION_CODEC, image, image_bytes, err);
-    free(image);
-    bulk_free(codes, node_limit, code_bytes);
-    codec_destroy(b->codec);
-    b->codec = NULL;
-    return status;
-}
-
-static enum status hot_list_write(struct build *b, struct error *err)
-{
-    struct hot_numbering numbering = {
-        .node_of_row = b->pack.node_of_row,
-        .node_limit = b->pack.geometry.node_limit,
-        .nodes_per_block = b->pack.geometry.nodes_per_block,
-    };
-    uint32_t *nodes = NULL;
-
-    enum status status = hot_list_rank(&b->visits, &numbering, &nodes, &b->manifest.hot_count, err);
-    if (status == STATUS_OK) {
-        status =
-            append(b, GENERATION_HOT, nodes, (size_t)b->manifest.hot_count * sizeof(*nodes), err);
-    }
-    free(nodes);
-    hot_visits_destroy(&b->visits);
-    return status;
-}
-
-static enum status stage_navigation(struct build *b, struct error *err)
-{
-    struct navigation_image image = {0};
-
-    enum status status = hot_list_write(b, err);
-    if (status != STATUS_OK)
-        return status;
-    struct navigation_params params = {
-        .node_of_row = b->pack.node_of_row,
-        .sample_count = navigation_sample_count(b->input.set.count, b->params.navigation_share),
-        .entry = b->vamana.entry,
-        .seed = b->params.seed,
-    };
-    status = navigation_build(&b->input.set, &params, &b->monitor, &image, err);
-    if (status == STATUS_OK) {
-        b->manifest.navigation_count = image.count;
-        status = append(b, GENERATION_NAVIGATION, image.bytes, image.length, err);
-    }
-    bulk_free(image.bytes, image.length, 1);
-    return status;
-}
-
-static enum status stage_write(struct build *b, struct error *err)
-{
-    enum status status =
-        write_blocks(&b->input.set, &b->pack, b->input.keys, &b->monitor, b->writer, err);
-    b->written_bytes += b->pack.block_count * b->pack.geometry.block_bytes;
-    return status;
-}
-
-typedef enum status (*stage_fn)(struct build *b, struct error *err);
-
-struct stage {
-    stage_fn run;
-    const char *unit;
+struct shard_job {
+    struct build *build;
+    enum build_stage stage;
+    struct build_share *share;
 };
 
-static const struct stage stages[BUILD_STAGE_COUNT] = {
-    [BUILD_STAGE_INGEST] = {stage_ingest, "rows"},
-    [BUILD_STAGE_TRAIN] = {stage_train, "rows"},
-    [BUILD_STAGE_GRAPH] = {stage_graph, "rows"},
-    [BUILD_STAGE_VISITS] = {stage_visits, "queries"},
-    [BUILD_STAGE_PACK] = {stage_pack, "rows"},
-    [BUILD_STAGE_ENCODE] = {stage_encode, "nodes"},
-    [BUILD_STAGE_NAVIGATION] = {stage_navigation, "nodes"},
-    [BUILD_STAGE_WRITE] = {stage_write, "blocks"},
-};
-
-static uint64_t stage_total(const struct build *b, enum build_stage stage)
+static enum status shard_piece_run(void *context, uint32_t shard, const struct lane_place *place,
+                                   struct error *err)
 {
-    switch (stage) {
-    case BUILD_STAGE_TRAIN:
-        return encode_sample_rows((uint32_t)b->shape.count);
-    case BUILD_STAGE_VISITS:
-        return MIN(b->shape.count, (uint64_t)HOT_QUERIES_MAX);
-    case BUILD_STAGE_ENCODE:
-        return b->pack.geometry.node_limit;
-    case BUILD_STAGE_NAVIGATION:
-        return navigation_sample_count((uint32_t)b->shape.count, b->params.navigation_share);
-    case BUILD_STAGE_WRITE:
-        return b->pack.block_count;
-    default:
-        return b->shape.count;
+    const struct shard_job *job = context;
+    struct build *b = job->build;
+    struct build_stage_record cost = {0};
+    uint64_t reported = 0;
+    struct build_monitor monitor = {.progress = &b->progress,
+                                    .cancel = b->params.cancel,
+                                    .share = job->share,
+                                    .reported = &reported};
+    struct build_shard_run run = {job->stage, shard, place};
+    enum status status = build_monitor_check(&monitor, err);
+    return status == STATUS_OK ? build_stage_shard_run(b, &run, &monitor, &cost, err) : status;
+}
+
+static enum status shards_run(struct build *b, enum build_stage stage, struct error *err)
+{
+    struct build_share share = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    struct shard_job job = {.build = b, .stage = stage, .share = &share};
+    uint32_t pieces[PARTITION_SHARDS_MAX];
+    uint32_t count = 0;
+    uint32_t only = b->params.one_stage ? b->params.shard : WORK_WHOLE;
+
+    for (uint32_t s = 0; s < b->plan.shard_count; s++) {
+        if (work_piece_done(b->work, (struct work_piece){stage, s}))
+            share.done += build_stage_shard_units(b, stage, s);
+        else if (only == WORK_WHOLE || only == s)
+            pieces[count++] = s;
     }
+    return lanes_run(&b->lanes, pieces, count, shard_piece_run, &job, err);
+}
+
+static enum status whole_run(struct build *b, enum build_stage stage, struct error *err)
+{
+    struct build_stage_record cost = {0};
+    struct build_monitor monitor = {.progress = &b->progress, .cancel = b->params.cancel};
+    if (work_piece_done(b->work, (struct work_piece){stage, WORK_WHOLE}))
+        return STATUS_OK;
+    return build_stage_whole_run(b, stage, &monitor, &cost, err);
+}
+
+/* Runs what is not done of a stage; all it builds on is done. */
+static enum status stage_run(struct build *b, enum build_stage stage, struct error *err)
+{
+    struct build_monitor monitor = {.cancel = b->params.cancel};
+    enum status status = build_stage_load(b, stage, err);
+    if (status != STATUS_OK)
+        return status;
+    uint64_t total = build_stage_units(b, stage);
+    progress_begin(&b->progress, build_stage_name(stage), total, build_stage_unit(stage));
+    status = build_stage_sharded(stage) ? shards_run(b, stage, err) : whole_run(b, stage, err);
+    if (status == STATUS_OK)
+        progress_update(&b->progress, total);
+    progress_end(&b->progress);
+    /* Once the generation is complete it is too late to stop; and another failure says more. */
+    if (!b->finished && (status == STATUS_OK || status == STATUS_CANCELLED) &&
+        build_monitor_cancelled(&monitor))
+        status = build_monitor_check(&monitor, err);
+    return status;
+}
+
+static bool stage_done(const struct build *b, enum build_stage stage)
+{
+    if (!build_stage_sharded(stage))
+        return work_piece_done(b->work, (struct work_piece){stage, WORK_WHOLE});
+    for (uint32_t s = 0; s < b->size.shard_count; s++)
+        if (!work_piece_done(b->work, (struct work_piece){stage, s}))
+            return false;
+    return true;
+}
+
+/* One stage, where a batch system runs them. */
+static enum status stage_run_alone(struct build *b, struct error *err)
+{
+    for (unsigned before = 0; before < b->params.stage; before++)
+        if (!stage_done(b, (enum build_stage)before))
+            return error_set(err, STATUS_INVALID,
+                             "stage %s builds on stage %s, which is not finished in %s",
+                             build_stage_name(b->params.stage),
+                             build_stage_name((enum build_stage)before), b->work_path);
+    return stage_run(b, b->params.stage, err);
 }
 
 static enum status stages_run(struct build *b, struct error *err)
 {
-    for (unsigned i = 0; i < BUILD_STAGE_COUNT; i++) {
-        struct build_clock clock = build_clock_now();
-        uint64_t total = stage_total(b, (enum build_stage)i);
-
-        b->written_bytes = 0;
-        progress_begin(&b->progress, build_stage_name((enum build_stage)i), total, stages[i].unit);
-        enum status status = stages[i].run(b, err);
-        if (status == STATUS_OK)
-            progress_update(&b->progress, total);
-        progress_end(&b->progress);
-        if (build_monitor_cancelled(&b->monitor))
-            status = build_monitor_check(&b->monitor, err);
-        if (status != STATUS_OK)
-            return status;
-        build_clock_measure(&clock, &b->report.stages[i]);
-        b->report.stages[i].written_bytes = b->written_bytes;
-        b->report.total.written_bytes += b->written_bytes;
-    }
-    return STATUS_OK;
+    if (b->finished)
+        return STATUS_OK;
+    if (b->params.one_stage)
+        return stage_run_alone(b, err);
+    enum status status = STATUS_OK;
+    for (unsigned stage = 0; status == STATUS_OK && stage < BUILD_STAGE_COUNT; stage++)
+        status = stage_run(b, (enum build_stage)stage, err);
+    return status;
 }
 
 /* ---- the end ---- */
 
-/* The report goes first: the manifest is what makes the directory a generation, and nothing in it
- * changes after. */
-static enum status build_finish(struct build *b, const struct build_clock *clock, struct error *err)
+/* Leaves nothing where nothing was finished; else everything, so that the build can go on. */
+static void build_release(struct build *b, enum status status, struct build_summary *summary)
 {
-    char *json = NULL;
-
-    build_clock_measure(clock, &b->report.total);
-    b->report.points_per_second_core = (double)b->shape.count / fmax(b->report.total.cpu_s, 1e-9);
-    enum status status = build_report_format(&b->report, &b->manifest, &json, err);
-    if (status == STATUS_OK)
-        status = generation_write_text(b->params.output, GENERATION_REPORT_NAME, json, err);
-    free(json);
-    if (status == STATUS_OK)
-        status = generation_writer_finish(b->writer, &b->manifest, err);
-    if (status == STATUS_OK) {
-        b->writer = NULL;
-        build_clock_measure(clock, &b->report.total);
+    bool nothing = b->work == NULL || (b->fresh && work_is_empty(b->work));
+    if (b->finished && !b->params.keep_work)
+        work_remove(b->work);
+    else if (nothing && !b->params.one_stage)
+        work_remove(b->work);
+    else
+        work_close(b->work);
+    if (status != STATUS_OK && nothing)
+        generation_writer_abort(b->writer);
+    else
+        generation_writer_close(b->writer);
+    summary->finished = b->finished;
+    /* What stands in the way of the same command stays there. */
+    summary->kept =
+        status != STATUS_OK && status != STATUS_EXISTS && !nothing && !b->params.one_stage;
+    memcpy(summary->work_path, b->work_path, sizeof(summary->work_path));
+    if (b->finished) {
+        summary->manifest = b->manifest;
+        summary->report = b->report;
+        summary->report.shards = NULL;
+        for (unsigned file = 0; file < GENERATION_FILE_COUNT; file++)
+            summary->disk_bytes += b->manifest.files[file].bytes;
     }
-    return status;
-}
-
-static void build_release(struct build *b)
-{
     vector_file_close(b->file);
-    ingest_result_destroy(&b->input);
     codec_destroy(b->codec);
-    graph_destroy(&b->vamana.graph);
-    hot_visits_destroy(&b->visits);
-    pack_result_destroy(&b->pack);
-    generation_writer_abort(b->writer);
+    bulk_free(b->node_of_position, b->shape.count, sizeof(uint32_t));
+    topology_destroy(b->topology);
+    free(b->lane_array);
+    free(b->report.shards);
 }
 
-static void summary_fill(const struct build *b, struct build_summary *summary)
+enum status build_run(const struct build_params *params, struct build_summary *summary,
+                      struct error *err)
 {
-    summary->manifest = b->manifest;
-    summary->report = b->report;
-    summary->disk_bytes = 0;
-    for (unsigned file = 0; file < GENERATION_FILE_COUNT; file++)
-        summary->disk_bytes += b->manifest.files[file].bytes;
-}
-
-enum status build_run_summary(const struct build_params *params, struct build_summary *summary,
-                              struct error *err)
-{
-    struct build_clock clock = build_clock_now();
+    struct build_summary unused;
     int threads_before = omp_get_max_threads();
 
+    if (summary == NULL)
+        summary = &unused;
+    memset(summary, 0, sizeof(*summary));
     struct build *b = calloc(1, sizeof(*b));
     if (b == NULL)
         return error_set(err, STATUS_NO_MEMORY, "no memory for the build's state");
     b->params = *params;
+    b->clock = build_clock_now();
     if (b->params.threads == 0)
         b->params.threads = (uint32_t)MIN(omp_get_num_procs(), (int)BUILD_THREADS_MAX);
     progress_init(&b->progress, params->quiet);
-    b->monitor = (struct build_monitor){.progress = &b->progress, .cancel = params->cancel};
 
     enum status status = build_begin(b, err);
     if (status == STATUS_OK) {
         omp_set_num_threads((int)b->params.threads);
         status = stages_run(b, err);
-        if (status == STATUS_OK)
-            status = build_finish(b, &clock, err);
         omp_set_num_threads(threads_before);
     }
-    if (status == STATUS_OK && summary != NULL)
-        summary_fill(b, summary);
-    build_release(b);
+    build_release(b, status, summary);
     free(b);
     return status;
-}
-
-enum status build_run(const struct build_params *params, struct error *err)
-{
-    return build_run_summary(params, NULL, err);
 }

@@ -1,12 +1,13 @@
 /*
  * build.h - the whole offline pipeline, from parameters to a finished generation.
  *
- * One shard: the whole input is in RAM while it is built. The stages are in files of their own
- * (ingest, encode, vamana, hot_list, pack, navigation_build, write_blocks); build.c only runs them
- * in order and frees each array after its last reader.
+ * The input is cut into as many shards as the memory budget asks for; each stage leaves finished
+ * pieces in a work directory (work.h), and a build that was killed goes on after the last of them.
+ * The stages are in files of their own; build.c only knows their order and what passes between
+ * them.
  *
- * Deterministic: the generation depends on the input, the parameters and the seed, not on threads,
- * memory or machine.
+ * Deterministic: the generation depends on the input, the parameters (the number of shards among
+ * them) and the seed; not on threads, lanes, interruptions or machine.
  */
 #ifndef NIGHTJAR_BUILDER_BUILD_H
 #define NIGHTJAR_BUILDER_BUILD_H
@@ -16,6 +17,7 @@
 #include <stdint.h>
 
 #include "builder/build_report.h"
+#include "builder/partition.h"
 #include "common/codec.h"
 #include "common/element.h"
 #include "common/error.h"
@@ -27,6 +29,7 @@ enum {
     BUILD_LIST_MAX = 10000,
     BUILD_ALPHA_MAX = 10,
     BUILD_THREADS_MAX = 1024,
+    BUILD_REPLICATION_MAX = PARTITION_BORROWERS_MAX + 1,
 };
 
 struct build_params {
@@ -38,37 +41,48 @@ struct build_params {
     uint32_t build_list; /* L = 100; 1..BUILD_LIST_MAX */
     double alpha;        /* 1.2; 1..BUILD_ALPHA_MAX */
     enum codec_kind codec;
-    uint32_t code_bytes;      /* 32, lowered to dim where dim is smaller */
-    uint64_t memory_bytes;    /* 0: no limit but the machine's */
-    uint32_t threads;         /* 0: all CPUs this process may use */
-    uint64_t seed;            /* 1 */
-    uint32_t block_bytes;     /* 0: chosen */
-    double navigation_share;  /* 0.01 of the vectors */
+    uint32_t code_bytes;   /* 32, lowered to dim where dim is smaller */
+    uint64_t memory_bytes; /* 0: no limit but the machine's */
+    uint32_t shards;       /* 0: as few as the memory allows */
+    double replication;    /* 1.8; most shards a row is in, on average: 1..BUILD_REPLICATION_MAX */
+    uint32_t threads;      /* 0: all CPUs this process may use */
+    uint64_t seed;         /* 1 */
+    uint32_t block_bytes;  /* 0: chosen */
+    double navigation_share; /* 0.01 of the vectors */
+    const char *work;        /* directory for finished pieces; NULL: "OUTPUT.work" */
+    bool keep_work;          /* else it is removed at the end */
+    bool numa;               /* bind shards to NUMA nodes, where there is more than one */
+    bool one_stage;          /* only `stage`, and of it only `shard` unless that is WORK_WHOLE */
+    enum build_stage stage;
+    uint32_t shard;
     bool quiet;               /* no progress on stderr */
     const atomic_int *cancel; /* non-zero asks to stop; borrowed, may be NULL */
 };
 
-/* What a finished build is and took. */
+/* What a build did. */
 struct build_summary {
-    struct manifest manifest;
-    struct build_report report;
-    uint64_t disk_bytes; /* all files of the generation */
+    bool finished; /* the generation is complete; else only what one_stage asked for is */
+    bool kept;     /* after a failure: finished pieces are in work_path */
+    char work_path[4096];
+    struct manifest manifest;   /* if finished, as is all that follows */
+    struct build_report report; /* without its shards */
+    uint64_t disk_bytes;        /* all files of the generation */
 };
 
-/* Runs every stage; the calling thread's OpenMP team has params->threads threads meanwhile.
- * Progress goes to stderr (progress.h). `summary` may be NULL. On failure nothing is left at
- * `output`: STATUS_INVALID       a parameter or the input is wrong STATUS_NOT_FOUND     a file that
- * is to be read is missing STATUS_EXISTS        `output` is there already STATUS_NO_MEMORY     it
- * would not fit memory_bytes or the machine (found before reading a row) STATUS_IO, _CORRUPT
- * reading or writing failed STATUS_CANCELLED     *cancel was set; it is looked at some times a
- * second but for the codec training and packing stages, which are finished first */
-NODISCARD enum status build_run_summary(const struct build_params *params,
-                                        struct build_summary *summary, struct error *err);
+/* Runs every stage that is not done yet; the calling thread's OpenMP team has params->threads
+ * threads meanwhile. Progress goes to stderr (progress.h). *summary is written in any case, and may
+ * be NULL. A failure before the first piece is finished leaves nothing; a later one leaves the work
+ * directory and an incomplete generation, which the same call completes: STATUS_INVALID       a
+ * parameter or the input is wrong STATUS_NOT_FOUND     a file that is to be read is missing
+ *   STATUS_EXISTS        `output` is there already, or the work directory is another build's
+ *   STATUS_NO_MEMORY     it would not fit memory_bytes or the machine (found before reading a row)
+ *   STATUS_IO, _CORRUPT  reading or writing failed
+ *   STATUS_CANCELLED     *cancel was set; it is looked at some times a second but for the codec
+ *                        training, geometry and packing stages, which are finished first */
+NODISCARD enum status build_run(const struct build_params *params, struct build_summary *summary,
+                                struct error *err);
 
-/* As build_run_summary() with no summary. */
-NODISCARD enum status build_run(const struct build_params *params, struct error *err);
-
-/* Every field but `output` is in its range; names the first that is not. */
+/* Every field but `input`, `output` is in its range; names the first that is not. */
 NODISCARD enum status build_params_check(const struct build_params *params, struct error *err);
 
 #endif

@@ -1,9 +1,9 @@
 /*
  * build_main.c - nightjar-build: command line, signals and summary around build.h.
  *
- * SIGINT, SIGTERM and SIGHUP ask the build to stop; it undoes what it wrote and the program exits
- * with 1. SIGPIPE and SIGXFSZ are ignored so that a closed terminal or a file size limit comes
- * back as an error of write(2), which is undone the same way.
+ * SIGINT, SIGTERM and SIGHUP ask the build to stop; finished pieces stay for another run and the
+ * program exits with 1. SIGPIPE and SIGXFSZ are ignored so that a closed terminal or a file size
+ * limit comes back as an error of write(2).
  */
 #include <math.h>
 #include <signal.h>
@@ -15,6 +15,7 @@
 
 #include "builder/build.h"
 #include "builder/build_plan.h"
+#include "builder/work.h"
 #include "common/args.h"
 
 #define PROGRAM "nightjar-build"
@@ -45,9 +46,53 @@ static void signals_install(void)
 struct options {
     struct build_params params;
     const char *metric;
+    const char *stage;
+    const char *type;
+    uint64_t count;
+    uint32_t dim;
+    uint32_t shard;
+    bool shard_given;
+    const char *numa;
     bool plan;
     bool json;
 };
+
+static enum args_result usage(struct error *err, const char *text)
+{
+    (void)error_set(err, STATUS_INVALID, "%s", text);
+    return ARGS_USAGE;
+}
+
+/* What no single option can tell. */
+static enum args_result options_check(struct options *o, struct error *err)
+{
+    struct build_params *p = &o->params;
+    bool made_up = o->count != 0 || o->dim != 0;
+
+    if (o->plan && p->input == NULL && (o->count == 0 || o->dim == 0))
+        return usage(err, "--plan needs --input, or --count and --dim");
+    if (made_up && (!o->plan || p->input != NULL))
+        return usage(err, "--count and --dim are for --plan without --input");
+    if (!o->plan && p->input == NULL)
+        return usage(err, "--input is required");
+    if (!o->plan && p->output == NULL)
+        return usage(err, "--output is required");
+    if (p->block_bytes % BLOCK_PAGE_BYTES != 0) {
+        (void)error_set(err, STATUS_INVALID, "--block-bytes %u: a multiple of %d is wanted",
+                        p->block_bytes, BLOCK_PAGE_BYTES);
+        return ARGS_USAGE;
+    }
+    if (o->shard_given && o->stage == NULL)
+        return usage(err, "--shard is for --stage");
+    p->metric = metric_parse(o->metric);
+    p->numa = strcmp(o->numa, "on") == 0;
+    p->one_stage = o->stage != NULL;
+    p->shard = o->shard_given ? o->shard : WORK_WHOLE;
+    for (unsigned stage = 0; p->one_stage && stage < BUILD_STAGE_COUNT; stage++)
+        if (strcmp(o->stage, build_stage_name((enum build_stage)stage)) == 0)
+            p->stage = (enum build_stage)stage;
+    return ARGS_RUN;
+}
 
 static enum args_result options_parse(int argc, char **argv, struct options *o, struct error *err)
 {
@@ -57,8 +102,7 @@ static enum args_result options_parse(int argc, char **argv, struct options *o, 
          .kind = ARGS_STRING,
          .target = &p->input,
          .value_name = "FILE",
-         .help = "vectors to index (.u8bin .i8bin .fbin .f16bin .bvecs .fvecs .npy)",
-         .required = true},
+         .help = "vectors to index (.u8bin .i8bin .fbin .f16bin .bvecs .fvecs .npy)"},
         {.name = "output",
          .kind = ARGS_STRING,
          .target = &p->output,
@@ -107,6 +151,20 @@ static enum args_result options_parse(int argc, char **argv, struct options *o, 
          .value_name = "BYTES",
          .help = "most memory the build may take (4G); else what the machine has",
          .min = 1},
+        {.name = "shards",
+         .kind = ARGS_U32,
+         .target = &p->shards,
+         .value_name = "N",
+         .help = "parts the input is built in; else as few as the memory allows",
+         .min = 1,
+         .max = PARTITION_SHARDS_MAX},
+        {.name = "replication",
+         .kind = ARGS_DOUBLE,
+         .target = &p->replication,
+         .value_name = "MEAN",
+         .help = "shards a vector is built in, on average and at most, where there are several",
+         .min = 1,
+         .max = BUILD_REPLICATION_MAX},
         {.name = "threads",
          .kind = ARGS_U32,
          .target = &p->threads,
@@ -114,6 +172,11 @@ static enum args_result options_parse(int argc, char **argv, struct options *o, 
          .help = "threads; else one a CPU",
          .min = 1,
          .max = BUILD_THREADS_MAX},
+        {.name = "numa",
+         .kind = ARGS_STRING,
+         .target = &o->numa,
+         .choices = "on|off",
+         .help = "build a shard in the memory and on the CPUs of one NUMA node"},
         {.name = "seed",
          .kind = ARGS_U64,
          .target = &p->seed,
@@ -131,10 +194,45 @@ static enum args_result options_parse(int argc, char **argv, struct options *o, 
          .value_name = "SHARE",
          .help = "share of the nodes in the navigation graph",
          .max = 1},
+        {.name = "work",
+         .kind = ARGS_STRING,
+         .target = &p->work,
+         .value_name = "DIR",
+         .help = "directory for finished pieces; else OUTPUT.work"},
+        {.name = "keep-work",
+         .kind = ARGS_FLAG,
+         .target = &p->keep_work,
+         .help = "do not remove it"},
+        {.name = "stage",
+         .kind = ARGS_STRING,
+         .target = &o->stage,
+         .choices = "ingest|train|partition|graph|merge|geometry|pack|navigation|write|check",
+         .help = "run this stage alone; those before it must be finished"},
+        {.name = "shard",
+         .kind = ARGS_U32,
+         .target = &o->shard,
+         .given = &o->shard_given,
+         .value_name = "S",
+         .help = "of a graph, merge, pack or write stage only this shard, from 0",
+         .max = PARTITION_SHARDS_MAX - 1},
         {.name = "plan",
          .kind = ARGS_FLAG,
          .target = &o->plan,
-         .help = "print memory, disk and time of each stage and exit; writes nothing"},
+         .help = "print shards, memory, disk and time of each stage and exit; writes nothing"},
+        {.name = "count",
+         .kind = ARGS_U64,
+         .target = &o->count,
+         .help = "with --plan and no input: vectors there will be (1e9)"},
+        {.name = "dim",
+         .kind = ARGS_U32,
+         .target = &o->dim,
+         .help = "likewise their dimension",
+         .max = VECTOR_DIM_MAX},
+        {.name = "type",
+         .kind = ARGS_STRING,
+         .target = &o->type,
+         .choices = "u8|i8|f16|f32",
+         .help = "likewise their element type"},
         {.name = "json", .kind = ARGS_FLAG, .target = &o->json, .help = "print one JSON object"},
         {.name = "quiet", .kind = ARGS_FLAG, .target = &p->quiet, .help = "no progress on stderr"},
     };
@@ -143,21 +241,14 @@ static enum args_result options_parse(int argc, char **argv, struct options *o, 
         .summary = "builds an index generation from a file of vectors",
         .options = table,
         .option_count = ARRAY_LENGTH(table),
-        .epilog = "A generation is written whole or not at all, and the same input, parameters and "
-                  "seed give\nthe same bytes at any --threads.",
+        .epilog =
+            "A generation is written whole or not at all. The same input, parameters, number "
+            "of shards\nand seed give the same bytes at any --threads. A build that was "
+            "killed or ran out of disk\ngoes on where it stopped when the same command is run "
+            "again.",
     };
     enum args_result result = args_parse(&spec, argc, argv, NULL, err);
-    if (result == ARGS_RUN && p->output == NULL && !o->plan) {
-        (void)error_set(err, STATUS_INVALID, "--output is required");
-        return ARGS_USAGE;
-    }
-    if (result == ARGS_RUN && p->block_bytes % BLOCK_PAGE_BYTES != 0) {
-        (void)error_set(err, STATUS_INVALID, "--block-bytes %u: a multiple of %d is wanted",
-                        p->block_bytes, BLOCK_PAGE_BYTES);
-        return ARGS_USAGE;
-    }
-    p->metric = metric_parse(o->metric);
-    return result;
+    return result == ARGS_RUN ? options_check(o, err) : result;
 }
 
 static double mib(uint64_t bytes)
@@ -182,8 +273,10 @@ static void summary_print_json(const struct build_summary *summary)
            (unsigned long long)m->block_count, m->geometry.nodes_per_block);
     printf("\"block_mate_share\": %.4f, \"mean_degree\": %.3f, \"trimmed_edges\": %llu, ",
            m->block_mate_share, m->mean_degree, (unsigned long long)m->trimmed_edges);
-    printf("\"repaired_nodes\": %llu, \"duplicate_vectors\": %llu}\n",
+    printf("\"repaired_nodes\": %llu, \"duplicate_vectors\": %llu, ",
            (unsigned long long)m->repaired_nodes, (unsigned long long)m->duplicate_vectors);
+    printf("\"shards\": %u, \"replication\": %.4f, \"reached_nodes\": %llu}\n", m->shard_count,
+           r->replication, (unsigned long long)r->reached_nodes);
 }
 
 static void summary_print(const struct options *o, const struct build_summary *summary)
@@ -196,8 +289,10 @@ static void summary_print(const struct options *o, const struct build_summary *s
     printf("  vectors  %llu x %u %s, %s, %llu duplicates\n", (unsigned long long)m->vector_count,
            m->dim, element_name(m->type), metric_name(m->metric),
            (unsigned long long)m->duplicate_vectors);
-    printf("  graph    degree %u, mean %.1f; %llu nodes repaired\n", m->degree, m->mean_degree,
-           (unsigned long long)m->repaired_nodes);
+    printf("  shards   %u, a vector is built in %.3f on average\n", m->shard_count, r->replication);
+    printf("  graph    degree %u, mean %.1f; %llu nodes repaired; %llu of %llu nodes reached\n",
+           m->degree, m->mean_degree, (unsigned long long)m->repaired_nodes,
+           (unsigned long long)r->reached_nodes, (unsigned long long)m->vector_count);
     printf("  blocks   %llu of %u bytes, %u nodes each; %.3f of block-mates are neighbours; "
            "%llu edges trimmed\n",
            (unsigned long long)m->block_count, m->geometry.block_bytes, m->geometry.nodes_per_block,
@@ -211,59 +306,89 @@ static void summary_print(const struct options *o, const struct build_summary *s
 
 static void plan_print_json(const struct build_plan *plan)
 {
+    const struct build_size *size = &plan->size;
     printf("{\"vectors\": %llu, \"dim\": %u, \"type\": \"%s\", \"threads\": %u, ",
            (unsigned long long)plan->shape.count, plan->shape.dim, element_name(plan->shape.type),
            plan->threads);
-    printf("\"memory_bytes\": %llu, \"disk_bytes\": %llu, \"seconds\": %.1f, \"stages\": {",
-           (unsigned long long)plan->size.memory_bytes, (unsigned long long)plan->size.disk_bytes,
+    printf("\"fits\": %s, \"limit_bytes\": %llu, \"shards\": %u, \"replication\": %.3f, "
+           "\"lanes\": %u, ",
+           plan->fits ? "true" : "false", (unsigned long long)plan->limit_bytes, size->shard_count,
+           size->replication, plan->lanes);
+    printf("\"memory_bytes\": %llu, \"scratch_bytes\": %llu, \"disk_bytes\": %llu, "
+           "\"seconds\": %.1f, \"stages\": {",
+           (unsigned long long)build_size_peak_bytes(size, plan->lanes),
+           (unsigned long long)size->scratch_bytes, (unsigned long long)size->disk_bytes,
            plan->total_s);
     for (unsigned stage = 0; stage < BUILD_STAGE_COUNT; stage++) {
-        printf("%s\"%s\": {\"memory_bytes\": %llu, \"disk_bytes\": %llu, \"seconds\": %.1f}",
-               stage > 0 ? ", " : "", build_stage_name((enum build_stage)stage),
-               (unsigned long long)plan->size.stage_memory_bytes[stage],
-               (unsigned long long)plan->size.stage_disk_bytes[stage], plan->stage_s[stage]);
+        printf(
+            "%s\"%s\": {\"memory_bytes\": %llu, \"disk_bytes\": %llu, \"seconds\": %.1f}",
+            stage > 0 ? ", " : "", build_stage_name((enum build_stage)stage),
+            (unsigned long long)build_size_stage_bytes(size, (enum build_stage)stage, plan->lanes),
+            (unsigned long long)size->stage_disk_bytes[stage], plan->stage_s[stage]);
     }
     printf("}}\n");
 }
 
 static void plan_print(const struct options *o, const struct build_plan *plan)
 {
-    printf("%s: %llu x %u %s, %u threads; times scaled from %u rows\n", o->params.input,
+    const struct build_size *size = &plan->size;
+    printf("%s: %llu x %u %s, %u threads; times scaled from %u rows\n",
+           o->params.input != NULL ? o->params.input : "made-up vectors",
            (unsigned long long)plan->shape.count, plan->shape.dim, element_name(plan->shape.type),
            plan->threads, plan->calibration_rows);
+    printf(
+        "  %u shard%s of at most %llu own and %llu borrowed vectors, replication %.2f; %u at work "
+        "at a time\n",
+        size->shard_count, size->shard_count == 1 ? "" : "s", (unsigned long long)size->own_max,
+        (unsigned long long)size->borrowed_max, size->replication, plan->lanes);
     printf("  %-11s %12s %12s %10s\n", "stage", "memory MiB", "disk MiB", "seconds");
     for (unsigned stage = 0; stage < BUILD_STAGE_COUNT; stage++) {
         printf("  %-11s %12.1f %12.1f %10.1f\n", build_stage_name((enum build_stage)stage),
-               mib(plan->size.stage_memory_bytes[stage]), mib(plan->size.stage_disk_bytes[stage]),
-               plan->stage_s[stage]);
+               mib(build_size_stage_bytes(size, (enum build_stage)stage, plan->lanes)),
+               mib(size->stage_disk_bytes[stage]), plan->stage_s[stage]);
     }
-    printf("  %-11s %12.1f %12.1f %10.1f\n", "build", mib(plan->size.memory_bytes),
-           mib(plan->size.disk_bytes), plan->total_s);
+    printf("  %-11s %12.1f %12.1f %10.1f\n", "build", mib(build_size_peak_bytes(size, plan->lanes)),
+           mib(size->disk_bytes), plan->total_s);
+    printf("  scratch     %.1f MiB in the work directory, at most\n", mib(size->scratch_bytes));
+    if (!plan->fits)
+        printf("  it does not fit %.1f MiB: that is the smallest budget that would do\n",
+               mib(plan->limit_bytes));
+}
+
+static enum status plan_run(const struct options *o, struct error *err)
+{
+    struct vector_shape shape = {.count = o->count, .dim = o->dim, .type = element_parse(o->type)};
+    struct build_plan plan;
+    enum status status = build_plan_make(&o->params, &shape, &plan, err);
+    if (status != STATUS_OK)
+        return status;
+    if (o->json)
+        plan_print_json(&plan);
+    else
+        plan_print(o, &plan);
+    return STATUS_OK;
 }
 
 static enum status run(const struct options *o, struct error *err)
 {
-    if (o->plan) {
-        struct build_plan plan;
-        enum status status = build_plan_make(&o->params, &plan, err);
-        if (status != STATUS_OK)
-            return status;
-        if (o->json)
-            plan_print_json(&plan);
-        else
-            plan_print(o, &plan);
-    } else {
-        struct build_summary summary;
-        enum status status = build_run_summary(&o->params, &summary, err);
-        if (status != STATUS_OK)
-            return status;
-        if (o->json)
-            summary_print_json(&summary);
-        else
-            summary_print(o, &summary);
+    struct build_summary summary = {0};
+    enum status status = o->plan ? plan_run(o, err) : build_run(&o->params, &summary, err);
+    if (status != STATUS_OK) {
+        fprintf(stderr, PROGRAM ": %s\n", err->text);
+        if (summary.kept)
+            fprintf(stderr,
+                    PROGRAM ": finished work is kept in %s: the same command goes on from there\n",
+                    summary.work_path);
+        return status;
     }
-    if (fflush(stdout) != 0)
-        return error_set(err, STATUS_IO, "standard output: cannot write the summary");
+    if (summary.finished && o->json)
+        summary_print_json(&summary);
+    else if (summary.finished)
+        summary_print(o, &summary);
+    if (fflush(stdout) != 0) {
+        fputs(PROGRAM ": standard output: cannot write the summary\n", stderr);
+        return STATUS_IO;
+    }
     return STATUS_OK;
 }
 
@@ -288,9 +413,12 @@ int main(int argc, char **argv)
                    .codec = CODEC_PQ,
                    .code_bytes = 32,
                    .seed = 1,
+                   .replication = 1.8,
                    .navigation_share = 0.01,
                    .cancel = &stop_requested},
         .metric = "l2",
+        .type = "u8",
+        .numa = "on",
     };
     struct error err;
 
@@ -304,9 +432,5 @@ int main(int argc, char **argv)
         break;
     }
     signals_install();
-    if (run(&options, &err) != STATUS_OK) {
-        fprintf(stderr, PROGRAM ": %s\n", err.text);
-        return 1;
-    }
-    return 0;
+    return run(&options, &err) == STATUS_OK ? 0 : 1;
 }

@@ -1,47 +1,57 @@
 /*
  * build_plan.c - times of a build, scaled from a small one.
  *
- * The stages run on up to 16,384 rows taken in runs from all over the file. Most grow with the row
- * count. A search's length grows with its logarithm, and each step costs more once the vectors no
- * longer fit the caches. One thread calls; stages use the OpenMP team.
+ * The stages that compute run on up to 16,384 rows: of the input, taken in runs from all over it,
+ * or made up (overlapping clusters). Most grow with the row count; a search's length grows with the
+ * logarithm of its shard's, and each step costs more once the vectors no longer fit the caches. The
+ * stages that move data are taken to run at the speed of a modest NVMe disk. One thread calls;
+ * stages use the OpenMP team.
  */
 #include "builder/build_plan.h"
 
 #include <math.h>
 #include <omp.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "builder/encode.h"
-#include "builder/hot_list.h"
-#include "builder/ingest.h"
 #include "builder/navigation_build.h"
 #include "builder/pack.h"
+#include "builder/scan.h"
 #include "builder/vamana.h"
+#include "common/cpu.h"
 #include "common/memory.h"
+#include "common/random.h"
+#include "common/topology.h"
 
 enum {
     PLAN_ROWS_MAX = 16384,
     PLAN_ROWS_MIN = 1024,
     PLAN_BYTES_MAX = 64 << 20, /* of the sample, as long as it has PLAN_ROWS_MIN rows */
     PLAN_RUNS = 64,
+    PLAN_CLUSTERS = 128,
+    PLAN_CENTROIDS = 64, /* distances measured a row, for the partition's share */
 };
 
 /* A step of a search in 1 M or more vectors over one in the sample, beyond the logarithm. */
 #define PLAN_CACHE_FACTOR 1.3
 /* A navigation graph's row over a row of the main graph at the default degree and list. */
 #define PLAN_NAVIGATION_FACTOR 0.4
-/* Encoding and checksumming blocks keeps ahead of any one disk; this is a modest NVMe's. */
-#define PLAN_WRITE_BYTES_PER_S 1e9
+/* Pruning a row that several shards had, over inserting one. */
+#define PLAN_MERGE_FACTOR 0.1
+/* A modest NVMe's sequential speed; checksums keep ahead of it. */
+#define PLAN_DISK_BYTES_PER_S 1e9
 
 struct plan_run {
-    const struct build_params *params;
-    struct build_monitor monitor;
+    struct build_params params;
     struct vector_set set;
+    uint8_t *packed; /* the same rows */
+    size_t packed_bytes;
     struct codec *codec;
     struct vamana_result vamana;
-    struct hot_visits visits;
-    struct pack_result pack;
-    double stage_s[BUILD_STAGE_COUNT]; /* of the sample */
+    double row_s[BUILD_STAGE_COUNT]; /* of the sample, a row */
+    double train_s;
+    double centroid_s; /* a row's distance to a centroid */
 };
 
 static double seconds_since(const struct build_clock *clock)
@@ -60,14 +70,14 @@ static uint32_t calibration_rows(const struct vector_shape *shape)
     return (uint32_t)MIN(MIN(rows, (uint64_t)PLAN_ROWS_MAX), shape->count);
 }
 
-static enum status sample_read(struct plan_run *run, const struct vector_file *file,
-                               struct error *err)
+/* ---- the sample ---- */
+
+static enum status rows_read(struct plan_run *run, const struct vector_file *file,
+                             struct error *err)
 {
     struct vector_shape shape = vector_file_shape(file);
-    uint32_t rows = calibration_rows(&shape);
-
-    enum status status =
-        vector_set_create(&run->set, rows, shape.dim, shape.type, run->params->metric, err);
+    uint32_t rows = run->set.count;
+    enum status status = STATUS_OK;
     for (uint64_t i = 0; status == STATUS_OK && i < PLAN_RUNS; i++) {
         uint64_t begin = rows * i / PLAN_RUNS;
         uint64_t count = rows * (i + 1) / PLAN_RUNS - begin;
@@ -77,140 +87,271 @@ static enum status sample_read(struct plan_run *run, const struct vector_file *f
             continue;
         status = vector_file_read_strided(file, first, count, to, run->set.stride_bytes, err);
         if (status == STATUS_OK) {
-            status = vector_rows_check(vector_file_path(file), &shape, run->params->metric, first,
+            status = vector_rows_check(vector_file_path(file), &shape, run->params.metric, first,
                                        count, to, run->set.stride_bytes, err);
         }
     }
-    return status == STATUS_OK ? vector_set_prepare(&run->set, err) : status;
+    return status;
 }
+
+/* Clusters half as wide as they are apart, in every dimension: a fair load for a graph. */
+static void rows_make_up(struct plan_run *run)
+{
+    struct vector_set *set = &run->set;
+#pragma omp parallel for schedule(static)
+    for (uint32_t row = 0; row < set->count; row++) {
+        float values[VECTOR_DIM_MAX];
+        uint64_t cluster = random_below(1, row, PLAN_CLUSTERS);
+        for (uint32_t d = 0; d < set->dim; d++) {
+            double centre = random_unit(2, cluster * VECTOR_DIM_MAX + d);
+            double spread = random_unit(3, (uint64_t)row * VECTOR_DIM_MAX + d);
+            double value = 0.5 * centre + 0.5 * spread;
+            values[d] = (float)(set->type == ELEMENT_U8   ? 255.0 * value
+                                : set->type == ELEMENT_I8 ? 254.0 * value - 127.0
+                                                          : value);
+        }
+        element_from_f32(set->type, values, set->dim, set->rows + row * set->stride_bytes);
+    }
+}
+
+static enum status sample_make(struct plan_run *run, const struct vector_file *file,
+                               const struct vector_shape *shape, struct error *err)
+{
+    size_t row_bytes = (size_t)shape->dim * element_bytes(shape->type);
+    void *packed = NULL;
+    enum status status = vector_set_create(&run->set, calibration_rows(shape), shape->dim,
+                                           shape->type, run->params.metric, err);
+    if (status == STATUS_OK && file != NULL)
+        status = rows_read(run, file, err);
+    else if (status == STATUS_OK)
+        rows_make_up(run);
+    if (status == STATUS_OK)
+        status = vector_set_prepare(&run->set, 0.0f, err);
+    if (status == STATUS_OK)
+        status = bulk_alloc(run->set.count, row_bytes, "calibration sample", &packed, err);
+    run->packed = packed;
+    run->packed_bytes = row_bytes;
+    for (uint32_t row = 0; status == STATUS_OK && row < run->set.count; row++)
+        memcpy(run->packed + row * row_bytes, vector_set_row(&run->set, row), row_bytes);
+    return status;
+}
+
+/* ---- stages on the sample ---- */
 
 static enum status run_train(struct plan_run *run, struct error *err)
 {
     struct codec_params params = {
-        .kind = run->params->codec,
+        .kind = run->params.codec,
         .metric = run->set.metric,
         .type = run->set.type,
         .dim = run->set.dim,
-        .code_bytes = MIN(run->params->code_bytes, run->set.dim),
-        .seed = run->params->seed,
+        .code_bytes = MIN(run->params.code_bytes, run->set.dim),
+        .seed = run->params.seed,
+        .norm_max = run->set.norm_max,
     };
-    return encode_train(&run->set, &params, &run->codec, err);
+    struct build_clock clock = build_clock_now();
+    enum status status = codec_train(&params, run->packed, run->set.count, &run->codec, err);
+    run->train_s = seconds_since(&clock);
+    return status;
 }
 
 static enum status run_graph(struct plan_run *run, struct error *err)
 {
     struct vamana_params params = {
-        .degree = run->params->degree,
-        .build_list = run->params->build_list,
-        .alpha = (float)run->params->alpha,
-        .seed = run->params->seed,
+        .degree = run->params.degree,
+        .build_list = run->params.build_list,
+        .alpha = (float)run->params.alpha,
+        .seed = run->params.seed,
     };
-    return vamana_build(&run->set, &params, &run->vamana, err);
-}
-
-static enum status run_visits(struct plan_run *run, struct error *err)
-{
-    return hot_visits_collect(&run->set, &run->vamana.graph, run->vamana.entry, run->params->seed,
-                              &run->monitor, &run->visits, err);
+    struct build_clock clock = build_clock_now();
+    enum status status = vamana_build(&run->set, &params, &run->vamana, err);
+    run->row_s[BUILD_STAGE_GRAPH] = seconds_since(&clock) / run->set.count;
+    return status;
 }
 
 static enum status run_pack(struct plan_run *run, struct error *err)
 {
     struct pack_params params = {
-        .dim_bytes = (uint32_t)(run->set.dim * element_bytes(run->set.type)),
-        .block_bytes = run->params->block_bytes,
+        .dim_bytes = (uint32_t)run->packed_bytes,
+        .block_bytes = run->params.block_bytes,
         .adjacency = BLOCK_ADJACENCY_GAPS,
-        .entry = run->vamana.entry,
-        .seed = run->params->seed,
+        .seed = run->params.seed,
     };
-    return pack_graph(&run->vamana.graph, &params, &run->pack, err);
+    struct pack_input input = {
+        .graph = &run->vamana.graph, .kept = run->vamana.kept, .total = run->set.count};
+    struct block_geometry geometry;
+    struct pack_order order = {0};
+    struct build_clock clock = build_clock_now();
+    enum status status = pack_choose(&input, &params, &geometry, &order, err);
+    run->row_s[BUILD_STAGE_PACK] = seconds_since(&clock) / run->set.count;
+    pack_order_destroy(&order);
+    return status;
 }
 
 static enum status run_encode(struct plan_run *run, struct error *err)
 {
-    uint8_t *codes = NULL;
-    uint32_t node_limit = run->pack.geometry.node_limit;
-
-    enum status status = encode_nodes(&run->set, run->codec, run->pack.row_of_node, node_limit,
-                                      &run->monitor, &codes, err);
-    bulk_free(codes, node_limit, codec_params_of(run->codec).code_bytes);
-    return status;
-}
-
-/* Times the stages on the sample. */
-static enum status calibrate(struct plan_run *run, const struct vector_file *file,
-                             struct error *err)
-{
-    static const struct {
-        enum build_stage stage;
-        enum status (*run)(struct plan_run *run, struct error *err);
-    } steps[] = {
-        {BUILD_STAGE_TRAIN, run_train},   {BUILD_STAGE_GRAPH, run_graph},
-        {BUILD_STAGE_VISITS, run_visits}, {BUILD_STAGE_PACK, run_pack},
-        {BUILD_STAGE_ENCODE, run_encode},
-    };
+    size_t code_bytes = codec_params_of(run->codec).code_bytes;
+    uint32_t count = run->set.count;
+    uint32_t *order = calloc(count, sizeof(*order));
+    uint8_t *codes = calloc(count, code_bytes);
+    enum status status = STATUS_OK;
+    if (order == NULL || codes == NULL)
+        status = error_set(err, STATUS_NO_MEMORY, "no memory for a calibration");
+    for (uint32_t i = 0; status == STATUS_OK && i < count; i++)
+        order[i] = i;
     struct build_clock clock = build_clock_now();
-
-    enum status status = sample_read(run, file, err);
-    run->stage_s[BUILD_STAGE_INGEST] = seconds_since(&clock);
-    for (size_t i = 0; status == STATUS_OK && i < ARRAY_LENGTH(steps); i++) {
-        clock = build_clock_now();
-        status = steps[i].run(run, err);
-        run->stage_s[steps[i].stage] = seconds_since(&clock);
-    }
+    if (status == STATUS_OK)
+        status = encode_nodes(run->codec, run->packed, order, count, codes, err);
+    run->row_s[BUILD_STAGE_WRITE] = seconds_since(&clock) / count;
+    free(order);
+    free(codes);
     return status;
 }
 
-/* From the sample's times to the whole input's. */
+static enum status run_centroids(struct plan_run *run, struct error *err)
+{
+    uint32_t dim = run->set.dim;
+    uint32_t count = run->set.count;
+    const struct distance_kernels *kernels = distance_kernels_get(ELEMENT_F32, cpu_features());
+    float *centroids = calloc(PLAN_CENTROIDS, dim * sizeof(float));
+    if (centroids == NULL)
+        return error_set(err, STATUS_NO_MEMORY, "no memory for a calibration");
+    struct build_clock clock = build_clock_now();
+    double sum = 0.0;
+#pragma omp parallel for schedule(static) reduction(+ : sum)
+    for (uint32_t row = 0; row < count; row++) {
+        float values[VECTOR_DIM_MAX];
+        float distances[PLAN_CENTROIDS];
+        element_to_f32(run->set.type, vector_set_row(&run->set, row), dim, values);
+        kernels->l2sq_rows(values, centroids, dim * sizeof(float), PLAN_CENTROIDS, dim, distances);
+        sum += (double)distances[0];
+    }
+    run->centroid_s = sum >= 0.0 ? seconds_since(&clock) / count / PLAN_CENTROIDS : 0.0;
+    free(centroids);
+    return STATUS_OK;
+}
+
+static enum status calibrate(struct plan_run *run, struct error *err)
+{
+    static enum status (*const steps[])(struct plan_run * run, struct error * err) = {
+        run_train, run_graph, run_pack, run_encode, run_centroids,
+    };
+    enum status status = STATUS_OK;
+    for (size_t i = 0; status == STATUS_OK && i < ARRAY_LENGTH(steps); i++)
+        status = steps[i](run, err);
+    return status;
+}
+
+/* ---- scaling ---- */
+
 static void scale(const struct plan_run *run, struct build_plan *plan)
 {
     double rows = run->set.count;
     double count = (double)plan->shape.count;
-    double grown = count / rows;
-    double longer = fmax(1.0, log2(count) / fmax(1.0, log2(rows)));
-    double step = grown > 1.0 ? longer * PLAN_CACHE_FACTOR : 1.0;
-    double queries = fmin(count, HOT_QUERIES_MAX) / fmin(rows, HOT_QUERIES_MAX);
-    double trained = (double)encode_sample_rows((uint32_t)plan->shape.count) /
-                     (double)encode_sample_rows(run->set.count);
+    double built = count * plan->size.replication;
+    double shard = built / plan->size.shard_count;
+    double longer = fmax(1.0, log2(shard) / fmax(1.0, log2(rows)));
+    double step = shard > rows ? longer * PLAN_CACHE_FACTOR : 1.0;
     double navigation =
-        navigation_sample_count((uint32_t)plan->shape.count, run->params->navigation_share);
+        navigation_sample_count((uint32_t)plan->shape.count, run->params.navigation_share);
+    double bytes = count * (double)run->packed_bytes;
+    double list = 4.0 * (1.0 + run->params.degree);
+    double graph_row = run->row_s[BUILD_STAGE_GRAPH] * step;
+    double *seconds = plan->stage_s;
 
-    plan->stage_s[BUILD_STAGE_INGEST] = run->stage_s[BUILD_STAGE_INGEST] * grown;
-    plan->stage_s[BUILD_STAGE_TRAIN] = run->stage_s[BUILD_STAGE_TRAIN] * trained;
-    plan->stage_s[BUILD_STAGE_GRAPH] = run->stage_s[BUILD_STAGE_GRAPH] * grown * step;
-    plan->stage_s[BUILD_STAGE_VISITS] = run->stage_s[BUILD_STAGE_VISITS] * queries * step;
-    plan->stage_s[BUILD_STAGE_PACK] = run->stage_s[BUILD_STAGE_PACK] * grown * step;
-    plan->stage_s[BUILD_STAGE_ENCODE] = run->stage_s[BUILD_STAGE_ENCODE] * grown;
-    plan->stage_s[BUILD_STAGE_NAVIGATION] = run->stage_s[BUILD_STAGE_GRAPH] * navigation / rows *
-                                            PLAN_NAVIGATION_FACTOR * (grown > 1.0 ? longer : 1.0);
-    plan->stage_s[BUILD_STAGE_WRITE] =
-        (double)plan->size.stage_disk_bytes[BUILD_STAGE_WRITE] / PLAN_WRITE_BYTES_PER_S;
+    seconds[BUILD_STAGE_INGEST] = bytes / PLAN_DISK_BYTES_PER_S;
+    seconds[BUILD_STAGE_TRAIN] =
+        run->train_s * encode_sample_rows((uint32_t)plan->shape.count) / rows;
+    seconds[BUILD_STAGE_PARTITION] = count * run->centroid_s * plan->size.shard_count +
+                                     bytes * (1.0 + plan->size.replication) / PLAN_DISK_BYTES_PER_S;
+    seconds[BUILD_STAGE_GRAPH] = built * (graph_row + list / PLAN_DISK_BYTES_PER_S);
+    seconds[BUILD_STAGE_MERGE] = (built - count) * graph_row * PLAN_MERGE_FACTOR +
+                                 (built + count) * list / PLAN_DISK_BYTES_PER_S;
+    seconds[BUILD_STAGE_GEOMETRY] =
+        count / plan->size.shard_count * run->row_s[BUILD_STAGE_PACK] * step;
+    seconds[BUILD_STAGE_PACK] =
+        count * run->row_s[BUILD_STAGE_PACK] * step - seconds[BUILD_STAGE_GEOMETRY];
+    seconds[BUILD_STAGE_NAVIGATION] = navigation * run->row_s[BUILD_STAGE_GRAPH] *
+                                      PLAN_NAVIGATION_FACTOR *
+                                      fmax(1.0, log2(navigation) / fmax(1.0, log2(rows)));
+    seconds[BUILD_STAGE_WRITE] =
+        count * run->row_s[BUILD_STAGE_WRITE] +
+        ((double)plan->size.stage_disk_bytes[BUILD_STAGE_WRITE] + bytes + count * list) /
+            PLAN_DISK_BYTES_PER_S;
+    /* Read back once, and a few times over for the walk. */
+    seconds[BUILD_STAGE_CHECK] = 3.0 * (double)plan->size.disk_bytes / PLAN_DISK_BYTES_PER_S;
     plan->total_s = 0.0;
     for (unsigned stage = 0; stage < BUILD_STAGE_COUNT; stage++)
-        plan->total_s += plan->stage_s[stage];
+        plan->total_s += seconds[stage];
 }
 
-enum status build_plan_make(const struct build_params *params, struct build_plan *plan,
-                            struct error *err)
+/* ---- the plan ---- */
+
+static enum status size_plan(const struct build_params *params, struct build_plan *plan,
+                             struct error *err)
 {
-    struct build_params resolved = *params;
-    struct plan_run run = {.params = &resolved, .monitor = {.cancel = params->cancel}};
+    uint32_t most = build_shards_max(plan->shape.count);
+    uint64_t available = memory_available();
+    plan->limit_bytes = params->memory_bytes != 0 ? params->memory_bytes
+                        : available != 0          ? available
+                                                  : UINT64_MAX;
+    if (params->shards > most)
+        return error_set(err, STATUS_INVALID, "%llu vectors can be cut into at most %u shards",
+                         (unsigned long long)plan->shape.count, most);
+    if (params->shards != 0) {
+        build_size_compute(params, &plan->shape, params->shards, &plan->size);
+        plan->fits = plan->size.memory_bytes <= plan->limit_bytes;
+    } else {
+        plan->fits = build_size_choose(params, &plan->shape, plan->limit_bytes, plan->numa_nodes,
+                                       &plan->size);
+    }
+    plan->lanes = 1;
+    while (plan->lanes < MIN(plan->numa_nodes, plan->size.shard_count) &&
+           build_size_peak_bytes(&plan->size, plan->lanes + 1) <= plan->limit_bytes)
+        plan->lanes++;
+    return STATUS_OK;
+}
+
+static enum status numa_count(const struct build_params *params, uint32_t *count, struct error *err)
+{
+    struct topology *topology = NULL;
+    *count = 1;
+    if (!params->numa)
+        return STATUS_OK;
+    enum status status = topology_load(&topology, err);
+    if (status == STATUS_OK)
+        *count = topology_numa_count(topology);
+    topology_destroy(topology);
+    return status;
+}
+
+enum status build_plan_make(const struct build_params *params, const struct vector_shape *shape,
+                            struct build_plan *plan, struct error *err)
+{
+    struct plan_run run = {.params = *params};
+    struct build_plan made = {0};
     struct vector_file *file = NULL;
     int threads_before = omp_get_max_threads();
 
-    if (resolved.threads == 0)
-        resolved.threads = (uint32_t)MIN(omp_get_num_procs(), (int)BUILD_THREADS_MAX);
-    enum status status = build_params_check(&resolved, err);
-    if (status == STATUS_OK)
+    if (run.params.threads == 0)
+        run.params.threads = (uint32_t)MIN(omp_get_num_procs(), (int)BUILD_THREADS_MAX);
+    made.threads = run.params.threads;
+    enum status status = build_params_check(&run.params, err);
+    if (status == STATUS_OK && params->input != NULL)
         status = vector_file_open(params->input, &file, err);
     if (status != STATUS_OK)
         return status;
-    struct build_plan made = {.shape = vector_file_shape(file), .threads = resolved.threads};
-    status = ingest_shape_check(params->input, &made.shape, err);
+    made.shape = file != NULL ? vector_file_shape(file) : *shape;
+    status = scan_shape_check(file != NULL ? params->input : "the plan", &made.shape, err);
+    if (status == STATUS_OK)
+        status = numa_count(params, &made.numa_nodes, err);
+    if (status == STATUS_OK)
+        status = size_plan(&run.params, &made, err);
     if (status == STATUS_OK) {
-        build_size_compute(&resolved, &made.shape, &made.size);
-        omp_set_num_threads((int)resolved.threads);
-        status = calibrate(&run, file, err);
+        omp_set_num_threads((int)made.threads);
+        status = sample_make(&run, file, &made.shape, err);
+        if (status == STATUS_OK)
+            status = calibrate(&run, err);
         omp_set_num_threads(threads_before);
     }
     if (status == STATUS_OK) {
@@ -220,9 +361,8 @@ enum status build_plan_make(const struct build_params *params, struct build_plan
     }
     vector_file_close(file);
     codec_destroy(run.codec);
-    graph_destroy(&run.vamana.graph);
-    hot_visits_destroy(&run.visits);
-    pack_result_destroy(&run.pack);
+    vamana_result_destroy(&run.vamana);
+    bulk_free(run.packed, run.set.count, run.packed_bytes);
     vector_set_destroy(&run.set);
     return status;
 }

@@ -19,14 +19,11 @@
 const char *build_stage_name(enum build_stage stage)
 {
     static const char *const names[BUILD_STAGE_COUNT] = {
-        [BUILD_STAGE_INGEST] = "ingest",
-        [BUILD_STAGE_TRAIN] = "train",
-        [BUILD_STAGE_GRAPH] = "graph",
-        [BUILD_STAGE_VISITS] = "visits",
-        [BUILD_STAGE_PACK] = "pack",
-        [BUILD_STAGE_ENCODE] = "encode",
-        [BUILD_STAGE_NAVIGATION] = "navigation",
-        [BUILD_STAGE_WRITE] = "write",
+        [BUILD_STAGE_INGEST] = "ingest",       [BUILD_STAGE_TRAIN] = "train",
+        [BUILD_STAGE_PARTITION] = "partition", [BUILD_STAGE_GRAPH] = "graph",
+        [BUILD_STAGE_MERGE] = "merge",         [BUILD_STAGE_GEOMETRY] = "geometry",
+        [BUILD_STAGE_PACK] = "pack",           [BUILD_STAGE_NAVIGATION] = "navigation",
+        [BUILD_STAGE_WRITE] = "write",         [BUILD_STAGE_CHECK] = "check",
     };
     return (unsigned)stage < BUILD_STAGE_COUNT ? names[stage] : "unknown";
 }
@@ -70,6 +67,19 @@ static void record_print(FILE *out, const struct build_stage_record *record)
         (unsigned long long)record->written_bytes);
 }
 
+static void shard_print(FILE *out, uint32_t shard, const struct build_shard_record *record)
+{
+    fprintf(out, "    {\"shard\": %u, \"own\": %llu, \"borrowed\": %llu, ", shard,
+            (unsigned long long)record->own_count, (unsigned long long)record->borrowed_count);
+    if (record->numa_node == UINT32_MAX)
+        fputs("\"numa_node\": null, ", out);
+    else
+        fprintf(out, "\"numa_node\": %u, ", record->numa_node);
+    fprintf(out, "\"strict\": %s, \"pages_sampled\": %llu, \"pages_on_node\": %llu}",
+            record->strict ? "true" : "false", (unsigned long long)record->pages_sampled,
+            (unsigned long long)record->pages_on_node);
+}
+
 static void report_print(FILE *out, const struct build_report *report,
                          const struct manifest *manifest)
 {
@@ -97,6 +107,8 @@ static void report_print(FILE *out, const struct build_report *report,
     fprintf(out, "  \"points_per_second_core\": %.1f,\n", report->points_per_second_core);
     fprintf(out, "  \"memory_planned_bytes\": %llu,\n",
             (unsigned long long)report->memory_planned_bytes);
+    fprintf(out, "  \"replication\": %.4f,\n  \"reached_nodes\": %llu,\n  \"walk_passes\": %u,\n",
+            report->replication, (unsigned long long)report->reached_nodes, report->walk_passes);
     fputs("  \"total\": ", out);
     record_print(out, &report->total);
     fputs(",\n  \"stages\": {\n", out);
@@ -105,7 +117,12 @@ static void report_print(FILE *out, const struct build_report *report,
         record_print(out, &report->stages[stage]);
         fputs(stage + 1 < BUILD_STAGE_COUNT ? ",\n" : "\n", out);
     }
-    fputs("  }\n}\n", out);
+    fputs("  },\n  \"shards\": [\n", out);
+    for (uint32_t s = 0; s < report->shard_count; s++) {
+        shard_print(out, s, &report->shards[s]);
+        fputs(s + 1 < report->shard_count ? ",\n" : "\n", out);
+    }
+    fputs("  ]\n}\n", out);
 }
 
 enum status build_report_format(const struct build_report *report, const struct manifest *manifest,

@@ -6,21 +6,24 @@
 #ifndef NIGHTJAR_BUILDER_BUILD_REPORT_H
 #define NIGHTJAR_BUILDER_BUILD_REPORT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/error.h"
 #include "layout/manifest.h"
 
-/* In the order they run. */
+/* In the order they run. Those marked * have a piece for each shard. */
 enum build_stage {
     BUILD_STAGE_INGEST,     /* read, check, digest, count duplicates */
     BUILD_STAGE_TRAIN,      /* codec on a sample */
-    BUILD_STAGE_GRAPH,      /* Vamana */
-    BUILD_STAGE_VISITS,     /* sample searches for the hot list */
-    BUILD_STAGE_PACK,       /* order nodes into blocks */
-    BUILD_STAGE_ENCODE,     /* codes in node order; codes.bin and codec.bin */
-    BUILD_STAGE_NAVIGATION, /* navigation.bin and hot.bin */
-    BUILD_STAGE_WRITE,      /* nodes.blk */
+    BUILD_STAGE_PARTITION,  /* rows to shards */
+    BUILD_STAGE_GRAPH,      /* * Vamana and sample searches for the hot list */
+    BUILD_STAGE_MERGE,      /* * lists of a row's shards into one */
+    BUILD_STAGE_GEOMETRY,   /* nodes a block, chosen on one shard */
+    BUILD_STAGE_PACK,       /* * order of nodes in blocks */
+    BUILD_STAGE_NAVIGATION, /* codec.bin, navigation.bin and hot.bin */
+    BUILD_STAGE_WRITE,      /* * codes.bin and nodes.blk */
+    BUILD_STAGE_CHECK,      /* all of it read back, every node reached; manifest */
     BUILD_STAGE_COUNT,
 };
 
@@ -34,12 +37,26 @@ struct build_stage_record {
     uint64_t written_bytes;  /* to the generation */
 };
 
+/* How and where a shard was built. */
+struct build_shard_record {
+    uint64_t own_count, borrowed_count;
+    uint32_t numa_node;     /* the kernel's number; UINT32_MAX: any */
+    bool strict;            /* the kernel bound its memory there */
+    uint64_t pages_sampled; /* of its vectors and graph */
+    uint64_t pages_on_node; /* of them */
+};
+
 struct build_report {
     uint32_t threads;
     uint64_t memory_planned_bytes; /* what build_plan.h said it would take at most */
     struct build_stage_record stages[BUILD_STAGE_COUNT];
     struct build_stage_record total;
     double points_per_second_core; /* vectors over CPU seconds */
+    double replication;            /* mean shards a row was built in */
+    uint32_t shard_count;
+    struct build_shard_record *shards; /* [shard_count]; borrowed */
+    uint64_t reached_nodes;            /* by the walk over what was written */
+    uint32_t walk_passes;
 };
 
 /* A point in time to measure from. */

@@ -5,14 +5,18 @@
  */
 #include "builder/build_size.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "builder/encode.h"
 #include "builder/hot_list.h"
-#include "builder/ingest.h"
+#include "builder/merge.h"
 #include "builder/navigation_build.h"
-#include "builder/write_blocks.h"
+#include "builder/scan.h"
+#include "builder/shard_graph.h"
+#include "builder/shard_write.h"
 #include "common/memory.h"
+#include "layout/block_walk.h"
 
 enum {
     MIB = 1 << 20,
@@ -26,42 +30,50 @@ enum {
     VAMANA_PIECES_BYTES = 64 * 1024 * 4,
     PACK_BATCH_BYTES = 2 * MIB, /* pack_assign.c: the choices of a batch of rows */
     PQ_CENTROIDS = 256,
+    STREAMS_BYTES = 4 * WORK_BUFFER_BYTES, /* open pieces, read or written, and their records */
+    SHARD_ROWS_MIN = 64,
 };
+
+/* Room over the mean: what balancing leaves, and how uneven borders are. */
+#define OWN_SLACK      1.1
+#define BORROWED_SLACK 1.5
 
 /* All a size depends on. */
 struct size_input {
     uint64_t count;
     uint64_t dim;
     uint64_t packed_bytes; /* of a row */
-    uint64_t stride_bytes; /* of a row in RAM, as vector_set.c has it */
-    uint64_t scalar_bytes; /* of a row beside its elements: norm, key */
+    uint64_t stride_bytes; /* of a row in RAM, as vector_set.c has it, with its scalar */
+    uint64_t record_bytes; /* of a row in a partition file */
     uint64_t navigation_count;
     uint64_t degree;
     uint64_t code_bytes;
-    uint64_t build_list;
     uint64_t block_bytes;
     uint64_t threads;
+    const struct build_params *params;
+    const struct vector_shape *shape;
 };
 
 static struct size_input input_make(const struct build_params *params,
                                     const struct vector_shape *shape)
 {
     uint64_t packed = (uint64_t)shape->dim * element_bytes(shape->type);
+    uint64_t scalar = params->metric == METRIC_L2 ? 0 : sizeof(float);
 
     return (struct size_input){
         .count = shape->count,
         .dim = shape->dim,
         .packed_bytes = packed,
-        .stride_bytes = size_align(packed, packed >= 48 ? 64 : 16),
-        .scalar_bytes = (params->metric == METRIC_L2 ? 0 : sizeof(float)) +
-                        (params->keys != NULL ? sizeof(uint64_t) : 0),
+        .stride_bytes = size_align(packed, packed >= 48 ? 64 : 16) + scalar,
+        .record_bytes = partition_own_record_bytes(shape, params->keys != NULL),
         .navigation_count =
             navigation_sample_count((uint32_t)shape->count, params->navigation_share),
         .degree = params->degree,
         .code_bytes = MIN(params->code_bytes, shape->dim),
-        .build_list = params->build_list,
         .block_bytes = params->block_bytes,
         .threads = params->threads,
+        .params = params,
+        .shape = shape,
     };
 }
 
@@ -72,8 +84,8 @@ static uint64_t graph_row_bytes(uint64_t degree)
     return (capacity + 1) * sizeof(uint32_t);
 }
 
-/* Vamana over `count` rows, less the rows: graph, insertion order, a round's reverse edges and
- * reachability. */
+/* Vamana over `count` rows, less the rows: graph, insertion order or walk, tree edges, a round's
+ * reverse edges. */
 static uint64_t vamana_bytes(uint64_t count, uint64_t degree)
 {
     uint64_t round = MAX((uint64_t)1, count / 50);
@@ -81,8 +93,8 @@ static uint64_t vamana_bytes(uint64_t count, uint64_t degree)
     return count * (graph_row_bytes(degree) + 3 * sizeof(uint32_t)) + edges + VAMANA_PIECES_BYTES;
 }
 
-/* The sample as stored, with views; each thread's subspace of it as f32 with k-means' labels,
- * distances and trial sums; centroids and their working copies. */
+/* The sample; each thread's subspace of it as f32 with k-means' labels, distances and trial sums;
+ * centroids and their working copies. */
 static uint64_t train_bytes(const struct size_input *in)
 {
     uint64_t sample = encode_sample_rows((uint32_t)in->count);
@@ -94,57 +106,140 @@ static uint64_t train_bytes(const struct size_input *in)
            subspaces * sample * (subspace_dim * sizeof(float) + 32) + 4 * PQ_CENTROIDS * floats;
 }
 
-static void memory_compute(const struct size_input *in, struct build_size *size)
+/* ---- shards ---- */
+
+uint32_t build_shards_max(uint64_t rows)
+{
+    /* Every shard's root may be stitched to one shard (merge.h), each to a row of its own. */
+    uint64_t by_stitches = (uint64_t)sqrt((double)rows / 4.0);
+    uint64_t most = MIN(rows / SHARD_ROWS_MIN, by_stitches);
+    return (uint32_t)MAX(MIN(most, (uint64_t)PARTITION_SHARDS_MAX), (uint64_t)1);
+}
+
+static void shares_compute(const struct size_input *in, struct build_size *size)
 {
     uint64_t n = in->count;
-    uint64_t nodes = n + BLOCK_NODES_MAX; /* the last block's holes */
-    uint64_t graph = n * graph_row_bytes(in->degree);
-    uint64_t lists = nodes * (1 + in->degree) * sizeof(uint32_t);
-    uint64_t numbering = (n + nodes) * sizeof(uint32_t);
-    uint64_t visits =
-        (uint64_t)MIN(n, (uint64_t)HOT_QUERIES_MAX) * (HOT_VISITS_MAX + 1) * sizeof(uint32_t);
-    uint64_t sample = in->navigation_count;
+    double mean = (double)n / size->shard_count;
+    if (size->shard_count == 1) {
+        size->replication = 1.0;
+        size->own_min = n;
+        size->own_max = n;
+        return;
+    }
+    size->replication = in->params->replication;
+    double borrowed = BORROWED_SLACK * (size->replication - 1.0) * mean;
+    size->own_min = n / size->shard_count / 4;
+    size->own_max = (uint64_t)ceil(OWN_SLACK * mean);
+    size->borrowed_max = MIN((uint64_t)ceil(borrowed), n - n / size->shard_count);
+    size->lent_max = size->borrowed_max;
+}
 
-    /* In-edges and their starts; order, block, load and (twice) member of each row; a batch. */
-    uint64_t packing =
-        n * (in->degree * sizeof(uint32_t) + sizeof(uint64_t) + 20) + PACK_BATCH_BYTES;
-    uint64_t navigation = sample * (in->stride_bytes + 3 * sizeof(uint32_t)) +
-                          vamana_bytes(sample, NAVIGATION_DEGREE) +
-                          2 * sample * (NAVIGATION_DEGREE + 1) * sizeof(uint32_t);
-    /* Counters of nodes and blocks; ranked entries and their ids, of nodes with a visit. */
-    uint64_t visited = MIN(n, visits / sizeof(uint32_t));
-    uint64_t ranking = nodes * 3 * sizeof(uint32_t) + visited * 5 * sizeof(uint32_t);
-    uint64_t *stages = size->stage_memory_bytes;
+/* ---- memory ---- */
 
-    stages[BUILD_STAGE_INGEST] = ingest_scratch_bytes(n);
-    stages[BUILD_STAGE_TRAIN] = train_bytes(in);
-    stages[BUILD_STAGE_GRAPH] = vamana_bytes(n, in->degree);
-    stages[BUILD_STAGE_VISITS] = graph + visits;
-    stages[BUILD_STAGE_PACK] = graph + visits + packing + lists + numbering;
-    stages[BUILD_STAGE_ENCODE] = visits + lists + numbering + nodes * in->code_bytes;
-    stages[BUILD_STAGE_NAVIGATION] = visits + lists + numbering + MAX(navigation, ranking);
-    stages[BUILD_STAGE_WRITE] = lists + numbering + 2 * WRITE_BLOCKS_BUFFER_BYTES;
+/* Loading, building, sampling for the hot list and spilling one shard. */
+static uint64_t graph_bytes(const struct size_input *in, const struct build_size *size)
+{
+    uint64_t members = size->own_max + size->borrowed_max;
+    uint64_t queries = MIN(in->count, (uint64_t)HOT_QUERIES_MAX);
+    uint64_t visits = queries * (HOT_VISITS_MAX + 1) * sizeof(uint32_t);
+    uint64_t spill =
+        members * 3 * sizeof(uint32_t); /* less than the round's arrays, gone by then */
+    uint64_t loading = size->borrowed_max * 5 * sizeof(uint32_t);
+    uint64_t build = MAX(vamana_bytes(members, in->degree),
+                         members * (graph_row_bytes(in->degree) + 1) + visits + spill);
+    return members * in->stride_bytes + size->borrowed_max * sizeof(uint32_t) +
+           MAX(build, loading) + STREAMS_BYTES;
+}
 
-    uint64_t list = MAX(in->build_list, (uint64_t)HOT_SEARCH_LIST);
-    uint64_t scratch = SEEN_BYTES + 3 * VISITED_PER_LIST * list * CANDIDATE_BYTES +
-                       64 * in->packed_bytes; /* encode.c's batch */
-    size->rows_bytes = n * (in->stride_bytes + in->scalar_bytes);
+static uint64_t merge_bytes(const struct size_input *in, const struct build_size *size)
+{
+    uint64_t halo = size->lent_max * SHARD_GRAPH_HALO_PER_ROW;
+    uint64_t rows = size->own_max + size->borrowed_max + halo + size->shard_count;
+    return rows * in->stride_bytes + size->borrowed_max * 5 * sizeof(uint32_t) +
+           halo * 6 * sizeof(uint32_t) + merge_batch_bytes(in->params->degree) +
+           size->shard_count * (uint64_t)MERGE_LENDER_BYTES + STREAMS_BYTES;
+}
+
+/* Lists in positions; then in-edges, order, block, load and (twice) member of each row and a batch,
+ * or lists in node ids. */
+static uint64_t pack_bytes(const struct size_input *in, const struct build_size *size)
+{
+    uint64_t own = size->own_max;
+    uint64_t list = (in->degree + 1) * sizeof(uint32_t) + 1;
+    uint64_t assignment = own * (in->degree * sizeof(uint32_t) + sizeof(uint64_t) + 20);
+    uint64_t lists = own * (list + sizeof(uint32_t));
+    return own * (list + 3 * sizeof(uint32_t)) + MAX(assignment + PACK_BATCH_BYTES, lists) +
+           STREAMS_BYTES;
+}
+
+static uint64_t write_bytes(const struct size_input *in, const struct build_size *size)
+{
+    uint64_t own = size->own_max + BLOCK_NODES_MAX;
+    uint64_t lists = own * ((in->degree + 1) * sizeof(uint32_t) + 1 + sizeof(uint32_t));
+    uint64_t rows = own * (in->packed_bytes + sizeof(uint64_t));
+    uint64_t codes = own * in->code_bytes + in->threads * 64 * in->packed_bytes;
+    return lists + rows + MAX(codes, (uint64_t)2 * SHARD_WRITE_BUFFER_BYTES) + STREAMS_BYTES +
+           own * sizeof(uint32_t);
+}
+
+static uint64_t navigation_bytes_max(const struct size_input *in)
+{
+    uint64_t sample = in->navigation_count + 1;
+    uint64_t visits = (uint64_t)MIN(in->count, (uint64_t)HOT_QUERIES_MAX) * HOT_VISITS_MAX;
+    uint64_t graph = sample * (in->stride_bytes + sizeof(uint32_t)) +
+                     vamana_bytes(sample, NAVIGATION_DEGREE) +
+                     2 * sample * (NAVIGATION_DEGREE + 1) * sizeof(uint32_t);
+    /* Visits; each as u64, twice while sorted; ranked entries and their ids. */
+    uint64_t ranking = visits * (sizeof(uint32_t) + 2 * sizeof(uint64_t) + 9 * sizeof(uint32_t));
+    return MAX(graph, ranking) + STREAMS_BYTES;
+}
+
+uint64_t build_size_stage_bytes(const struct build_size *size, enum build_stage stage,
+                                uint32_t lanes)
+{
+    return size->fixed_bytes + size->shared_bytes[stage] + lanes * size->shard_bytes[stage];
+}
+
+static void memory_compute(const struct size_input *in, struct build_size *size)
+{
+    uint64_t *shared = size->shared_bytes;
+    uint64_t *shard = size->shard_bytes;
+    uint64_t list = MAX(in->params->build_list, (uint32_t)HOT_SEARCH_LIST);
+    uint64_t scratch = SEEN_BYTES + 3 * VISITED_PER_LIST * list * CANDIDATE_BYTES;
+    uint64_t nodes = in->count * sizeof(uint32_t);
+
     size->fixed_bytes = PROGRAM_BYTES + in->threads * (THREAD_BYTES + scratch);
+    shared[BUILD_STAGE_INGEST] = scan_memory_bytes(in->shape);
+    shared[BUILD_STAGE_TRAIN] = train_bytes(in);
+    shared[BUILD_STAGE_PARTITION] =
+        partition_memory_bytes(in->shape, size->shard_count, (uint32_t)in->threads) +
+        in->navigation_count * sizeof(uint32_t);
+    shard[BUILD_STAGE_GRAPH] = graph_bytes(in, size);
+    shard[BUILD_STAGE_MERGE] = merge_bytes(in, size);
+    shared[BUILD_STAGE_GEOMETRY] = pack_bytes(in, size);
+    shard[BUILD_STAGE_PACK] = pack_bytes(in, size);
+    shared[BUILD_STAGE_NAVIGATION] = nodes + navigation_bytes_max(in);
+    shared[BUILD_STAGE_WRITE] = nodes;
+    shard[BUILD_STAGE_WRITE] = write_bytes(in, size);
+    shared[BUILD_STAGE_CHECK] = block_walk_memory_bytes(in->count) + STREAMS_BYTES;
     for (unsigned stage = 0; stage < BUILD_STAGE_COUNT; stage++) {
-        stages[stage] += size->rows_bytes + size->fixed_bytes;
-        if (stages[stage] > size->memory_bytes) {
-            size->memory_bytes = stages[stage];
+        uint64_t bytes = build_size_stage_bytes(size, (enum build_stage)stage, 1);
+        if (bytes > size->memory_bytes) {
+            size->memory_bytes = bytes;
             size->memory_stage = (enum build_stage)stage;
         }
     }
 }
 
+/* ---- disk ---- */
+
 /* nodes.blk for lists of `degree` ids, gap-coded: the id range spread over the list costs
- * log2(n / degree) + 2 bits an id or so, plus the selectors. */
-static uint64_t blocks_bytes(const struct size_input *in)
+ * log2(n / degree) + 2 bits an id or so, plus the selectors. Most ids are of the row's own shard.
+ */
+static uint64_t blocks_bytes(const struct size_input *in, uint32_t shards)
 {
     uint64_t n = in->count;
-    uint64_t spread = n / in->degree;
+    uint64_t spread = n / shards / in->degree;
     uint64_t bits = 4;
     while (spread > 1) {
         spread >>= 1;
@@ -167,22 +262,56 @@ static void disk_compute(const struct size_input *in, struct build_size *size)
     uint64_t n = in->count;
     uint64_t codec = PQ_CENTROIDS * sizeof(float) * in->dim;
     uint64_t hot = MIN(n, (uint64_t)HOT_QUERIES_MAX * HOT_SEARCH_LIST) * sizeof(uint32_t);
+    uint64_t borrowed = (uint64_t)((size->replication - 1.0) * (double)n);
+    uint64_t list = (in->degree + 1) * sizeof(uint32_t);
 
-    size->stage_disk_bytes[BUILD_STAGE_ENCODE] = n * in->code_bytes + codec;
     size->stage_disk_bytes[BUILD_STAGE_NAVIGATION] =
-        in->navigation_count * (NAVIGATION_DEGREE + 1) * sizeof(uint32_t) + hot;
-    size->stage_disk_bytes[BUILD_STAGE_WRITE] = blocks_bytes(in);
+        in->navigation_count * (NAVIGATION_DEGREE + 1) * sizeof(uint32_t) + hot + codec;
+    size->stage_disk_bytes[BUILD_STAGE_WRITE] =
+        n * in->code_bytes + blocks_bytes(in, size->shard_count);
     for (unsigned stage = 0; stage < BUILD_STAGE_COUNT; stage++)
         size->disk_bytes += size->stage_disk_bytes[stage];
     size->disk_least_bytes = n * (in->packed_bytes + sizeof(uint64_t) + in->code_bytes);
+    size->scratch_bytes =
+        (n + borrowed) * (in->record_bytes + sizeof(uint32_t) + list) + n * (list + 4) +
+        borrowed * SHARD_GRAPH_HALO_PER_ROW * (in->packed_bytes + sizeof(uint32_t)) +
+        in->navigation_count * in->record_bytes;
 }
 
 void build_size_compute(const struct build_params *params, const struct vector_shape *shape,
-                        struct build_size *size)
+                        uint32_t shards, struct build_size *size)
 {
     struct size_input input = input_make(params, shape);
 
     memset(size, 0, sizeof(*size));
+    size->shard_count = shards;
+    shares_compute(&input, size);
     memory_compute(&input, size);
     disk_compute(&input, size);
+}
+
+uint64_t build_size_peak_bytes(const struct build_size *size, uint32_t lanes)
+{
+    uint64_t peak = 0;
+    for (unsigned stage = 0; stage < BUILD_STAGE_COUNT; stage++)
+        peak = MAX(peak, build_size_stage_bytes(size, (enum build_stage)stage, lanes));
+    return peak;
+}
+
+bool build_size_choose(const struct build_params *params, const struct vector_shape *shape,
+                       uint64_t limit_bytes, uint32_t lanes, struct build_size *size)
+{
+    uint32_t most = build_shards_max(shape->count);
+    struct build_size tried;
+    for (uint32_t shards = 1; shards <= most; shards++) {
+        build_size_compute(params, shape, shards, &tried);
+        if (shards == 1 || tried.memory_bytes < size->memory_bytes)
+            *size = tried;
+        if (build_size_peak_bytes(&tried, MIN(MAX(lanes, 1u), shards)) <= limit_bytes) {
+            *size = tried;
+            return true;
+        }
+    }
+    /* One shard at a time, if all lanes are too much. */
+    return lanes > 1 && build_size_choose(params, shape, limit_bytes, 1, size);
 }

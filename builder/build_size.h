@@ -1,32 +1,58 @@
 /*
- * build_size.h - how much memory and disk a build will take, from its shape alone.
+ * build_size.h - how much memory and disk a build will take, and how many shards a budget asks for,
+ * from the input's shape alone.
  *
  * build_run() refuses with it before it reads a row, and --plan prints it. The memory figures are
  * upper bounds that mirror what each stage allocates; a stage that changes its arrays changes its
- * line here (tests compare the bound with the peak RSS of a real build).
+ * line here (tests compare the bound with the peak RSS of real builds).
  */
 #ifndef NIGHTJAR_BUILDER_BUILD_SIZE_H
 #define NIGHTJAR_BUILDER_BUILD_SIZE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "builder/build.h"
 #include "common/vector_file.h"
 
 struct build_size {
-    uint64_t stage_memory_bytes[BUILD_STAGE_COUNT]; /* resident while the stage runs, at most */
-    uint64_t memory_bytes;                          /* the largest of them */
-    enum build_stage memory_stage;                  /* the one it is of */
-    uint64_t rows_bytes;  /* of it: vectors, norms and keys, which stay throughout */
-    uint64_t fixed_bytes; /* of it: program, threads and their scratch, whatever the count */
-    uint64_t stage_disk_bytes[BUILD_STAGE_COUNT]; /* written by the stage, estimated */
+    uint32_t shard_count;
+    double replication;        /* at most; 1 with one shard */
+    uint64_t own_min, own_max; /* rows one shard owns */
+    uint64_t borrowed_max;     /* rows it borrows */
+    uint64_t lent_max;         /* times it lends one */
+    uint64_t fixed_bytes;      /* program, threads and their scratch, whatever the count */
+    uint64_t
+        shared_bytes[BUILD_STAGE_COUNT]; /* held once while the stage runs, beside fixed_bytes */
+    uint64_t shard_bytes[BUILD_STAGE_COUNT]; /* held for each shard at work; 0: no shards */
+    uint64_t memory_bytes;                   /* most at any time, one shard at work at a time */
+    enum build_stage memory_stage;           /* when that is */
+    uint64_t scratch_bytes;                  /* of the work directory, at most */
+    uint64_t stage_disk_bytes[BUILD_STAGE_COUNT]; /* written to the generation, estimated */
     uint64_t disk_bytes;
     uint64_t disk_least_bytes; /* vectors, keys and codes alone: it cannot be less */
 };
 
-/* Pure arithmetic. `params` within build.h's ranges and with its thread count resolved (not 0);
- * `shape` as ingest_shape_check() accepts it. */
+/* Pure arithmetic for a number of shards. `params` within build.h's ranges and with its thread
+ * count resolved (not 0); `shape` as scan_shape_check() accepts it; 1 <= shards <=
+ * build_shards_max(). */
 void build_size_compute(const struct build_params *params, const struct vector_shape *shape,
-                        struct build_size *size);
+                        uint32_t shards, struct build_size *size);
+
+/* Resident memory of a stage, with so many shards at work. */
+uint64_t build_size_stage_bytes(const struct build_size *size, enum build_stage stage,
+                                uint32_t lanes);
+
+/* The most of any stage. */
+uint64_t build_size_peak_bytes(const struct build_size *size, uint32_t lanes);
+
+/* Most shards that so many rows can be cut into: a shard needs some rows for every other. */
+uint32_t build_shards_max(uint64_t rows);
+
+/* The fewest shards with which the build takes at most limit_bytes, with `lanes` (0 counts as 1) of
+ * them at work at a time, or one if there is but one, into *size. False if no number does: then
+ * *size is of the number that takes the least. */
+bool build_size_choose(const struct build_params *params, const struct vector_shape *shape,
+                       uint64_t limit_bytes, uint32_t lanes, struct build_size *size);
 
 #endif

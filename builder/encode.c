@@ -1,9 +1,9 @@
 /*
  * encode.c - codec training sample and parallel encoding.
  *
- * Rows lie at a stride and nodes in another order than rows, while the codec takes packed rows:
- * each thread gathers a small batch of its nodes' rows and encodes it. A batch's codes go to their
- * own place, so the result does not depend on the team.
+ * Nodes are in another order than rows, while the codec takes packed rows: each thread gathers a
+ * small batch of its nodes' rows and encodes it. A batch's codes go to their own place, so the
+ * result does not depend on the team.
  */
 #include "builder/encode.h"
 
@@ -14,10 +14,7 @@
 #include "builder/row_sample.h"
 #include "common/memory.h"
 
-enum {
-    ENCODE_BATCH_NODES = 64,
-    ENCODE_STEP_NODES = 1 << 18, /* between two looks at the monitor */
-};
+enum { ENCODE_BATCH_NODES = 64 };
 
 /* Tells the sample's random stream from others drawn from the same seed. */
 #define ENCODE_SAMPLE_STREAM 0x7ca1ab1e5eedc0deu
@@ -27,81 +24,93 @@ uint32_t encode_sample_rows(uint32_t count)
     return MIN(count, (uint32_t)ENCODE_SAMPLE_MAX);
 }
 
-enum status encode_train(const struct vector_set *set, const struct codec_params *params,
+/* Reads the rows sample[count], packed; by many threads, as the device likes random reads. */
+static enum status sample_read(const struct vector_file *file, const uint32_t *sample,
+                               uint32_t count, uint8_t *rows, struct error *err)
+{
+    struct vector_shape shape = vector_file_shape(file);
+    size_t row_bytes = (size_t)shape.dim * element_bytes(shape.type);
+    enum status status = STATUS_OK;
+#pragma omp parallel for schedule(dynamic, 64)
+    for (uint32_t i = 0; i < count; i++) {
+        struct error row_err;
+        enum status failed =
+            vector_file_read(file, sample[i], 1, rows + (size_t)i * row_bytes, &row_err);
+        if (failed) {
+#pragma omp critical
+            {
+                status = failed;
+                if (err != NULL)
+                    *err = row_err;
+            }
+        }
+    }
+    return status;
+}
+
+enum status encode_train(const struct vector_file *file, const struct codec_params *params,
                          struct codec **codec, struct error *err)
 {
-    size_t row_bytes = (size_t)set->dim * element_bytes(set->type);
-    uint32_t wanted = encode_sample_rows(set->count);
-    void *memory = NULL;
+    struct vector_shape shape = vector_file_shape(file);
+    size_t row_bytes = (size_t)shape.dim * element_bytes(shape.type);
+    uint32_t wanted = encode_sample_rows((uint32_t)shape.count);
+    void *rows = NULL;
 
     uint32_t *sample = malloc(wanted * sizeof(*sample));
     if (sample == NULL)
         return error_set(err, STATUS_NO_MEMORY, "no memory for a codec sample of %u rows", wanted);
-    enum status status = bulk_alloc(wanted, row_bytes, "codec training sample", &memory, err);
-    if (status != STATUS_OK)
-        goto out;
-    uint8_t *rows = memory;
-    row_sample(params->seed ^ ENCODE_SAMPLE_STREAM, set->count, wanted, sample);
-    for (uint32_t i = 0; i < wanted; i++)
-        memcpy(rows + (size_t)i * row_bytes, vector_set_row(set, sample[i]), row_bytes);
-    status = codec_train(params, rows, wanted, codec, err);
-    bulk_free(memory, wanted, row_bytes);
-out:
+    enum status status = bulk_alloc(wanted, row_bytes, "codec training sample", &rows, err);
+    if (status == STATUS_OK) {
+        row_sample(params->seed ^ ENCODE_SAMPLE_STREAM, (uint32_t)shape.count, wanted, sample);
+        status = sample_read(file, sample, wanted, rows, err);
+    }
+    if (status == STATUS_OK)
+        status = codec_train(params, rows, wanted, codec, err);
+    bulk_free(rows, wanted, row_bytes);
     free(sample);
     return status;
 }
 
-/* Encodes nodes [first, first + count), count <= ENCODE_BATCH_NODES, through `packed`. */
-static void batch_encode(const struct vector_set *set, const struct codec *codec,
-                         const uint32_t *rows, uint32_t count, uint8_t *packed, uint8_t *codes)
+/* Encodes `count` <= ENCODE_BATCH_NODES nodes through `packed`. */
+static void batch_encode(const struct codec *codec, const uint8_t *rows,
+                         const uint32_t *row_of_node, uint32_t count, uint8_t *packed,
+                         uint8_t *codes)
 {
-    size_t row_bytes = (size_t)set->dim * element_bytes(set->type);
-    size_t code_bytes = codec_params_of(codec).code_bytes;
+    struct codec_params params = codec_params_of(codec);
+    size_t row_bytes = (size_t)params.dim * element_bytes(params.type);
     uint32_t first = 0;
 
+    memset(codes, 0, (size_t)count * params.code_bytes);
     while (first < count) { /* runs of present nodes: holes keep their zeros */
         uint32_t end = first;
-        while (end < count && rows[end] != UINT32_MAX) {
-            memcpy(packed + (end - first) * row_bytes, vector_set_row(set, rows[end]), row_bytes);
+        while (end < count && row_of_node[end] != UINT32_MAX) {
+            memcpy(packed + (end - first) * row_bytes, rows + row_of_node[end] * row_bytes,
+                   row_bytes);
             end++;
         }
         if (end > first)
-            codec_encode(codec, packed, end - first, codes + first * code_bytes);
+            codec_encode(codec, packed, end - first, codes + (size_t)first * params.code_bytes);
         first = end + 1;
     }
 }
 
-enum status encode_nodes(const struct vector_set *set, const struct codec *codec,
-                         const uint32_t *row_of_node, uint32_t node_limit,
-                         const struct build_monitor *monitor, uint8_t **codes, struct error *err)
+enum status encode_nodes(const struct codec *codec, const void *rows, const uint32_t *row_of_node,
+                         uint32_t node_count, uint8_t *codes, struct error *err)
 {
-    size_t row_bytes = (size_t)set->dim * element_bytes(set->type);
-    size_t code_bytes = codec_params_of(codec).code_bytes;
+    struct codec_params params = codec_params_of(codec);
     size_t threads = (size_t)omp_get_max_threads();
-    size_t batch_bytes = ENCODE_BATCH_NODES * row_bytes;
+    size_t batch_bytes = ENCODE_BATCH_NODES * (size_t)params.dim * element_bytes(params.type);
     void *packed = NULL;
-    void *memory = NULL;
 
     enum status status = bulk_alloc(threads, batch_bytes, "encoding batches", &packed, err);
-    if (status == STATUS_OK)
-        status = bulk_alloc(node_limit, code_bytes, "codes", &memory, err);
-    for (uint64_t step = 0; status == STATUS_OK && step < node_limit; step += ENCODE_STEP_NODES) {
-        uint32_t end = (uint32_t)MIN(step + ENCODE_STEP_NODES, (uint64_t)node_limit);
+    if (status != STATUS_OK)
+        return status;
 #pragma omp parallel for schedule(dynamic, 4)
-        for (uint64_t node = step; node < end; node += ENCODE_BATCH_NODES) {
-            uint8_t *mine = (uint8_t *)packed + (size_t)omp_get_thread_num() * batch_bytes;
-            batch_encode(set, codec, row_of_node + node,
-                         (uint32_t)MIN((uint64_t)ENCODE_BATCH_NODES, end - node), mine,
-                         (uint8_t *)memory + node * code_bytes);
-        }
-        progress_update(monitor->progress, end);
-        status = build_monitor_check(monitor, err);
-    }
+    for (uint64_t node = 0; node < node_count; node += ENCODE_BATCH_NODES)
+        batch_encode(codec, rows, row_of_node + node,
+                     (uint32_t)MIN((uint64_t)ENCODE_BATCH_NODES, node_count - node),
+                     (uint8_t *)packed + (size_t)omp_get_thread_num() * batch_bytes,
+                     codes + node * params.code_bytes);
     bulk_free(packed, threads, batch_bytes);
-    if (status != STATUS_OK) {
-        bulk_free(memory, node_limit, code_bytes);
-        memory = NULL;
-    }
-    *codes = memory;
-    return status;
+    return STATUS_OK;
 }

@@ -6,10 +6,9 @@
 
 #include <stdint.h>
 
-#include "builder/build_monitor.h"
-#include "builder/vector_set.h"
 #include "common/codec.h"
 #include "common/error.h"
+#include "common/vector_file.h"
 
 enum {
     ENCODE_SAMPLE_MAX = 65536, /* 256 rows a centroid: more changes recall by less than its noise */
@@ -18,16 +17,16 @@ enum {
 /* Rows a codec for `count` rows is trained on. */
 uint32_t encode_sample_rows(uint32_t count);
 
-/* Trains a codec of `params` on a seeded sample of the set. On success *codec is the caller's. */
-NODISCARD enum status encode_train(const struct vector_set *set, const struct codec_params *params,
-                                   struct codec **codec, struct error *err);
+/* Trains a codec of `params` on a seeded sample of the file's rows. On success *codec is the
+ * caller's. */
+NODISCARD enum status encode_train(const struct vector_file *file,
+                                   const struct codec_params *params, struct codec **codec,
+                                   struct error *err);
 
-/* Codes of all nodes: bulk_alloc'd [node_limit * code_bytes], node i's from row row_of_node[i],
- * zeros where that is UINT32_MAX. On success *codes is the caller's to bulk_free(codes, node_limit,
- * code_bytes). Uses the caller's OpenMP team. */
-NODISCARD enum status encode_nodes(const struct vector_set *set, const struct codec *codec,
-                                   const uint32_t *row_of_node, uint32_t node_limit,
-                                   const struct build_monitor *monitor, uint8_t **codes,
+/* Fills codes[node_count * code_bytes]: node i's from packed row row_of_node[i] of `rows`, zeros
+ * where that is UINT32_MAX. Uses the caller's OpenMP team. */
+NODISCARD enum status encode_nodes(const struct codec *codec, const void *rows,
+                                   const uint32_t *row_of_node, uint32_t node_count, uint8_t *codes,
                                    struct error *err);
 
 #endif

@@ -57,16 +57,17 @@ static void sampler_fini(struct sampler *s)
     free(s->visited);
 }
 
-static enum status sampler_init(struct sampler *s, uint32_t query_count, uint64_t seed,
+static enum status sampler_init(struct sampler *s, const struct hot_sample *sample,
                                 struct error *err)
 {
+    uint32_t query_count = sample->query_count;
     uint32_t count = s->set->count;
     s->threads = omp_get_max_threads();
     s->start_count = MIN((uint32_t)HOT_STARTS_MAX, (count + HOT_START_SHARE - 1) / HOT_START_SHARE);
 
     size_t threads = (size_t)s->threads;
     s->scratch = calloc(threads, sizeof(struct vamana_scratch *));
-    s->queries = calloc(query_count, sizeof(*s->queries));
+    s->queries = calloc(query_count + 1, sizeof(*s->queries));
     s->starts = calloc(s->start_count, sizeof(*s->starts));
     s->distances = calloc(threads * s->start_count, sizeof(*s->distances));
     s->visited = calloc(threads * (HOT_VISITS_MAX + 1), sizeof(*s->visited));
@@ -79,8 +80,8 @@ static enum status sampler_init(struct sampler *s, uint32_t query_count, uint64_
         if (status != STATUS_OK)
             return status;
     }
-    row_sample(seed ^ HOT_QUERY_STREAM, count, query_count, s->queries);
-    row_sample(seed ^ HOT_START_STREAM, count, s->start_count, s->starts);
+    row_sample(sample->seed ^ HOT_QUERY_STREAM, sample->own_count, query_count, s->queries);
+    row_sample(sample->seed ^ HOT_START_STREAM, count, s->start_count, s->starts);
     return STATUS_OK;
 }
 
@@ -112,17 +113,17 @@ static uint32_t query_run(const struct sampler *s, uint32_t query, uint32_t *row
 }
 
 enum status hot_visits_collect(const struct vector_set *set, const struct graph *graph,
-                               uint32_t entry, uint64_t seed, const struct build_monitor *monitor,
+                               const struct hot_sample *sample, const struct build_monitor *monitor,
                                struct hot_visits *visits, struct error *err)
 {
-    struct hot_visits made = {.query_count = MIN(set->count, (uint32_t)HOT_QUERIES_MAX)};
-    struct sampler sampler = {.set = set, .graph = graph, .entry = entry};
+    struct hot_visits made = {.query_count = sample->query_count};
+    struct sampler sampler = {.set = set, .graph = graph, .entry = sample->entry};
 
-    enum status status = sampler_init(&sampler, made.query_count, seed, err);
+    enum status status = sampler_init(&sampler, sample, err);
     if (status != STATUS_OK)
         goto out;
-    made.counts = calloc(made.query_count, sizeof(*made.counts));
-    made.rows = calloc((size_t)made.query_count * HOT_VISITS_MAX, sizeof(*made.rows));
+    made.counts = calloc(made.query_count + 1, sizeof(*made.counts));
+    made.rows = calloc(((size_t)made.query_count + 1) * HOT_VISITS_MAX, sizeof(*made.rows));
     if (made.counts == NULL || made.rows == NULL) {
         status = error_set(err, STATUS_NO_MEMORY, "no memory for the visits of %u sample searches",
                            made.query_count);
@@ -135,7 +136,7 @@ enum status hot_visits_collect(const struct vector_set *set, const struct graph 
             made.counts[q] =
                 query_run(&sampler, sampler.queries[q], made.rows + (size_t)q * HOT_VISITS_MAX);
         }
-        progress_update(monitor->progress, end);
+        build_monitor_update(monitor, end);
         status = build_monitor_check(monitor, err);
         if (status != STATUS_OK)
             goto out;
@@ -177,72 +178,84 @@ static int hot_node_compare(const void *a, const void *b)
     return (x->node > y->node) - (x->node < y->node);
 }
 
-/* Counters of the ranking, one a node or a block. */
-struct hot_counters {
-    uint32_t *node_visits;
-    uint32_t *block_queries;
-    uint32_t *block_last; /* 1 + the last query that was counted for the block */
-};
-
-/* Counts, and returns how many nodes have a visit. A query expands a node at most once. */
-static uint64_t visits_count(const struct hot_visits *visits, const struct hot_numbering *numbering,
-                             struct hot_counters *counters)
+/* One expansion: what was expanded above, by which query below. */
+static uint64_t visit_make(uint32_t what, uint32_t query)
 {
-    uint64_t nodes = 0;
-
-    for (uint32_t q = 0; q < visits->query_count; q++) {
-        const uint32_t *rows = visits->rows + (size_t)q * HOT_VISITS_MAX;
-        for (uint32_t i = 0; i < visits->counts[q]; i++) {
-            uint32_t node = numbering->node_of_row[rows[i]];
-            uint32_t block = node / numbering->nodes_per_block;
-            nodes += counters->node_visits[node]++ == 0;
-            if (counters->block_last[block] != q + 1) {
-                counters->block_last[block] = q + 1;
-                counters->block_queries[block]++;
-            }
-        }
-    }
-    return nodes;
+    return (uint64_t)what << 32 | query;
 }
 
-enum status hot_list_rank(const struct hot_visits *visits, const struct hot_numbering *numbering,
-                          uint32_t **nodes, uint64_t *count, struct error *err)
+static int visit_compare(const void *a, const void *b)
 {
-    size_t blocks = numbering->node_limit / numbering->nodes_per_block + 1;
-    void *node_visits = NULL;
-    void *block_queries = NULL;
-    void *block_last = NULL;
-    uint32_t *ids = NULL;
-    struct hot_node *items = NULL;
-    struct hot_counters counters;
+    uint64_t x = *(const uint64_t *)a;
+    uint64_t y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
 
-    enum status status =
-        bulk_alloc(numbering->node_limit, sizeof(uint32_t), "node visits", &node_visits, err);
-    if (status == STATUS_OK)
-        status = bulk_alloc(blocks, sizeof(uint32_t), "block visits", &block_queries, err);
-    if (status == STATUS_OK)
-        status = bulk_alloc(blocks, sizeof(uint32_t), "block visits", &block_last, err);
-    if (status != STATUS_OK)
-        goto out;
-    counters = (struct hot_counters){node_visits, block_queries, block_last};
-    uint64_t found = visits_count(visits, numbering, &counters);
-    items = malloc((found + 1) * sizeof(*items));
-    ids = malloc((found + 1) * sizeof(*ids));
-    if (items == NULL || ids == NULL) {
-        status = error_set(err, STATUS_NO_MEMORY, "no memory for a hot list of %llu nodes",
-                           (unsigned long long)found);
-        goto out;
-    }
-    uint64_t filled = 0;
-    for (uint32_t node = 0; node < numbering->node_limit; node++) {
-        if (counters.node_visits[node] != 0) {
-            uint32_t block = node / numbering->nodes_per_block;
-            items[filled++] = (struct hot_node){.block_queries = counters.block_queries[block],
-                                                .visits = counters.node_visits[node],
-                                                .block = block,
-                                                .node = node};
+static uint64_t visits_fill(const struct hot_visits *visits, const uint32_t *node_of_row,
+                            uint64_t *list)
+{
+    uint64_t count = 0;
+    for (uint32_t q = 0; q < visits->query_count; q++)
+        for (uint32_t i = 0; i < visits->counts[q]; i++) {
+            uint32_t row = visits->rows[(size_t)q * HOT_VISITS_MAX + i];
+            list[count++] = visit_make(node_of_row[row], q);
         }
+    qsort(list, count, sizeof(*list), visit_compare);
+    return count;
+}
+
+/* One item a visited node, ascending; a query expands a node at most once. */
+static uint64_t nodes_count(const uint64_t *list, uint64_t count, uint32_t nodes_per_block,
+                            struct hot_node *items)
+{
+    uint64_t filled = 0;
+    for (uint64_t i = 0; i < count; i++) {
+        uint32_t node = (uint32_t)(list[i] >> 32);
+        if (filled == 0 || items[filled - 1].node != node)
+            items[filled++] = (struct hot_node){.node = node, .block = node / nodes_per_block};
+        items[filled - 1].visits++;
     }
+    return filled;
+}
+
+/* Fills block_queries: distinct queries among the visits of each block. `list` is turned from nodes
+ * into blocks. */
+static void blocks_count(uint64_t *list, uint64_t count, uint32_t nodes_per_block,
+                         struct hot_node *items, uint64_t item_count)
+{
+    for (uint64_t i = 0; i < count; i++)
+        list[i] = visit_make((uint32_t)(list[i] >> 32) / nodes_per_block, (uint32_t)list[i]);
+    qsort(list, count, sizeof(*list), visit_compare);
+    uint64_t i = 0;
+    for (uint64_t item = 0; item < item_count;) {
+        uint32_t block = items[item].block;
+        uint32_t queries = 0;
+        for (; i < count && list[i] >> 32 == block; i++)
+            queries += i == 0 || list[i] != list[i - 1];
+        for (; item < item_count && items[item].block == block; item++)
+            items[item].block_queries = queries;
+    }
+}
+
+enum status hot_list_rank(const struct hot_visits *visits, const uint32_t *node_of_row,
+                          uint32_t nodes_per_block, uint32_t **nodes, uint64_t *count,
+                          struct error *err)
+{
+    uint64_t total = 0;
+    for (uint32_t q = 0; q < visits->query_count; q++)
+        total += visits->counts[q];
+    uint64_t *list = malloc((total + 1) * sizeof(*list));
+    struct hot_node *items = malloc((total + 1) * sizeof(*items));
+    uint32_t *ids = malloc((total + 1) * sizeof(*ids));
+    enum status status = STATUS_OK;
+    if (list == NULL || items == NULL || ids == NULL) {
+        status = error_set(err, STATUS_NO_MEMORY, "no memory for a hot list of %llu visits",
+                           (unsigned long long)total);
+        goto out;
+    }
+    visits_fill(visits, node_of_row, list);
+    uint64_t filled = nodes_count(list, total, nodes_per_block, items);
+    blocks_count(list, total, nodes_per_block, items, filled);
     qsort(items, filled, sizeof(*items), hot_node_compare);
     for (uint64_t i = 0; i < filled; i++)
         ids[i] = items[i].node;
@@ -252,8 +265,6 @@ enum status hot_list_rank(const struct hot_visits *visits, const struct hot_numb
 out:
     free(ids);
     free(items);
-    bulk_free(node_visits, numbering->node_limit, sizeof(uint32_t));
-    bulk_free(block_queries, blocks, sizeof(uint32_t));
-    bulk_free(block_last, blocks, sizeof(uint32_t));
+    free(list);
     return status;
 }

@@ -11,15 +11,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "builder/row_sample.h"
+#include "builder/shard_graph.h"
 #include "builder/vamana.h"
 #include "common/memory.h"
 #include "layout/navigation.h"
 
 #define NAVIGATION_ALPHA 1.2f
-
-/* Tells the sample's random stream from others drawn from the same seed. */
-#define NAVIGATION_STREAM 0xba5eba11ab0a7f00u
 
 uint32_t navigation_sample_count(uint32_t count, double share)
 {
@@ -29,18 +26,38 @@ uint32_t navigation_sample_count(uint32_t count, double share)
     return MIN(MAX(sample, (uint32_t)NAVIGATION_NODES_MIN), count);
 }
 
-/* Copies the sampled rows into a set of their own. */
-static enum status sample_copy(const struct vector_set *set, const uint32_t *rows, uint32_t count,
-                               struct vector_set *sample, struct error *err)
+/* Reads the sample into the set and its positions; the last place takes the root of shard 0, unless
+ * the sample has it. */
+static enum status sample_read(const struct shard_plan *plan, uint32_t count,
+                               struct vector_set *sample, uint32_t *positions, struct error *err)
 {
-    enum status status = vector_set_create(sample, count, set->dim, set->type, set->metric, err);
+    size_t row_bytes = (size_t)plan->shape.dim * element_bytes(plan->shape.type);
+    struct work_input *input = NULL;
+    bool has_root = false;
+    uint8_t *last = sample->rows + count * sample->stride_bytes;
+    enum status status = shard_root_load(plan, 0, &positions[count], last, err);
+    if (status == STATUS_OK)
+        status = work_input_open(plan->work, (struct work_piece){BUILD_STAGE_PARTITION, WORK_WHOLE},
+                                 "sample", 0, 0, &input, err);
+    for (uint32_t i = 0; status == STATUS_OK && i < count; i++) {
+        uint32_t place[2]; /* owner, index */
+        status = work_input_read(input, place, sizeof(place), err);
+        if (status == STATUS_OK)
+            status =
+                work_input_read(input, sample->rows + i * sample->stride_bytes, row_bytes, err);
+        if (status == STATUS_OK &&
+            (place[0] >= plan->shard_count || place[1] >= shard_own_count(plan, place[0])))
+            status = work_input_discard(input, "names a row that is not there", err);
+        if (status == STATUS_OK)
+            positions[i] = plan->starts[place[0]] + place[1];
+        has_root = has_root || positions[i] == positions[count];
+    }
+    work_input_close(input);
     if (status != STATUS_OK)
         return status;
-    for (uint32_t i = 0; i < count; i++) {
-        memcpy(sample->rows + (size_t)i * sample->stride_bytes, vector_set_row(set, rows[i]),
-               (size_t)set->dim * element_bytes(set->type));
-    }
-    return vector_set_prepare(sample, err);
+    if (!has_root)
+        sample->count = count + 1;
+    return vector_set_prepare(sample, plan->norm_max, err);
 }
 
 /* Encodes the graph; `nodes` are the sample's node ids. */
@@ -87,20 +104,11 @@ static int on_progress(void *context, uint64_t done, uint64_t total)
     const struct build_monitor *monitor = context;
 
     (void)total;
-    progress_update(monitor->progress, done);
+    build_monitor_update(monitor, done);
     return build_monitor_cancelled(monitor);
 }
 
-/* Puts `entry` into the ascending sample, in place of the next row above it (or of the last). */
-static void sample_include(uint32_t *rows, uint32_t count, uint32_t entry)
-{
-    uint32_t place = 0;
-    while (place + 1 < count && rows[place] < entry)
-        place++;
-    rows[place] = entry;
-}
-
-enum status navigation_build(const struct vector_set *set,
+enum status navigation_build(const struct shard_plan *plan,
                              const struct navigation_params *navigation,
                              const struct build_monitor *monitor, struct navigation_image *image,
                              struct error *err)
@@ -118,23 +126,25 @@ enum status navigation_build(const struct vector_set *set,
         .progress_context = &watched,
     };
 
-    uint32_t *rows = malloc(count * sizeof(*rows));
-    if (rows == NULL) {
+    uint32_t *nodes = malloc(((size_t)count + 1) * sizeof(*nodes));
+    if (nodes == NULL) {
         return error_set(err, STATUS_NO_MEMORY, "no memory for a navigation sample of %u nodes",
                          count);
     }
-    row_sample(navigation->seed ^ NAVIGATION_STREAM, set->count, count, rows);
-    sample_include(rows, count, navigation->entry);
-    enum status status = sample_copy(set, rows, count, &sample, err);
+    enum status status =
+        vector_set_create(&sample, count + 1, plan->shape.dim, plan->shape.type, plan->metric, err);
+    sample.count = count;
+    if (status == STATUS_OK)
+        status = sample_read(plan, count, &sample, nodes, err);
     if (status == STATUS_OK)
         status = vamana_build(&sample, &params, &built, err);
     if (status == STATUS_OK) {
-        for (uint32_t i = 0; i < count; i++)
-            rows[i] = navigation->node_of_row[rows[i]]; /* from here on: nodes */
-        status = image_make(&built, rows, image, err);
+        for (uint32_t i = 0; i < sample.count; i++)
+            nodes[i] = navigation->node_of_position[nodes[i]]; /* from positions */
+        status = image_make(&built, nodes, image, err);
     }
-    graph_destroy(&built.graph);
+    vamana_result_destroy(&built);
     vector_set_destroy(&sample);
-    free(rows);
+    free(nodes);
     return status;
 }

@@ -1,9 +1,13 @@
 /*
- * pack.c - see pack.h: from a graph over rows to numbered nodes whose lists fit their blocks.
+ * pack.c - see pack.h: the order of a shard's rows, and the capacity that its lists allow.
  *
  * How many nodes share a block depends on the size of their lists, which depends on the numbering.
  * So a first assignment is made for a guess, its lists are measured, and the capacity that fits
- * them is used for the real rounds (pack_assign.c). What still overflows is trimmed (pack_trim.c).
+ * them is used for the real rounds (pack_assign.c). What still overflows is trimmed (pack_lists.c),
+ * and where that would take too much, the next lower capacity is tried.
+ *
+ * Lists are measured before the other shards have an order: their rows' ids are guessed from their
+ * positions, which have the same spread.
  */
 #include "builder/pack.h"
 
@@ -26,34 +30,66 @@ enum {
 
 /* ---- numbering ---- */
 
-static enum status numbering_alloc(struct pack_result *result, uint32_t count, struct error *err)
+/* Rows take the slots of their block in ascending order. Blocks may hold fewer than
+ * nodes_per_block.
+ */
+static enum status order_number(const struct pack_work *work, uint32_t block_count,
+                                uint32_t nodes_per_block, struct pack_order *order,
+                                struct error *err)
 {
-    void *row_of_node = NULL;
-    void *node_of_row = NULL;
-    enum status status = bulk_alloc(result->geometry.node_limit, sizeof(uint32_t), "node numbers",
-                                    &row_of_node, err);
-    result->row_of_node = row_of_node;
-    if (!status)
-        status = bulk_alloc(count, sizeof(uint32_t), "row numbers", &node_of_row, err);
-    result->node_of_row = node_of_row;
-    return status;
-}
-
-/* node = block * nodes_per_block + slot; rows take the slots of their block in ascending order. */
-static void numbering_fill(struct pack_result *result, const uint32_t *block_of_row, uint32_t count,
-                           uint32_t *used)
-{
-    memset(used, 0, result->block_count * sizeof(*used));
-    memset(result->row_of_node, 0xff, (size_t)result->geometry.node_limit * sizeof(uint32_t));
+    uint32_t count = work->graph->count;
+    void *nodes = NULL;
+    enum status status = bulk_alloc(count, sizeof(uint32_t), "node numbers", &nodes, err);
+    if (status)
+        return status;
+    memset(work->load, 0, block_count * sizeof(*work->load));
+    order->row_count = count;
+    order->block_count = block_count;
+    order->nodes_per_block = nodes_per_block;
+    order->node_of_row = nodes;
     for (uint32_t row = 0; row < count; row++) {
-        uint32_t block = block_of_row[row];
-        uint32_t node = block * result->geometry.nodes_per_block + used[block]++;
-        result->row_of_node[node] = row;
-        result->node_of_row[row] = node;
+        uint32_t block = work->block_of_row[row];
+        order->node_of_row[row] = block * nodes_per_block + work->load[block]++;
     }
+    return STATUS_OK;
 }
 
-/* ---- lists in node ids ---- */
+void pack_order_destroy(struct pack_order *order)
+{
+    bulk_free(order->node_of_row, order->row_count, sizeof(uint32_t));
+    memset(order, 0, sizeof(*order));
+}
+
+uint32_t pack_node_expected(const struct pack_input *input, const struct pack_order *order,
+                            uint32_t position)
+{
+    uint32_t row = position - input->first;
+    if (row < order->row_count)
+        return input->first + order->node_of_row[row];
+    /* The shard's holes push those behind it up. */
+    uint32_t holes = order->block_count * order->nodes_per_block - order->row_count;
+    return position < input->first ? position : position + holes;
+}
+
+/* ---- lists as expected ---- */
+
+/* The neighbours of `row` outside its own block, as expected node ids, ascending. */
+static uint32_t outside_ids(const struct pack_input *input, const struct pack_order *order,
+                            uint32_t row, uint32_t *ids)
+{
+    uint32_t own = order->node_of_row[row] / order->nodes_per_block;
+    const uint32_t *positions = graph_neighbors(input->graph, row);
+    uint32_t degree = graph_degree(input->graph, row);
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < degree; i++) {
+        uint32_t target = positions[i] - input->first;
+        if (target >= input->graph->count ||
+            order->node_of_row[target] / order->nodes_per_block != own)
+            ids[kept++] = pack_node_expected(input, order, positions[i]);
+    }
+    pack_ids_sort(ids, kept);
+    return kept;
+}
 
 /* Histogram of the bits each gap of the sorted list takes. */
 static void gaps_count(const uint32_t *sorted, uint32_t degree, uint64_t histogram[33])
@@ -64,57 +100,65 @@ static void gaps_count(const uint32_t *sorted, uint32_t degree, uint64_t histogr
     }
 }
 
-/* The neighbours of `row` outside its own block, as node ids in the order of the graph's list. */
-static uint32_t outside_ids(const struct graph *graph, const struct pack_result *result,
-                            uint32_t row, uint32_t *ids)
-{
-    uint32_t capacity = result->geometry.nodes_per_block;
-    uint32_t own = result->node_of_row[row] / capacity;
-    const uint32_t *rows = graph_neighbors(graph, row);
-    uint32_t degree = graph_degree(graph, row);
-    uint32_t kept = 0;
-    for (uint32_t i = 0; i < degree; i++) {
-        uint32_t node = result->node_of_row[rows[i]];
-        if (node / capacity != own)
-            ids[kept++] = node;
-    }
-    return kept;
-}
-
-/* Chooses the gap widths from the lists of a fixed sample of rows: widths need no more precision.
- */
-static void widths_choose(const struct graph *graph, struct pack_result *result)
+/* From the lists of a fixed sample of rows: gap widths need no more precision. */
+static void gaps_fill(const struct pack_input *input, struct pack_order *order)
 {
     enum { SAMPLE_ROWS = 100000 };
-    uint64_t histogram[33] = {0};
-    uint32_t step = MAX(1u, graph->count / SAMPLE_ROWS);
-    for (uint32_t row = 0; row < graph->count; row += step) {
+    uint32_t step = MAX(1u, input->graph->count / SAMPLE_ROWS);
+    memset(order->gaps, 0, sizeof(order->gaps));
+    for (uint32_t row = 0; row < input->graph->count; row += step) {
         uint32_t ids[BLOCK_DEGREE_MAX];
-        uint32_t degree = outside_ids(graph, result, row, ids);
-        pack_ids_sort(ids, degree);
-        gaps_count(ids, degree, histogram);
-    }
-    block_gap_widths_choose(histogram, result->geometry.node_limit, result->geometry.gap_width);
-}
-
-static void lists_fill(const struct graph *graph, struct pack_result *result)
-{
-#pragma omp parallel for schedule(dynamic, 1024)
-    for (uint32_t row = 0; row < graph->count; row++) {
-        uint32_t node = result->node_of_row[row];
-        uint32_t *ids = graph_neighbors(&result->lists, node);
-        graph_set_degree(&result->lists, node, outside_ids(graph, result, row, ids));
+        uint32_t degree = outside_ids(input, order, row, ids);
+        gaps_count(ids, degree, order->gaps);
     }
 }
 
-static void lists_sort(struct pack_result *result)
+/* Mean bytes of a list once numbered, from a sample of rows. */
+static double list_bytes_mean(const struct pack_input *input, const struct block_geometry *geometry,
+                              const struct pack_order *order)
 {
-#pragma omp parallel for schedule(dynamic, 1024)
-    for (uint32_t node = 0; node < result->lists.count; node++)
-        pack_ids_sort(graph_neighbors(&result->lists, node), graph_degree(&result->lists, node));
+    enum { SAMPLE_ROWS = 50000 };
+    uint32_t step = MAX(1u, input->graph->count / SAMPLE_ROWS);
+    double total = 0.0;
+    uint32_t sampled = 0;
+    for (uint32_t row = 0; row < input->graph->count; row += step, sampled++) {
+        uint32_t ids[BLOCK_DEGREE_MAX];
+        uint32_t degree = outside_ids(input, order, row, ids);
+        total += (double)block_list_bytes(geometry, ids, degree);
+    }
+    return total / sampled;
+}
+
+/* True if, whatever the final node ids, the edges that must stay fit every block. */
+static bool kept_fits(const struct pack_input *input, const struct block_geometry *geometry,
+                      const struct pack_order *order, uint32_t *block_bytes, uint32_t *load)
+{
+    if (input->kept == NULL)
+        return true;
+    memset(block_bytes, 0, order->block_count * sizeof(*block_bytes));
+    memset(load, 0, order->block_count * sizeof(*load));
+    for (uint32_t row = 0; row < order->row_count; row++) {
+        uint32_t block = order->node_of_row[row] / geometry->nodes_per_block;
+        /* Degree, selectors of two bits, gaps of the widest. */
+        uint32_t kept = input->kept[row];
+        block_bytes[block] += 1 + (kept + 3) / 4 + kept * (uint32_t)sizeof(uint32_t);
+        load[block]++;
+    }
+    for (uint32_t block = 0; block < order->block_count; block++)
+        if ((int64_t)block_bytes[block] > block_list_budget(geometry, load[block]))
+            return false;
+    return true;
 }
 
 /* ---- geometry ---- */
+
+static uint32_t degree_largest(const struct graph *graph)
+{
+    uint32_t largest = 0;
+    for (uint32_t row = 0; row < graph->count; row++)
+        largest = MAX(largest, graph_degree(graph, row));
+    return largest;
+}
 
 /* Expected bytes of a listed id before any numbering: gaps among random ids take about
  * log2(n / degree) bits, a selector and some waste. */
@@ -137,214 +181,247 @@ static uint32_t block_bytes_choose(const struct pack_params *params, uint32_t co
     return (uint32_t)size_align(need, BLOCK_PAGE_BYTES);
 }
 
-static void geometry_set_capacity(struct pack_result *result, uint32_t count, uint32_t capacity)
+static uint32_t blocks_for(uint32_t rows, uint32_t capacity)
 {
-    assert(capacity > 0);
-    result->geometry.nodes_per_block = capacity;
-    result->block_count = (count + capacity - 1) / capacity;
-    result->geometry.node_limit = (uint32_t)(result->block_count * capacity);
-}
-
-/* Mean bytes of a list once numbered, from a sample of rows. */
-static double list_bytes_mean(const struct graph *graph, const struct pack_result *result)
-{
-    enum { SAMPLE_ROWS = 50000 };
-    uint32_t step = MAX(1u, graph->count / SAMPLE_ROWS);
-    double total = 0.0;
-    uint32_t sampled = 0;
-    for (uint32_t row = 0; row < graph->count; row += step, sampled++) {
-        uint32_t ids[BLOCK_DEGREE_MAX];
-        uint32_t degree = outside_ids(graph, result, row, ids);
-        pack_ids_sort(ids, degree);
-        total += (double)block_list_bytes(&result->geometry, ids, degree);
-    }
-    return total / sampled;
+    return (rows + capacity - 1) / capacity;
 }
 
 /* The most records of `list_bytes` mean whose block still fits. */
-static uint32_t capacity_fitting(const struct pack_result *result, double list_bytes)
+static uint32_t capacity_fitting(const struct block_geometry *geometry, double list_bytes)
 {
     uint32_t capacity = 1;
     while (capacity < BLOCK_NODES_MAX &&
-           (double)block_list_budget(&result->geometry, capacity + 1) >=
-               list_bytes * (capacity + 1))
+           (double)block_list_budget(geometry, capacity + 1) >= list_bytes * (capacity + 1))
         capacity++;
     return capacity;
 }
 
-/* ---- the whole ---- */
+/* ---- one capacity ---- */
 
-static void numbering_free(struct pack_result *result)
-{
-    if (result->row_of_node)
-        bulk_free(result->row_of_node, result->geometry.node_limit, sizeof(uint32_t));
-    if (result->node_of_row)
-        bulk_free(result->node_of_row, result->row_count, sizeof(uint32_t));
-    result->row_of_node = NULL;
-    result->node_of_row = NULL;
-}
-
-/* Numbers the rows as assigned to blocks of `capacity`. */
-static enum status number_rows(struct pack_work *work, struct pack_result *result,
-                               struct error *err)
-{
-    enum status status = numbering_alloc(result, work->graph->count, err);
-    if (status)
-        return status;
-    numbering_fill(result, work->block_of_row, work->graph->count, work->load);
-    if (result->geometry.adjacency == BLOCK_ADJACENCY_GAPS)
-        widths_choose(work->graph, result);
-    return STATUS_OK;
-}
+struct packer {
+    const struct pack_input *input;
+    const struct pack_params *params;
+    struct pack_work work;
+    struct block_geometry *geometry;
+    struct pack_order *order;
+    uint64_t edges; /* of the shard, all */
+};
 
 /* A fresh start with another capacity. */
-static void capacity_begin(struct pack_work *work, struct pack_result *result, uint32_t capacity)
+static void capacity_begin(struct packer *p, uint32_t capacity)
 {
-    numbering_free(result);
-    geometry_set_capacity(result, work->graph->count, capacity);
-    pack_assign_start(work);
-    pack_assign_rounds(work, capacity, (uint32_t)result->block_count, ROUNDS_PROBE);
+    assert(capacity > 0);
+    p->geometry->nodes_per_block = capacity;
+    pack_assign_start(&p->work);
+    pack_assign_rounds(&p->work, capacity, blocks_for(p->input->graph->count, capacity),
+                       ROUNDS_PROBE);
 }
 
-static uint32_t degree_largest(const struct graph *graph)
+/* Numbers the rows as assigned and estimates what the geometry will be. */
+static enum status order_measure(struct packer *p, struct error *err)
 {
-    uint32_t largest = 0;
-    for (uint32_t row = 0; row < graph->count; row++)
-        largest = MAX(largest, graph_degree(graph, row));
-    return largest;
-}
-
-static enum status lists_make(struct pack_work *work, const struct pack_params *params,
-                              struct pack_result *result, struct error *err)
-{
-    graph_destroy(&result->lists);
-    enum status status =
-        graph_create(&result->lists, result->geometry.node_limit, degree_largest(work->graph), err);
+    struct block_geometry *geometry = p->geometry;
+    uint32_t blocks = blocks_for(p->input->graph->count, geometry->nodes_per_block);
+    pack_order_destroy(p->order);
+    enum status status = order_number(&p->work, blocks, geometry->nodes_per_block, p->order, err);
     if (status)
         return status;
-    lists_fill(work->graph, result);
-    status = pack_trim(result, result->node_of_row[params->entry], err);
-    if (!status)
-        lists_sort(result);
-    return status;
+    uint32_t holes = blocks * geometry->nodes_per_block - p->input->graph->count;
+    geometry->node_limit = p->input->total + holes;
+    gaps_fill(p->input, p->order);
+    if (geometry->adjacency == BLOCK_ADJACENCY_GAPS)
+        block_gap_widths_choose(p->order->gaps, geometry->node_limit, geometry->gap_width);
+    return STATUS_OK;
 }
 
 /* Finds the capacity that the lists of a first assignment allow, and leaves that capacity begun. A
  * guess that proves right, as it mostly does, is gone on from. */
-static enum status capacity_probe(struct pack_work *work, const struct pack_params *params,
-                                  struct pack_result *result, uint32_t *capacity, struct error *err)
+static enum status capacity_probe(struct packer *p, struct error *err)
 {
-    const struct graph *graph = work->graph;
-    double id_bytes = id_bytes_expected(params, graph->count, result->mean_degree);
-    uint32_t guess = capacity_fitting(result, result->mean_degree * id_bytes);
-    guess = MIN(guess, graph->count);
+    uint32_t count = p->input->graph->count;
+    double degree = (double)p->edges / count;
+    double id_bytes = id_bytes_expected(p->params, p->input->total, degree);
+    uint32_t guess = MIN(capacity_fitting(p->geometry, degree * id_bytes), count);
     for (int attempt = 0; attempt < 3; attempt++) {
-        capacity_begin(work, result, guess);
-        enum status status = number_rows(work, result, err);
+        capacity_begin(p, guess);
+        enum status status = order_measure(p, err);
         if (status)
             return status;
-        uint32_t fitting = capacity_fitting(result, list_bytes_mean(graph, result));
-        fitting = MIN(fitting, graph->count);
+        uint32_t fitting =
+            capacity_fitting(p->geometry, list_bytes_mean(p->input, p->geometry, p->order));
+        fitting = MIN(fitting, count);
         if (fitting == guess)
             break;
         guess = fitting;
         if (attempt == 2)
-            capacity_begin(work, result, guess);
+            capacity_begin(p, guess);
     }
-    *capacity = guess;
     return STATUS_OK;
 }
 
-/* The remaining rounds, numbers and lists for the capacity begun. */
-static enum status capacity_finish(struct pack_work *work, const struct pack_params *params,
-                                   struct pack_result *result, struct error *err)
+/* The remaining rounds and the order, for the capacity begun. */
+static enum status capacity_finish(struct packer *p, struct error *err)
 {
-    uint32_t capacity = result->geometry.nodes_per_block;
-    uint32_t block_count = (uint32_t)result->block_count;
-    pack_assign_rounds(work, capacity, block_count, ROUNDS_FULL - ROUNDS_PROBE);
-    pack_assign_swaps(work, capacity, block_count, SWAP_PASSES);
-    numbering_free(result);
-    enum status status = number_rows(work, result, err);
+    uint32_t capacity = p->geometry->nodes_per_block;
+    uint32_t blocks = blocks_for(p->input->graph->count, capacity);
+    pack_assign_rounds(&p->work, capacity, blocks, ROUNDS_FULL - ROUNDS_PROBE);
+    pack_assign_swaps(&p->work, capacity, blocks, SWAP_PASSES);
+    enum status status = order_measure(p, err);
     if (!status)
-        status = lists_make(work, params, result, err);
+        p->order->mate_share = pack_mate_share(&p->work);
     return status;
 }
 
-static enum status pack_run(struct pack_work *work, const struct pack_params *params,
-                            struct pack_result *result, struct error *err)
+/* How many edges the lists of p->order would lose, or PACK_TRIM_IMPOSSIBLE. In-edges are gone by
+ * then: they and the lists would be the most memory of the stage. */
+static enum status trim_try(const struct packer *p, uint64_t *trimmed, struct error *err)
 {
-    const struct graph *graph = work->graph;
-    uint64_t edges = 0;
-    for (uint32_t row = 0; row < graph->count; row++)
-        edges += graph_degree(graph, row);
-    result->mean_degree = (double)edges / graph->count;
-
-    uint32_t capacity = params->nodes_per_block;
-    if (!capacity) {
-        enum status status = capacity_probe(work, params, result, &capacity, err);
-        if (status)
-            return status;
-    } else {
-        capacity_begin(work, result, capacity);
+    const struct graph *graph = p->input->graph;
+    struct pack_lists lists = {0};
+    enum status status = pack_lists_create(p->geometry, p->input->first, p->order,
+                                           degree_largest(graph), &lists, err);
+    if (status)
+        return status;
+#pragma omp parallel for schedule(dynamic, 1024)
+    for (uint32_t row = 0; row < graph->count; row++) {
+        uint32_t ids[BLOCK_DEGREE_MAX];
+        uint32_t degree = graph_degree(graph, row);
+        for (uint32_t i = 0; i < degree; i++)
+            ids[i] = pack_node_expected(p->input, p->order, graph_neighbors(graph, row)[i]);
+        pack_lists_put(&lists, p->order->node_of_row[row], ids, degree,
+                       p->input->kept != NULL ? p->input->kept[row] : 0);
     }
-    for (;;) {
-        enum status status = capacity_finish(work, params, result, err);
-        if (status)
-            return status;
-        bool fits = result->trimmed_edges != PACK_TRIM_IMPOSSIBLE;
-        bool cheap = fits && (double)result->trimmed_edges <= TRIM_SHARE_MAX * (double)edges;
-        if (cheap || (fits && params->nodes_per_block))
-            break;
-        uint32_t larger = result->geometry.block_bytes + BLOCK_PAGE_BYTES;
-        if (capacity == 1 && !params->block_bytes && larger <= BLOCK_BYTES_MAX) {
-            result->geometry.block_bytes = larger;
-            capacity_begin(work, result, capacity);
-            continue;
-        }
-        if (fits && capacity == 1)
-            break;
-        if (capacity == 1)
-            return error_set(err, STATUS_INVALID,
-                             "block of %u bytes cannot hold one record of %u vector bytes",
-                             result->geometry.block_bytes, params->dim_bytes);
-        capacity_begin(work, result, --capacity);
-    }
-    result->entry_node = result->node_of_row[params->entry];
-    result->block_mate_share = pack_mate_share(graph, work->block_of_row, work->load);
-    return STATUS_OK;
+    status = pack_lists_trim(&lists, err);
+    *trimmed = lists.trimmed;
+    pack_lists_destroy(&lists);
+    return status;
 }
 
-enum status pack_graph(const struct graph *graph, const struct pack_params *params,
-                       struct pack_result *result, struct error *err)
+static enum status geometry_begin(struct packer *p, struct error *err)
 {
-    assert(degree_largest(graph) <= BLOCK_DEGREE_MAX);
-    memset(result, 0, sizeof(*result));
-    result->row_count = graph->count;
-    result->geometry = (struct block_geometry){
-        .block_bytes = block_bytes_choose(params, graph->count, degree_largest(graph)),
+    const struct graph *graph = p->input->graph;
+    for (uint32_t row = 0; row < graph->count; row++)
+        p->edges += graph_degree(graph, row);
+    *p->geometry = (struct block_geometry){
+        .block_bytes = block_bytes_choose(p->params, p->input->total, degree_largest(graph)),
         .nodes_per_block = 1,
-        .vector_bytes = params->dim_bytes,
-        .adjacency = params->adjacency,
+        .node_limit = p->input->total,
+        .vector_bytes = p->params->dim_bytes,
+        .adjacency = p->params->adjacency,
         .gap_width = {8, 16, 24, 32},
-        .generation_seed = params->generation_seed,
+        .generation_seed = p->params->generation_seed,
     };
-    if (result->geometry.block_bytes > BLOCK_BYTES_MAX)
+    if (p->geometry->block_bytes > BLOCK_BYTES_MAX)
         return error_set(err, STATUS_INVALID,
                          "a record of %u vector bytes needs a block over %d bytes",
-                         params->dim_bytes, BLOCK_BYTES_MAX);
-    struct pack_work work = {0};
-    enum status status = pack_work_init(&work, graph, params->seed, err);
+                         p->params->dim_bytes, BLOCK_BYTES_MAX);
+    return STATUS_OK;
+}
+
+/* Orders for the geometry's capacity (0: probed) and tells what would be trimmed. */
+static enum status capacity_try(struct packer *p, uint32_t capacity, uint64_t *trimmed,
+                                struct error *err)
+{
+    enum status status = pack_work_init(&p->work, p->input, p->params->seed, err);
+    if (!status && capacity == 0)
+        status = capacity_probe(p, err);
+    else if (!status)
+        capacity_begin(p, capacity);
     if (!status)
-        status = pack_run(&work, params, result, err);
-    pack_work_fini(&work);
+        status = capacity_finish(p, err);
+    pack_work_fini(&p->work);
+    return status ? status : trim_try(p, trimmed, err);
+}
+
+static enum status choose(struct packer *p, struct error *err)
+{
+    uint32_t capacity = p->params->nodes_per_block;
+    for (;;) {
+        uint64_t trimmed;
+        enum status status = capacity_try(p, capacity, &trimmed, err);
+        if (status)
+            return status;
+        capacity = p->geometry->nodes_per_block;
+        bool fits = trimmed != PACK_TRIM_IMPOSSIBLE;
+        bool cheap = fits && (double)trimmed <= TRIM_SHARE_MAX * (double)p->edges;
+        if (cheap || (fits && p->params->nodes_per_block))
+            return STATUS_OK;
+        uint32_t larger = p->geometry->block_bytes + BLOCK_PAGE_BYTES;
+        if (capacity > 1) {
+            capacity--;
+        } else if (!p->params->block_bytes && larger <= BLOCK_BYTES_MAX) {
+            p->geometry->block_bytes = larger;
+        } else if (fits) {
+            return STATUS_OK;
+        } else {
+            return error_set(err, STATUS_INVALID,
+                             "block of %u bytes cannot hold one record of %u vector bytes",
+                             p->geometry->block_bytes, p->params->dim_bytes);
+        }
+    }
+}
+
+enum status pack_choose(const struct pack_input *input, const struct pack_params *params,
+                        struct block_geometry *geometry, struct pack_order *order,
+                        struct error *err)
+{
+    struct packer p = {.input = input, .params = params, .geometry = geometry, .order = order};
+    memset(order, 0, sizeof(*order));
+    enum status status = geometry_begin(&p, err);
+    if (!status)
+        status = choose(&p, err);
     if (status)
-        pack_result_destroy(result);
+        pack_order_destroy(order);
     return status;
 }
 
-void pack_result_destroy(struct pack_result *result)
+/* ---- a capacity that another shard chose ---- */
+
+/* Assigns at most `capacity` rows to a block. */
+static enum status order_assign(struct packer *p, uint32_t capacity, struct error *err)
 {
-    numbering_free(result);
-    graph_destroy(&result->lists);
-    memset(result, 0, sizeof(*result));
+    uint32_t blocks = blocks_for(p->input->graph->count, capacity);
+    enum status status = pack_work_init(&p->work, p->input, p->params->seed, err);
+    if (!status) {
+        pack_assign_start(&p->work);
+        pack_assign_rounds(&p->work, capacity, blocks, ROUNDS_FULL);
+        pack_assign_swaps(&p->work, capacity, blocks, SWAP_PASSES);
+        status = order_number(&p->work, blocks, p->geometry->nodes_per_block, p->order, err);
+    }
+    if (!status) {
+        p->order->mate_share = pack_mate_share(&p->work);
+        gaps_fill(p->input, p->order);
+    }
+    pack_work_fini(&p->work);
+    return status;
+}
+
+enum status pack_order_make(const struct pack_input *input, const struct pack_params *params,
+                            const struct block_geometry *geometry, struct pack_order *order,
+                            struct error *err)
+{
+    struct block_geometry given = *geometry;
+    struct packer p = {.input = input, .params = params, .geometry = &given, .order = order};
+    uint32_t capacity = geometry->nodes_per_block;
+    size_t blocks_max = input->graph->count;
+    void *scratch = NULL;
+    memset(order, 0, sizeof(*order));
+    enum status status =
+        bulk_alloc(blocks_max, 2 * sizeof(uint32_t), "block list bytes", &scratch, err);
+    while (!status) {
+        uint32_t *bytes = scratch;
+        status = order_assign(&p, capacity, err);
+        if (status || kept_fits(input, geometry, order, bytes, bytes + order->block_count))
+            break;
+        /* Hubs of the spanning tree in one block, too many to list: fewer rows to a block. */
+        if (--capacity == 0)
+            status = error_set(err, STATUS_INVALID,
+                               "block of %u bytes cannot hold one record of %u vector bytes",
+                               geometry->block_bytes, params->dim_bytes);
+        pack_order_destroy(order);
+    }
+    bulk_free(scratch, blocks_max, 2 * sizeof(uint32_t));
+    if (status)
+        pack_order_destroy(order);
+    return status;
 }

@@ -35,21 +35,44 @@ static enum status u32_array(uint32_t **out, size_t count, const char *what, str
     return status;
 }
 
+/* True if `position` is a row of the shard; then *row is it. */
+ALWAYS_INLINE bool row_at(const struct pack_work *work, uint32_t position, uint32_t *row)
+{
+    *row = position - work->first;
+    return *row < work->graph->count;
+}
+
+/* Counts the in-edges of row r at starts[r + 1]; returns how many there are. */
+static uint64_t in_edges_count(const struct pack_work *work, uint64_t *starts)
+{
+    const struct graph *graph = work->graph;
+    uint64_t count = 0;
+    for (uint32_t row = 0; row < graph->count; row++) {
+        const uint32_t *ids = graph_neighbors(graph, row);
+        for (uint32_t i = 0; i < graph_degree(graph, row); i++) {
+            uint32_t target;
+            if (row_at(work, ids[i], &target)) {
+                starts[target + 1]++;
+                count++;
+            }
+        }
+    }
+    return count;
+}
+
 static void in_edges_fill(struct pack_work *work)
 {
     const struct graph *graph = work->graph;
     uint64_t *starts = work->in_starts;
-    for (uint32_t row = 0; row < graph->count; row++) {
-        const uint32_t *ids = graph_neighbors(graph, row);
-        for (uint32_t i = 0; i < graph_degree(graph, row); i++)
-            starts[ids[i] + 1]++;
-    }
     for (uint32_t row = 0; row < graph->count; row++)
         starts[row + 1] += starts[row];
     for (uint32_t row = 0; row < graph->count; row++) {
         const uint32_t *ids = graph_neighbors(graph, row);
-        for (uint32_t i = 0; i < graph_degree(graph, row); i++)
-            work->in_rows[starts[ids[i]]++] = row;
+        for (uint32_t i = 0; i < graph_degree(graph, row); i++) {
+            uint32_t target;
+            if (row_at(work, ids[i], &target))
+                work->in_rows[starts[target]++] = row;
+        }
     }
     /* Filling moved each start to the next one's place: shift them back. */
     memmove(starts + 1, starts, graph->count * sizeof(*starts));
@@ -72,17 +95,17 @@ static void order_fill(struct pack_work *work, uint64_t seed)
     }
 }
 
-enum status pack_work_init(struct pack_work *work, const struct graph *graph, uint64_t seed,
+enum status pack_work_init(struct pack_work *work, const struct pack_input *input, uint64_t seed,
                            struct error *err)
 {
-    size_t count = graph->count;
-    *work = (struct pack_work){.graph = graph};
-    for (uint32_t row = 0; row < graph->count; row++)
-        work->edge_count += graph_degree(graph, row);
+    size_t count = input->graph->count;
+    *work = (struct pack_work){.graph = input->graph, .first = input->first};
     void *starts = NULL;
     void *choices = NULL;
     enum status status = bulk_alloc(count + 1, sizeof(uint64_t), "in-edge starts", &starts, err);
     work->in_starts = starts;
+    if (!status)
+        work->edge_count = in_edges_count(work, starts);
     if (!status)
         status = bulk_alloc(BATCH_MAX, sizeof(struct pack_choice), "block choices", &choices, err);
     work->choices = choices;
@@ -154,8 +177,11 @@ static void tally_row(const struct pack_work *work, uint32_t row, struct tally *
     t->used_count = 0;
     const uint32_t *out = graph_neighbors(work->graph, row);
     uint32_t out_count = graph_degree(work->graph, row);
-    for (uint32_t i = 0; i < out_count; i++)
-        tally_add(t, work->block_of_row[out[i]]);
+    for (uint32_t i = 0; i < out_count; i++) {
+        uint32_t target;
+        if (row_at(work, out[i], &target))
+            tally_add(t, work->block_of_row[target]);
+    }
     const uint32_t *in = work->in_rows + work->in_starts[row];
     uint64_t in_count = work->in_starts[row + 1] - work->in_starts[row];
     for (uint64_t i = 0; i < MIN(in_count, (uint64_t)IN_EDGES_MAX); i++)
@@ -274,8 +300,10 @@ static int edges_to_block(const struct pack_work *work, uint32_t row, uint32_t b
     int edges = 0;
     const uint32_t *out = graph_neighbors(work->graph, row);
     uint32_t out_count = graph_degree(work->graph, row);
-    for (uint32_t i = 0; i < out_count; i++)
-        edges += work->block_of_row[out[i]] == block;
+    for (uint32_t i = 0; i < out_count; i++) {
+        uint32_t target;
+        edges += row_at(work, out[i], &target) && work->block_of_row[target] == block;
+    }
     const uint32_t *in = work->in_rows + work->in_starts[row];
     uint64_t in_count = work->in_starts[row + 1] - work->in_starts[row];
     for (uint64_t i = 0; i < MIN(in_count, (uint64_t)IN_EDGES_MAX); i++)
@@ -288,10 +316,10 @@ static int edges_between(const struct pack_work *work, uint32_t a, uint32_t b)
     int edges = 0;
     const uint32_t *ids = graph_neighbors(work->graph, a);
     for (uint32_t i = 0; i < graph_degree(work->graph, a); i++)
-        edges += ids[i] == b;
+        edges += ids[i] - work->first == b;
     ids = graph_neighbors(work->graph, b);
     for (uint32_t i = 0; i < graph_degree(work->graph, b); i++)
-        edges += ids[i] == a;
+        edges += ids[i] - work->first == a;
     return edges;
 }
 
@@ -386,20 +414,22 @@ void pack_assign_swaps(struct pack_work *work, uint32_t capacity, uint32_t block
     }
 }
 
-double pack_mate_share(const struct graph *graph, const uint32_t *block_of_row,
-                       const uint32_t *load)
+double pack_mate_share(const struct pack_work *work)
 {
+    const struct graph *graph = work->graph;
     uint64_t sharing = 0;
     double total = 0.0;
     for (uint32_t row = 0; row < graph->count; row++) {
-        uint32_t block = block_of_row[row];
-        if (load[block] < 2)
+        uint32_t block = work->block_of_row[row];
+        if (work->load[block] < 2)
             continue;
         const uint32_t *ids = graph_neighbors(graph, row);
         uint32_t mates = 0;
-        for (uint32_t i = 0; i < graph_degree(graph, row); i++)
-            mates += block_of_row[ids[i]] == block;
-        total += (double)mates / (load[block] - 1);
+        for (uint32_t i = 0; i < graph_degree(graph, row); i++) {
+            uint32_t target;
+            mates += row_at(work, ids[i], &target) && work->block_of_row[target] == block;
+        }
+        total += (double)mates / (work->load[block] - 1);
         sharing++;
     }
     return sharing ? total / (double)sharing : 0.0;

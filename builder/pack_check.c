@@ -1,207 +1,160 @@
 /*
- * pack_check.c - the invariants of a packing, in one place: what write_blocks and the search rely
+ * pack_check.c - the invariants of a shard's lists, in one place: what blocks and the search rely
  * on. For tests and debugging: linear in the edges but for one look-up a stored edge in its row's
- * list. Reads only; one thread; allocates O(blocks).
+ * list. Reads only; one thread; allocates nothing.
  */
 #include "builder/pack.h"
-#include "common/memory.h"
 
-static enum status shape_check(const struct graph *graph, const struct pack_result *result,
+static enum status shape_check(const struct pack_input *input, const struct pack_lists *lists,
                                struct error *err)
 {
-    const struct block_geometry *geometry = &result->geometry;
+    const struct block_geometry *geometry = &lists->geometry;
+    uint64_t nodes = (uint64_t)lists->block_count * geometry->nodes_per_block;
     enum status status = block_geometry_check(geometry, err);
     if (status)
         return status;
-    if (result->row_count != graph->count)
-        return error_set(err, STATUS_CORRUPT, "packing: %u rows, the graph has %u",
-                         result->row_count, graph->count);
-    if (result->block_count * geometry->nodes_per_block != geometry->node_limit)
-        return error_set(err, STATUS_CORRUPT, "packing: %llu blocks of %u nodes, node_limit %u",
-                         (unsigned long long)result->block_count, geometry->nodes_per_block,
+    if (lists->graph.count != nodes)
+        return error_set(err, STATUS_CORRUPT, "packing: lists of %u nodes, %u blocks of %u",
+                         lists->graph.count, lists->block_count, geometry->nodes_per_block);
+    if (lists->first_node % geometry->nodes_per_block != 0 ||
+        lists->first_node + nodes > geometry->node_limit)
+        return error_set(err, STATUS_CORRUPT, "packing: nodes %u to %llu, node_limit %u",
+                         lists->first_node, (unsigned long long)(lists->first_node + nodes),
                          geometry->node_limit);
-    if (result->lists.count != geometry->node_limit)
-        return error_set(err, STATUS_CORRUPT, "packing: lists of %u nodes, node_limit %u",
-                         result->lists.count, geometry->node_limit);
-    if (result->entry_node >= geometry->node_limit ||
-        result->row_of_node[result->entry_node] == UINT32_MAX)
-        return error_set(err, STATUS_CORRUPT, "packing: entry node %u has no record",
-                         result->entry_node);
+    uint64_t records = 0;
+    for (uint32_t node = 0; node < lists->graph.count; node++)
+        records += lists->row_of_node[node] != UINT32_MAX;
+    if (records != input->graph->count)
+        return error_set(err, STATUS_CORRUPT, "packing: %llu records of %u rows",
+                         (unsigned long long)records, input->graph->count);
     return STATUS_OK;
 }
 
 /* Rows and the nodes that have a record are one to one; a block's records are its first slots, and
  * there is at least one. */
-static enum status numbering_check(const struct pack_result *result, struct error *err)
+static enum status numbering_check(const struct pack_input *input, const uint32_t *node_of_position,
+                                   const struct pack_lists *lists, struct error *err)
 {
-    uint32_t capacity = result->geometry.nodes_per_block;
-    for (uint32_t row = 0; row < result->row_count; row++) {
-        uint32_t node = result->node_of_row[row];
-        if (node >= result->geometry.node_limit || result->row_of_node[node] != row)
-            return error_set(err, STATUS_CORRUPT, "packing: row %u is node %u, which is not it",
-                             row, node);
-    }
-    for (uint32_t node = 0; node < result->geometry.node_limit; node++) {
-        uint32_t row = result->row_of_node[node];
+    uint32_t capacity = lists->geometry.nodes_per_block;
+    for (uint32_t node = 0; node < lists->graph.count; node++) {
+        uint32_t row = lists->row_of_node[node];
         if (row == UINT32_MAX) {
             if (node % capacity == 0)
                 return error_set(err, STATUS_CORRUPT, "packing: block %u is empty",
                                  node / capacity);
             continue;
         }
-        if (row >= result->row_count || result->node_of_row[row] != node)
+        if (row >= input->graph->count ||
+            node_of_position[input->first + row] != lists->first_node + node)
             return error_set(err, STATUS_CORRUPT, "packing: node %u is row %u, which is not it",
                              node, row);
-        if (node % capacity != 0 && result->row_of_node[node - 1] == UINT32_MAX)
+        if (node % capacity != 0 && lists->row_of_node[node - 1] == UINT32_MAX)
             return error_set(err, STATUS_CORRUPT, "packing: block %u has a hole before node %u",
                              node / capacity, node);
     }
     return STATUS_OK;
 }
 
-static bool row_points_to(const struct graph *graph, uint32_t row, uint32_t target)
+static bool list_has(const struct pack_lists *lists, uint32_t node, uint32_t id)
 {
-    const uint32_t *ids = graph_neighbors(graph, row);
-    for (uint32_t i = 0; i < graph_degree(graph, row); i++)
-        if (ids[i] == target)
+    const uint32_t *ids = graph_neighbors(&lists->graph, node);
+    for (uint32_t i = 0; i < graph_degree(&lists->graph, node); i++)
+        if (ids[i] == id)
             return true;
     return false;
 }
 
-static enum status list_check(const struct graph *graph, const struct pack_result *result,
-                              uint32_t node, struct error *err)
+/* Some record of the node's block stores `id`. */
+static bool block_has(const struct pack_lists *lists, uint32_t node, uint32_t id)
 {
-    uint32_t capacity = result->geometry.nodes_per_block;
-    uint32_t degree = graph_degree(&result->lists, node);
-    uint32_t row = result->row_of_node[node];
-    if (degree >= result->lists.stride || degree > BLOCK_DEGREE_MAX ||
-        (degree > 0 && row == UINT32_MAX))
-        return error_set(err, STATUS_CORRUPT, "packing: node %u has a list of %u", node, degree);
-    const uint32_t *ids = graph_neighbors(&result->lists, node);
+    uint32_t capacity = lists->geometry.nodes_per_block;
+    uint32_t first = node / capacity * capacity;
+    for (uint32_t mate = first; mate < first + capacity; mate++)
+        if (list_has(lists, mate, id))
+            return true;
+    return false;
+}
+
+/* Stored ids are the row's edges to other blocks, less trimmed ones; those to be kept are in the
+ * block. Adds to the counts. */
+static enum status list_check(const struct pack_input *input, const uint32_t *node_of_position,
+                              const struct pack_lists *lists, uint32_t node, uint64_t *outside,
+                              struct error *err)
+{
+    uint32_t capacity = lists->geometry.nodes_per_block;
+    uint32_t own_block = (lists->first_node + node) / capacity;
+    uint32_t row = lists->row_of_node[node];
+    const uint32_t *positions = graph_neighbors(input->graph, row);
+    uint32_t found = 0;
+    for (uint32_t i = 0; i < graph_degree(input->graph, row); i++) {
+        uint32_t id = node_of_position[positions[i]];
+        if (id / capacity == own_block)
+            continue;
+        ++*outside;
+        found += list_has(lists, node, id);
+        if (input->kept != NULL && i < input->kept[row] && !block_has(lists, node, id))
+            return error_set(err, STATUS_CORRUPT, "packing: node %u lost its way to node %u", node,
+                             id);
+    }
+    const uint32_t *ids = graph_neighbors(&lists->graph, node);
+    uint32_t degree = graph_degree(&lists->graph, node);
     for (uint32_t i = 0; i < degree; i++) {
-        if (ids[i] >= result->geometry.node_limit || result->row_of_node[ids[i]] == UINT32_MAX)
+        if (ids[i] >= lists->geometry.node_limit)
             return error_set(err, STATUS_CORRUPT, "packing: node %u lists node %u: no record", node,
                              ids[i]);
         if (i > 0 && ids[i] <= ids[i - 1])
             return error_set(err, STATUS_CORRUPT, "packing: node %u lists %u after %u", node,
                              ids[i], ids[i - 1]);
-        if (ids[i] / capacity == node / capacity)
+        if (ids[i] / capacity == own_block)
             return error_set(err, STATUS_CORRUPT, "packing: node %u lists block-mate %u", node,
                              ids[i]);
-        if (!row_points_to(graph, row, result->row_of_node[ids[i]]))
-            return error_set(err, STATUS_CORRUPT,
-                             "packing: node %u lists node %u: the graph has no such edge", node,
-                             ids[i]);
     }
+    if (found != degree)
+        return error_set(err, STATUS_CORRUPT, "packing: node %u lists %u ids, %u are its edges",
+                         node, degree, found);
     return STATUS_OK;
 }
 
-/* Every list is right and every block's lists fit it. */
-static enum status blocks_check(const struct graph *graph, const struct pack_result *result,
-                                struct error *err)
+static enum status block_fits(const struct pack_lists *lists, uint32_t block, struct error *err)
 {
-    uint32_t capacity = result->geometry.nodes_per_block;
-    for (uint32_t block = 0; block < result->block_count; block++) {
-        uint32_t record_count = 0;
-        int64_t bytes = 0;
-        for (uint32_t node = block * capacity; node < (block + 1) * capacity; node++) {
-            enum status status = list_check(graph, result, node, err);
-            if (status)
-                return status;
-            if (result->row_of_node[node] == UINT32_MAX)
-                continue;
-            record_count++;
-            bytes +=
-                (int64_t)block_list_bytes(&result->geometry, graph_neighbors(&result->lists, node),
-                                          graph_degree(&result->lists, node));
-        }
-        int64_t budget = block_list_budget(&result->geometry, record_count);
-        if (bytes > budget)
-            return error_set(err, STATUS_CORRUPT,
-                             "packing: lists of block %u take %lld bytes of %lld", block,
-                             (long long)bytes, (long long)budget);
+    uint32_t capacity = lists->geometry.nodes_per_block;
+    uint32_t record_count = 0;
+    int64_t bytes = 0;
+    for (uint32_t node = block * capacity; node < (block + 1) * capacity; node++) {
+        if (lists->row_of_node[node] == UINT32_MAX)
+            continue;
+        record_count++;
+        bytes += (int64_t)block_list_bytes(&lists->geometry, graph_neighbors(&lists->graph, node),
+                                           graph_degree(&lists->graph, node));
     }
+    int64_t budget = block_list_budget(&lists->geometry, record_count);
+    if (bytes > budget)
+        return error_set(err, STATUS_CORRUPT, "packing: lists of block %u take %lld bytes of %lld",
+                         block, (long long)bytes, (long long)budget);
     return STATUS_OK;
 }
 
-/* Each edge of the graph is stored, implicit between block-mates, or counted as trimmed. */
-static enum status edges_check(const struct graph *graph, const struct pack_result *result,
-                               struct error *err)
+enum status pack_lists_check(const struct pack_input *input, const uint32_t *node_of_position,
+                             const struct pack_lists *lists, struct error *err)
 {
-    uint32_t capacity = result->geometry.nodes_per_block;
     uint64_t outside = 0;
     uint64_t stored = 0;
-    for (uint32_t row = 0; row < graph->count; row++) {
-        uint32_t node = result->node_of_row[row];
-        const uint32_t *ids = graph_neighbors(graph, row);
-        for (uint32_t i = 0; i < graph_degree(graph, row); i++)
-            outside += result->node_of_row[ids[i]] / capacity != node / capacity;
-        stored += graph_degree(&result->lists, node);
+    enum status status = shape_check(input, lists, err);
+    if (!status)
+        status = numbering_check(input, node_of_position, lists, err);
+    for (uint32_t node = 0; !status && node < lists->graph.count; node++) {
+        stored += graph_degree(&lists->graph, node);
+        if (lists->row_of_node[node] != UINT32_MAX)
+            status = list_check(input, node_of_position, lists, node, &outside, err);
+        else if (graph_degree(&lists->graph, node) != 0)
+            status = error_set(err, STATUS_CORRUPT, "packing: node %u has a list, no record", node);
     }
-    if (stored + result->trimmed_edges != outside)
-        return error_set(err, STATUS_CORRUPT,
-                         "packing: %llu edges between blocks, %llu stored and %llu trimmed",
-                         (unsigned long long)outside, (unsigned long long)stored,
-                         (unsigned long long)result->trimmed_edges);
-    return STATUS_OK;
-}
-
-/* Blocks reached from the entry's over stored lists; queue[block_count], reached[block_count]. */
-static uint32_t blocks_reached(const struct pack_result *result, uint32_t *queue, uint8_t *reached)
-{
-    uint32_t capacity = result->geometry.nodes_per_block;
-    uint32_t head = 0;
-    uint32_t tail = 0;
-    queue[tail++] = result->entry_node / capacity;
-    reached[queue[0]] = 1;
-    while (head < tail) {
-        uint32_t first = queue[head++] * capacity;
-        for (uint32_t node = first; node < first + capacity; node++) {
-            const uint32_t *ids = graph_neighbors(&result->lists, node);
-            for (uint32_t i = 0; i < graph_degree(&result->lists, node); i++) {
-                uint32_t target = ids[i] / capacity;
-                if (reached[target])
-                    continue;
-                reached[target] = 1;
-                queue[tail++] = target;
-            }
-        }
-    }
-    return tail;
-}
-
-static enum status reach_check(const struct pack_result *result, struct error *err)
-{
-    void *queue = NULL;
-    void *reached = NULL;
-    enum status status =
-        bulk_alloc(result->block_count, sizeof(uint32_t), "block walk queue", &queue, err);
-    if (!status)
-        status = bulk_alloc(result->block_count, sizeof(uint8_t), "reached blocks", &reached, err);
-    if (!status) {
-        uint32_t count = blocks_reached(result, queue, reached);
-        if (count != result->block_count)
-            status = error_set(err, STATUS_CORRUPT, "packing: %u of %llu blocks reachable", count,
-                               (unsigned long long)result->block_count);
-    }
-    if (queue)
-        bulk_free(queue, result->block_count, sizeof(uint32_t));
-    if (reached)
-        bulk_free(reached, result->block_count, sizeof(uint8_t));
-    return status;
-}
-
-enum status pack_result_check(const struct graph *graph, const struct pack_result *result,
-                              struct error *err)
-{
-    enum status status = shape_check(graph, result, err);
-    if (!status)
-        status = numbering_check(result, err);
-    if (!status)
-        status = blocks_check(graph, result, err);
-    if (!status)
-        status = edges_check(graph, result, err);
-    if (!status)
-        status = reach_check(result, err);
+    for (uint32_t block = 0; !status && block < lists->block_count; block++)
+        status = block_fits(lists, block, err);
+    if (!status && (stored + lists->trimmed != outside || lists->outside != outside))
+        status = error_set(err, STATUS_CORRUPT,
+                           "packing: %llu edges between blocks, %llu stored and %llu trimmed",
+                           (unsigned long long)outside, (unsigned long long)stored,
+                           (unsigned long long)lists->trimmed);
     return status;
 }

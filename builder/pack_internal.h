@@ -1,13 +1,10 @@
 /*
- * pack_internal.h - shared by the files that make up pack.h: assignment to blocks and trimming.
+ * pack_internal.h - shared by the files that make up pack.h: assignment to blocks and lists.
  */
 #ifndef NIGHTJAR_BUILDER_PACK_INTERNAL_H
 #define NIGHTJAR_BUILDER_PACK_INTERNAL_H
 
 #include "builder/pack.h"
-
-/* trimmed_edges of a packing in which some block cannot fit without cutting a region off. */
-#define PACK_TRIM_IMPOSSIBLE UINT64_MAX
 
 enum { PACK_CHOICES = 12 };
 
@@ -19,12 +16,14 @@ struct pack_choice {
     uint32_t edges[PACK_CHOICES];
 };
 
-/* What assignment needs: O(n + edges) arrays, made once for all rounds and capacities. */
+/* What assignment needs: O(n + edges) arrays, made once for all rounds and capacities. Edges to
+ * rows of other shards do not count. */
 struct pack_work {
     const struct graph *graph;
-    uint64_t *in_starts; /* [count + 1] into in_rows */
-    uint32_t *in_rows;   /* rows that point to a row */
-    uint64_t edge_count;
+    uint32_t first;              /* position of row 0 */
+    uint64_t *in_starts;         /* [count + 1] into in_rows */
+    uint32_t *in_rows;           /* rows that point to a row */
+    uint64_t edge_count;         /* between rows of the shard */
     uint32_t *order;             /* the stream: rows, shuffled */
     uint32_t *block_of_row;      /* [count] */
     uint32_t *load;              /* [count]: records in each block */
@@ -32,7 +31,7 @@ struct pack_work {
     struct pack_choice *choices; /* of a batch of rows */
 };
 
-NODISCARD enum status pack_work_init(struct pack_work *work, const struct graph *graph,
+NODISCARD enum status pack_work_init(struct pack_work *work, const struct pack_input *input,
                                      uint64_t seed, struct error *err);
 void pack_work_fini(struct pack_work *work);
 
@@ -46,15 +45,9 @@ void pack_assign_rounds(struct pack_work *work, uint32_t capacity, uint32_t bloc
 /* Swaps pairs of rows where that puts more edges inside blocks. */
 void pack_assign_swaps(struct pack_work *work, uint32_t capacity, uint32_t block_count, int passes);
 
-/* Mean over rows of (out-neighbours among block-mates / block-mates); `load` as pack_assign left it
- * or recounted by the caller. */
-double pack_mate_share(const struct graph *graph, const uint32_t *block_of_row,
-                       const uint32_t *load);
-
-/* Removes edges from result->lists (in order of distance) until every block fits; sets
- * result->trimmed_edges, or PACK_TRIM_IMPOSSIBLE. Every block stays reachable from `entry_node`'s.
- */
-NODISCARD enum status pack_trim(struct pack_result *result, uint32_t entry_node, struct error *err);
+/* Mean over rows of (out-neighbours among block-mates / block-mates); work->load as the rounds or
+ * swaps left it. */
+double pack_mate_share(const struct pack_work *work);
 
 /* Ascending; lists are short. */
 void pack_ids_sort(uint32_t *ids, uint32_t count);

@@ -142,7 +142,10 @@ static void order_fill(struct builder *b)
 
 static void insert_row(struct builder *b, uint32_t row, struct vamana_scratch *s)
 {
-    vamana_search_run(b->set, &b->graph, b->entry, row, b->params->build_list, s);
+    bool borrowed = b->params->own_count != 0 && row >= b->params->own_count;
+    uint32_t list = borrowed && b->params->borrowed_list != 0 ? b->params->borrowed_list
+                                                              : b->params->build_list;
+    vamana_search_run(b->set, &b->graph, b->entry, row, list, s);
     memcpy(s->candidates, s->visited, s->visited_count * sizeof(*s->candidates));
     uint32_t *out = graph_neighbors(&b->graph, row);
     uint32_t degree = vamana_prune(b->set, b->params, row, s->candidates, s->visited_count, s, out);
@@ -402,18 +405,30 @@ enum status vamana_build(const struct vector_set *set, const struct vamana_param
                          struct vamana_result *result, struct error *err)
 {
     struct builder b = {.set = set, .params = params};
-    uint64_t repaired = 0;
+    struct vamana_result built = {0};
+    void *kept = NULL;
     enum status status = builder_init(&b, err);
     if (!status)
         status = rounds_run(&b, err);
-    if (!status)
-        status = vamana_repair(set, &b.graph, b.entry, params->build_list, params->degree,
-                               &repaired, err);
-    if (status)
-        graph_destroy(&b.graph);
-    else
-        *result =
-            (struct vamana_result){.graph = b.graph, .entry = b.entry, .repaired_nodes = repaired};
+    built.graph = b.graph;
+    built.entry = b.entry;
     builder_fini(&b);
+    if (!status)
+        status = bulk_alloc(set->count, sizeof(uint8_t), "tree edges", &kept, err);
+    built.kept = kept;
+    if (!status)
+        status = vamana_tree(set, params, built.entry, &built, err);
+    if (status)
+        vamana_result_destroy(&built);
+    else
+        *result = built;
     return status;
+}
+
+void vamana_result_destroy(struct vamana_result *result)
+{
+    if (result->kept)
+        bulk_free(result->kept, result->graph.count, sizeof(uint8_t));
+    graph_destroy(&result->graph);
+    memset(result, 0, sizeof(*result));
 }

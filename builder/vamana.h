@@ -17,6 +17,8 @@ struct vamana_params {
     uint32_t build_list; /* L, >= 1 */
     float alpha;         /* >= 1 */
     uint64_t seed;
+    uint32_t own_count;     /* rows 0..own_count-1 are own, the rest is borrowed; 0: all are own */
+    uint32_t borrowed_list; /* L of borrowed rows, 1..build_list; 0: build_list */
     /* Called now and then from the calling thread with nodes inserted so far; may be NULL. Returns
      * non-zero to stop the build with STATUS_CANCELLED. */
     int (*progress)(void *context, uint64_t done, uint64_t total);
@@ -24,15 +26,19 @@ struct vamana_params {
 };
 
 struct vamana_result {
-    struct graph graph;      /* degree <= R for every node; the caller destroys it */
-    uint32_t entry;          /* medoid: the row nearest the centroid */
-    uint64_t repaired_nodes; /* nodes nothing reached, given an in-edge */
+    struct graph graph; /* degree <= R for every node */
+    uint8_t *kept;  /* [graph.count]: a list's first kept edges are its edges of the spanning tree
+                     * of own nodes, < R of them; the rest are in order of distance */
+    uint32_t entry; /* medoid: the row nearest the centroid */
+    uint32_t root;  /* of the tree: the entry, or the own row nearest to it */
+    uint64_t repaired_nodes; /* own nodes nothing reached, given an in-edge */
 };
 
-/* Builds the graph with the OpenMP team of the caller. Every node is reachable from `entry` on
- * success. */
+/* Builds the graph with the OpenMP team of the caller. On success every own node is reachable from
+ * result->root over tree edges alone, and *result is the caller's to vamana_result_destroy(). */
 NODISCARD enum status vamana_build(const struct vector_set *set, const struct vamana_params *params,
                                    struct vamana_result *result, struct error *err);
+void vamana_result_destroy(struct vamana_result *result);
 
 /* Beam search of `graph` from `entry` for the row `query`, list size `list`: fills visited[] with
  * up to `visited_capacity` expanded rows in order of expansion (for the hot list) and returns how

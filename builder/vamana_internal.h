@@ -62,9 +62,9 @@ uint32_t vamana_prune(const struct vector_set *set, const struct vamana_params *
                       uint32_t node, struct vamana_candidate *candidates, uint32_t count,
                       struct vamana_scratch *scratch, uint32_t *out);
 
-/* Makes every node reachable from `entry`; returns how many edges that took in *repaired. */
-NODISCARD enum status vamana_repair(const struct vector_set *set, struct graph *graph,
-                                    uint32_t entry, uint32_t list, uint32_t degree,
-                                    uint64_t *repaired, struct error *err);
+/* Fills result->kept (zeroed, of result->graph), root and repaired_nodes; moves tree edges to the
+ * front of their lists and adds those that are missing. */
+NODISCARD enum status vamana_tree(const struct vector_set *set, const struct vamana_params *params,
+                                  uint32_t entry, struct vamana_result *result, struct error *err);
 
 #endif

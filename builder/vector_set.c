@@ -28,6 +28,7 @@ enum status vector_set_create(struct vector_set *set, uint32_t count, uint32_t d
         .rows = rows,
         .stride_bytes = stride_bytes,
         .count = count,
+        .capacity = count,
         .dim = dim,
         .type = type,
         .metric = metric,
@@ -36,10 +37,13 @@ enum status vector_set_create(struct vector_set *set, uint32_t count, uint32_t d
     return STATUS_OK;
 }
 
-enum status vector_set_prepare(struct vector_set *set, struct error *err)
+enum status vector_set_prepare(struct vector_set *set, float norm_max, struct error *err)
 {
+    set->norm_max = norm_max;
+    if (set->metric == METRIC_L2 && norm_max > 0.0f)
+        return STATUS_OK;
     void *norms = NULL;
-    enum status status = bulk_alloc(set->count, sizeof(float), "vector norms", &norms, err);
+    enum status status = bulk_alloc(set->capacity, sizeof(float), "vector norms", &norms, err);
     if (status)
         return status;
     float *norm2 = norms;
@@ -50,9 +54,12 @@ enum status vector_set_prepare(struct vector_set *set, struct error *err)
         norm2[i] = set->kernels->dot(row, row, set->dim);
         norm2_max = MAX(norm2_max, norm2[i]);
     }
-    set->norm_max = sqrtf(norm2_max);
+    if (norm_max > 0.0f)
+        norm2_max = norm_max * norm_max;
+    else
+        set->norm_max = sqrtf(norm2_max);
     if (set->metric == METRIC_L2) {
-        bulk_free(norms, set->count, sizeof(float));
+        bulk_free(norms, set->capacity, sizeof(float));
         return STATUS_OK;
     }
 #pragma omp parallel for schedule(static)
@@ -60,7 +67,7 @@ enum status vector_set_prepare(struct vector_set *set, struct error *err)
         if (set->metric == METRIC_COSINE)
             norm2[i] = norm2[i] > 0.0f ? 1.0f / sqrtf(norm2[i]) : 0.0f;
         else
-            norm2[i] = sqrtf(norm2_max - norm2[i]);
+            norm2[i] = sqrtf(MAX(0.0f, norm2_max - norm2[i]));
     }
     set->row_scalar = norm2;
     return STATUS_OK;
@@ -69,9 +76,9 @@ enum status vector_set_prepare(struct vector_set *set, struct error *err)
 void vector_set_destroy(struct vector_set *set)
 {
     if (set->rows)
-        bulk_free(set->rows, set->count, set->stride_bytes);
+        bulk_free(set->rows, set->capacity, set->stride_bytes);
     if (set->row_scalar)
-        bulk_free(set->row_scalar, set->count, sizeof(float));
+        bulk_free(set->row_scalar, set->capacity, sizeof(float));
     memset(set, 0, sizeof(*set));
 }
 

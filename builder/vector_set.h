@@ -22,6 +22,7 @@ struct vector_set {
     uint8_t *rows;       /* row i at rows + i * stride_bytes */
     size_t stride_bytes; /* element bytes * dim, rounded up to a divisor-friendly multiple */
     uint32_t count;
+    uint32_t capacity; /* rows allocated; the owner may lower count */
     uint32_t dim;
     enum element_type type;
     enum metric metric;
@@ -35,8 +36,9 @@ struct vector_set {
 NODISCARD enum status vector_set_create(struct vector_set *set, uint32_t count, uint32_t dim,
                                         enum element_type type, enum metric metric,
                                         struct error *err);
-/* Computes norm_max and row_scalar (in parallel). */
-NODISCARD enum status vector_set_prepare(struct vector_set *set, struct error *err);
+/* Computes row_scalar (in parallel). `norm_max` is the largest |x| of the whole input, of which the
+ * set may be a part; 0: the set is all there is, and its own is found. */
+NODISCARD enum status vector_set_prepare(struct vector_set *set, float norm_max, struct error *err);
 void vector_set_destroy(struct vector_set *set);
 
 ALWAYS_INLINE const void *vector_set_row(const struct vector_set *set, uint32_t row)

@@ -1,10 +1,12 @@
 /*
  * generation.h - one immutable index directory: creating it safely, opening it, verifying it.
  *
- * Writer: files are created in the output directory itself; manifest.json is written last, under a
- * temporary name, fsynced and renamed, then the directory and its parent are fsynced. So a killed
- * build leaves a directory without manifest.json, which nothing opens. On an orderly failure
- * generation_writer_abort() removes what it created.
+ * Writer: files are created in the output directory itself and written by positions, in pieces, by
+ * several threads or processes; manifest.json is written last, under a temporary name, fsynced and
+ * renamed, then the directory and its parent are fsynced. So a killed build leaves a directory
+ * without manifest.json, which nothing opens and which another writer can continue. On an orderly
+ * failure generation_writer_close() leaves it to be continued, generation_writer_abort() removes
+ * it.
  *
  * Reader: everything is opened read-only relative to one directory descriptor; lengths are compared
  * with the manifest at open.
@@ -25,25 +27,83 @@ struct generation_writer;
 /* The builder's report on time, memory and machine: beside the data, not part of the format. */
 #define GENERATION_REPORT_NAME "build-report.json"
 
-/* Creates directory `path` (STATUS_EXISTS if it exists, unless it is an empty directory) and in it
- * the data files, empty. A writer belongs to one thread. On failure nothing is left. */
-NODISCARD enum status generation_writer_open(const char *path, struct generation_writer **out,
-                                             struct error *err);
+enum generation_open_mode {
+    GENERATION_CREATE,   /* nothing is there yet */
+    GENERATION_CONTINUE, /* perhaps a part has been written, or is being written by others */
+};
 
-/* Appends to a data file, hashing as it goes. Files may be written in any order, each sequentially.
- * nodes.blk is written with O_DIRECT where the file system has it: `bytes` must be a multiple of
- * 4096 and `data` 4096-aligned for it; other files take anything. */
+/* Opens directory `path` and its data files for writing. The parent must exist (STATUS_NOT_FOUND).
+ *
+ * GENERATION_CREATE makes the directory (STATUS_EXISTS if there is one, unless it is empty) and the
+ * data files, empty. On failure nothing is left.
+ *
+ * GENERATION_CONTINUE takes the data files as they are and creates what is missing, the directory
+ * too. STATUS_EXISTS when the generation is complete (manifest.json is there), or when anything but
+ * data files, build-report.json and their temporaries is in the directory. Any number of writers,
+ * also of other processes, may have one directory open in this way. On failure what was there
+ * stays, perhaps with empty data files added; a directory that was made goes.
+ *
+ * *out is written on success only. A writer belongs to one thread but for
+ * generation_writer_write(). */
+NODISCARD enum status generation_writer_open(const char *path, enum generation_open_mode mode,
+                                             struct generation_writer **out, struct error *err);
+
+/* Writes `data` to bytes [offset, offset + bytes) of a data file, which grows as needed; what is
+ * never written below its length reads as zeros. Any threads and writers may write at a time, each
+ * to a range of its own. nodes.blk is written with O_DIRECT where the file system has it: `offset`,
+ * `bytes` and the address `data` must be multiples of 4096 for it; other files take anything.
+ * Blocks; a failed write may have written a part. */
+NODISCARD enum status generation_writer_write(struct generation_writer *writer,
+                                              enum generation_file file, uint64_t offset,
+                                              const void *data, size_t bytes, struct error *err);
+
+/* Writes behind what this writer has appended to the file before. The first append starts the file
+ * over: what an earlier writer left in it is dropped. Not for a file that is written by positions.
+ */
 NODISCARD enum status generation_writer_append(struct generation_writer *writer,
                                                enum generation_file file, const void *data,
                                                size_t bytes, struct error *err);
 
-/* Fills manifest->files, checks the manifest (lengths included), fsyncs everything, writes
- * manifest.json last. Frees the writer on success; after a failure the caller aborts it. */
-NODISCARD enum status generation_writer_finish(struct generation_writer *writer,
-                                               struct manifest *manifest, struct error *err);
+/* Sets a data file's final length. Needed for a file written by positions where an earlier writer
+ * may have left a longer one: the manifest knows not every length. Allowed while others write below
+ * it.
+ */
+NODISCARD enum status generation_writer_set_length(struct generation_writer *writer,
+                                                   enum generation_file file, uint64_t bytes,
+                                                   struct error *err);
 
-/* Removes what the writer created (build-report.json too, and the directory unless it was there
- * before) and frees it. NULL is fine. */
+/* Brings all that was written to disk, with the files' names. On success it outlasts a power cut,
+ * so a piece may be recorded as done. */
+NODISCARD enum status generation_writer_sync(struct generation_writer *writer, struct error *err);
+
+/* Receives the data files, one after another in manifest order, each from start to end without gap
+ * or overlap, as they are read back from the device: the place to compare them with what was meant
+ * to be written. `data` is page-aligned, lives until the return, and is a multiple of
+ * geometry.block_bytes for nodes.blk. Anything but STATUS_OK ends the finish with it. */
+struct generation_read_back {
+    enum status (*on_chunk)(void *context, enum generation_file file, uint64_t offset,
+                            const void *data, size_t bytes, struct error *err);
+    void *context;
+};
+
+/* Checks the manifest against the lengths of the files (STATUS_INVALID), fsyncs them, reads every
+ * one back in chunks of 1 MB (nodes.blk around the page cache where possible) for its XXH3-128, and
+ * writes manifest.json last. `read_back` is borrowed; NULL: nobody else looks. manifest->files is
+ * filled in, and the writer freed, on success only; after a failure the caller closes or aborts it.
+ * All other writers must be done. */
+NODISCARD enum status generation_writer_finish(struct generation_writer *writer,
+                                               struct manifest *manifest,
+                                               const struct generation_read_back *read_back,
+                                               struct error *err);
+
+/* Frees the writer; the files stay as they are, for GENERATION_CONTINUE. NULL is fine. */
+void generation_writer_close(struct generation_writer *writer);
+
+/* Frees the writer and removes what it is building: all it created (build-report.json too, and the
+ * directory unless it was there before), or, continuing, all data files, the report, temporaries,
+ * and the directory if that leaves it empty. A continued directory that has a manifest by now is
+ * left whole: another has finished it, or the finish failed in nothing but its last fsync. NULL is
+ * fine. */
 void generation_writer_abort(struct generation_writer *writer);
 
 /* Atomically writes a small text file `name` (GENERATION_REPORT_NAME) into directory `path`. */

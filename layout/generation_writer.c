@@ -2,7 +2,12 @@
  * generation_writer.c - creating a generation so that it opens complete or not at all.
  *
  * All files are made at once, so a directory that cannot be written is found before hours of
- * building. The order at the end is what makes it crash-safe: data files fsynced and closed,
+ * building. They are written by positions, in any order and by several threads or processes; what
+ * has been written already is the builder's knowledge, not kept here. A file's hash is that of its
+ * bytes read back from the device at the end, so it vouches for what is stored and not for what was
+ * meant; who knows what was meant compares in the read-back hook.
+ *
+ * The order at the end is what makes it crash-safe: data files fsynced, read back and closed,
  * manifest.json written under a temporary name, fsynced, renamed, directory fsynced, parent
  * directory fsynced. A crash at any point leaves a directory without manifest.json or a complete
  * generation.
@@ -18,22 +23,27 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
 #include "common/file_io.h"
+#include "common/memory.h"
 #include "layout/store.h"
+
+/* Bytes read back at a time: large enough for full sequential speed, small enough for L2. */
+enum { READ_BACK_BYTES = 1 << 20 };
 
 struct generation_writer {
     char *path;       /* no slash at its end */
     char *parent;     /* of path */
     const char *name; /* last part of path; points into it */
+    enum generation_open_mode mode;
     int parent_fd;
     int directory_fd;       /* -1 until the directory is ours to write in */
-    bool directory_created; /* else it was there, empty */
-    int files_created;      /* of the data files, in their order */
+    bool directory_created; /* else it was there */
+    int files_opened;       /* of the data files, in their order */
     struct store_file files[GENERATION_FILE_COUNT];
-    XXH3_state_t *hashes[GENERATION_FILE_COUNT];
 };
 
 /* Splits `path` into parent and name. */
@@ -61,8 +71,50 @@ static enum status writer_set_path(struct generation_writer *writer, const char 
     return STATUS_OK;
 }
 
-static enum status directory_check_empty(int directory_fd, const char *path, struct error *err)
+static bool name_is_or_becomes(const char *entry, const char *name)
 {
+    char temporary[NAME_MAX + 1];
+    return strcmp(entry, name) == 0 ||
+           (store_temporary_name(name, temporary) && strcmp(entry, temporary) == 0);
+}
+
+/* True for what a killed build leaves behind. */
+static bool name_is_of_a_build(const char *entry)
+{
+    for (int i = 0; i < GENERATION_FILE_COUNT; i++)
+        if (strcmp(entry, generation_file_names[i]) == 0)
+            return true;
+    return name_is_or_becomes(entry, GENERATION_REPORT_NAME) ||
+           name_is_or_becomes(entry, MANIFEST_FILE_NAME);
+}
+
+static bool manifest_exists(int directory_fd)
+{
+    struct stat info;
+    return fstatat(directory_fd, MANIFEST_FILE_NAME, &info, AT_SYMLINK_NOFOLLOW) == 0 ||
+           errno != ENOENT; /* who cannot tell must not take it for unfinished */
+}
+
+static enum status entry_check(const char *path, enum generation_open_mode mode, const char *entry,
+                               struct error *err)
+{
+    if (strcmp(entry, ".") == 0 || strcmp(entry, "..") == 0)
+        return STATUS_OK;
+    if (mode == GENERATION_CREATE)
+        return error_set(err, STATUS_EXISTS, "%s: already exists and is not empty",
+                         file_label(path));
+    if (!name_is_of_a_build(entry))
+        return error_set(err, STATUS_EXISTS, "%s: is no unfinished generation: \"%.80s\" is in it",
+                         file_label(path), entry);
+    return STATUS_OK;
+}
+
+static enum status directory_check(int directory_fd, const char *path,
+                                   enum generation_open_mode mode, struct error *err)
+{
+    if (mode == GENERATION_CONTINUE && manifest_exists(directory_fd))
+        return error_set(err, STATUS_EXISTS, "%s: is already complete: %s is in it",
+                         file_label(path), MANIFEST_FILE_NAME);
     /* A descriptor of its own: a dup would share the read position. */
     int fd = openat(directory_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *directory = fd < 0 ? NULL : fdopendir(fd);
@@ -75,9 +127,7 @@ static enum status directory_check_empty(int directory_fd, const char *path, str
     enum status status = STATUS_OK;
     errno = 0;
     for (const struct dirent *entry; status == STATUS_OK && (entry = readdir(directory));)
-        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-            status = error_set(err, STATUS_EXISTS, "%s: already exists and is not empty",
-                               file_label(path));
+        status = entry_check(path, mode, entry->d_name, err);
     if (status == STATUS_OK && errno != 0)
         status = error_set_os(err, errno, "%s: cannot list", file_label(path));
     closedir(directory);
@@ -104,7 +154,7 @@ static enum status writer_make_directory(struct generation_writer *writer, struc
     if (fd < 0)
         return error_set_os(err, errno, "%s: cannot open", file_label(writer->path));
     if (!writer->directory_created) {
-        status = directory_check_empty(fd, writer->path, err);
+        status = directory_check(fd, writer->path, writer->mode, err);
         if (status != STATUS_OK) {
             close(fd);
             return status;
@@ -114,28 +164,47 @@ static enum status writer_make_directory(struct generation_writer *writer, struc
     return STATUS_OK;
 }
 
-static enum status writer_create_files(struct generation_writer *writer, struct error *err)
+static enum status writer_open_files(struct generation_writer *writer, struct error *err)
 {
     for (int i = 0; i < GENERATION_FILE_COUNT; i++) {
-        writer->hashes[i] = XXH3_createState();
-        if (!writer->hashes[i] || XXH3_128bits_reset(writer->hashes[i]) != XXH_OK)
-            return error_set(err, STATUS_NO_MEMORY, "%s: out of memory", file_label(writer->path));
-        enum status status = store_create(&writer->files[i], writer->directory_fd, writer->path,
-                                          generation_file_names[i], err);
+        struct store_file *file = &writer->files[i];
+        const char *name = generation_file_names[i];
+        enum status status = writer->mode == GENERATION_CREATE
+                                 ? store_create(file, writer->directory_fd, writer->path, name, err)
+                                 : store_open(file, writer->directory_fd, writer->path, name, err);
         if (status != STATUS_OK)
             return status;
-        writer->files_created++;
+        writer->files_opened++;
     }
     store_set_direct(&writer->files[GENERATION_NODES]);
     return STATUS_OK;
 }
 
-enum status generation_writer_open(const char *path, struct generation_writer **out,
-                                   struct error *err)
+/* Undoes a failed open. What was in a directory to be continued may be another's, or worth keeping;
+ * what we have just made is neither, unless someone has written into it already. */
+static void writer_open_undo(struct generation_writer *writer)
+{
+    if (writer->mode == GENERATION_CREATE) {
+        generation_writer_abort(writer);
+        return;
+    }
+    for (int i = 0; writer->directory_created && i < writer->files_opened; i++) {
+        struct stat info;
+        if (fstat(writer->files[i].fd, &info) == 0 && info.st_size == 0)
+            unlinkat(writer->directory_fd, generation_file_names[i], 0);
+    }
+    if (writer->directory_created)
+        unlinkat(writer->parent_fd, writer->name, AT_REMOVEDIR);
+    generation_writer_close(writer);
+}
+
+enum status generation_writer_open(const char *path, enum generation_open_mode mode,
+                                   struct generation_writer **out, struct error *err)
 {
     struct generation_writer *writer = calloc(1, sizeof(*writer));
     if (!writer)
         return error_set(err, STATUS_NO_MEMORY, "%s: out of memory", file_label(path));
+    writer->mode = mode;
     writer->parent_fd = -1;
     writer->directory_fd = -1;
     for (int i = 0; i < GENERATION_FILE_COUNT; i++)
@@ -145,32 +214,204 @@ enum status generation_writer_open(const char *path, struct generation_writer **
     if (status == STATUS_OK)
         status = writer_make_directory(writer, err);
     if (status == STATUS_OK)
-        status = writer_create_files(writer, err);
+        status = writer_open_files(writer, err);
     if (status != STATUS_OK) {
-        generation_writer_abort(writer);
+        writer_open_undo(writer);
         return status;
     }
     *out = writer;
     return STATUS_OK;
 }
 
+/* ---- writing ---- */
+
+enum status generation_writer_write(struct generation_writer *writer, enum generation_file file,
+                                    uint64_t offset, const void *data, size_t bytes,
+                                    struct error *err)
+{
+    assert((unsigned)file < GENERATION_FILE_COUNT);
+    /* Also where the file system has no O_DIRECT, or the fault would show on another machine. */
+    assert(file != GENERATION_NODES ||
+           (offset % BLOCK_PAGE_BYTES == 0 && bytes % BLOCK_PAGE_BYTES == 0 &&
+            (uintptr_t)data % BLOCK_PAGE_BYTES == 0));
+    return store_write_at(&writer->files[file], data, bytes, offset, err);
+}
+
 enum status generation_writer_append(struct generation_writer *writer, enum generation_file file,
                                      const void *data, size_t bytes, struct error *err)
 {
     assert((unsigned)file < GENERATION_FILE_COUNT);
-    if (bytes == 0)
-        return STATUS_OK;
-    XXH3_128bits_update(writer->hashes[file], data, bytes);
-    return store_append(&writer->files[file], data, bytes, err);
+    uint64_t *offset = &writer->files[file].offset;
+    enum status status = STATUS_OK;
+    if (*offset == 0 && writer->mode == GENERATION_CONTINUE)
+        status = store_set_length(&writer->files[file], 0, err);
+    if (status == STATUS_OK)
+        status = generation_writer_write(writer, file, *offset, data, bytes, err);
+    if (status == STATUS_OK)
+        *offset += bytes;
+    return status;
 }
 
-/* Closes and frees; the files stay as they are. */
-static void writer_free(struct generation_writer *writer)
+enum status generation_writer_set_length(struct generation_writer *writer,
+                                         enum generation_file file, uint64_t bytes,
+                                         struct error *err)
 {
+    assert((unsigned)file < GENERATION_FILE_COUNT);
+    return store_set_length(&writer->files[file], bytes, err);
+}
+
+static enum status writer_sync_files(struct generation_writer *writer, struct error *err)
+{
+    enum status status = STATUS_OK;
+    for (int i = 0; status == STATUS_OK && i < GENERATION_FILE_COUNT; i++)
+        status = store_sync(&writer->files[i], err);
+    return status;
+}
+
+enum status generation_writer_sync(struct generation_writer *writer, struct error *err)
+{
+    enum status status = writer_sync_files(writer, err);
+    /* The bytes are of use only under a name. */
+    if (status == STATUS_OK)
+        status = store_sync_directory(writer->directory_fd, writer->path, err);
+    if (status == STATUS_OK)
+        status = store_sync_directory(writer->parent_fd, writer->parent, err);
+    return status;
+}
+
+/* ---- the end ---- */
+
+/* The lengths that the files have on disk. */
+static enum status writer_lengths(const struct generation_writer *writer, struct manifest *manifest,
+                                  struct error *err)
+{
+    for (int i = 0; i < GENERATION_FILE_COUNT; i++) {
+        struct stat info;
+        if (fstat(writer->files[i].fd, &info) != 0)
+            return error_set_os(err, errno, "%s/%s: cannot stat", file_label(writer->path),
+                                generation_file_names[i]);
+        manifest->files[i].bytes = (uint64_t)info.st_size;
+    }
+    return STATUS_OK;
+}
+
+static enum status manifest_fault(const struct generation_writer *writer, const struct error *inner,
+                                  struct error *err)
+{
+    return error_set(err, inner->status, "%s/%s: %s", file_label(writer->path), MANIFEST_FILE_NAME,
+                     inner->text);
+}
+
+/* What reading back a file takes, and the hook's share of it. */
+struct read_back_job {
+    const struct generation_read_back *hook;
+    XXH3_state_t *hash;
+    uint8_t *buffer;   /* READ_BACK_BYTES, page-aligned */
+    size_t unit_bytes; /* chunks are multiples of it */
+};
+
+/* Reads `file` whole, from the device if it can be had, and sets entry->xxh3. */
+static enum status file_read_back(const struct read_back_job *job, enum generation_file file,
+                                  const struct store_file *stored, struct manifest_file *entry,
+                                  struct error *err)
+{
+    if (XXH3_128bits_reset(job->hash) != XXH_OK)
+        return error_set(err, STATUS_NO_MEMORY, "%s: out of memory", stored->name);
+    /* Drops the pages just made clean, so that the device is asked for them. */
+    if (!stored->direct)
+        (void)posix_fadvise(stored->fd, 0, 0, POSIX_FADV_DONTNEED);
+    const size_t chunk_bytes = READ_BACK_BYTES / job->unit_bytes * job->unit_bytes;
+    for (uint64_t offset = 0; offset < entry->bytes;) {
+        const size_t bytes = (size_t)MIN((uint64_t)chunk_bytes, entry->bytes - offset);
+        enum status status = store_read_at(stored, job->buffer, bytes, offset, err);
+        if (status == STATUS_OK && job->hook)
+            status = job->hook->on_chunk(job->hook->context, file, offset, job->buffer, bytes, err);
+        if (status != STATUS_OK)
+            return status;
+        XXH3_128bits_update(job->hash, job->buffer, bytes);
+        offset += bytes;
+    }
+    XXH128_hash_t hash = XXH3_128bits_digest(job->hash);
+    entry->xxh3 = (struct digest128){.low = hash.low64, .high = hash.high64};
+    return STATUS_OK;
+}
+
+static enum status writer_read_back(struct generation_writer *writer,
+                                    const struct generation_read_back *hook,
+                                    struct manifest *manifest, struct error *err)
+{
+    struct read_back_job job = {.hook = hook, .hash = XXH3_createState()};
+    if (!job.hash)
+        return error_set(err, STATUS_NO_MEMORY, "%s: out of memory", file_label(writer->path));
+    void *buffer = NULL;
+    enum status status = bulk_alloc(READ_BACK_BYTES, 1, "read-back buffer", &buffer, err);
+    job.buffer = buffer;
+    for (int i = 0; status == STATUS_OK && i < GENERATION_FILE_COUNT; i++) {
+        job.unit_bytes =
+            i == GENERATION_NODES ? manifest->geometry.block_bytes : (size_t)BLOCK_PAGE_BYTES;
+        status = file_read_back(&job, (enum generation_file)i, &writer->files[i],
+                                &manifest->files[i], err);
+    }
+    bulk_free(buffer, READ_BACK_BYTES, 1);
+    XXH3_freeState(job.hash);
+    return status;
+}
+
+static enum status writer_close_files(struct generation_writer *writer, struct error *err)
+{
+    enum status status = STATUS_OK;
+    for (int i = 0; status == STATUS_OK && i < GENERATION_FILE_COUNT; i++)
+        status = store_close(&writer->files[i], err);
+    return status;
+}
+
+static enum status writer_put_manifest(const struct generation_writer *writer,
+                                       const struct manifest *manifest, struct error *err)
+{
+    char *json;
+    struct error inner;
+    if (manifest_format(manifest, &json, &inner) != STATUS_OK)
+        return manifest_fault(writer, &inner, err);
+    enum status status =
+        store_write_text(writer->directory_fd, writer->path, MANIFEST_FILE_NAME, json, err);
+    free(json);
+    if (status == STATUS_OK)
+        status = store_sync_directory(writer->parent_fd, writer->parent, err);
+    return status;
+}
+
+enum status generation_writer_finish(struct generation_writer *writer, struct manifest *manifest,
+                                     const struct generation_read_back *read_back,
+                                     struct error *err)
+{
+    struct manifest finished = *manifest;
+    struct error inner;
+    enum status status = writer_lengths(writer, &finished, err);
+    /* Before hours of reading; and its geometry is relied upon from here. */
+    if (status == STATUS_OK && manifest_check(&finished, &inner) != STATUS_OK)
+        status = manifest_fault(writer, &inner, err);
+    if (status == STATUS_OK)
+        status = writer_sync_files(writer, err);
+    if (status == STATUS_OK)
+        status = writer_read_back(writer, read_back, &finished, err);
+    if (status == STATUS_OK)
+        status = writer_close_files(writer, err);
+    if (status == STATUS_OK)
+        status = writer_put_manifest(writer, &finished, err);
+    if (status != STATUS_OK)
+        return status;
+    *manifest = finished;
+    generation_writer_close(writer);
+    return STATUS_OK;
+}
+
+void generation_writer_close(struct generation_writer *writer)
+{
+    if (!writer)
+        return;
     for (int i = 0; i < GENERATION_FILE_COUNT; i++) {
         enum status ignored = store_close(&writer->files[i], NULL);
         (void)ignored;
-        XXH3_freeState(writer->hashes[i]);
     }
     if (writer->directory_fd >= 0)
         close(writer->directory_fd);
@@ -181,67 +422,54 @@ static void writer_free(struct generation_writer *writer)
     free(writer);
 }
 
-static enum status writer_finish_file(struct generation_writer *writer, enum generation_file file,
-                                      struct manifest_file *entry, struct error *err)
-{
-    XXH128_hash_t hash = XXH3_128bits_digest(writer->hashes[file]);
-    entry->bytes = writer->files[file].offset;
-    entry->xxh3 = (struct digest128){.low = hash.low64, .high = hash.high64};
-    enum status status = store_sync(&writer->files[file], err);
-    return status == STATUS_OK ? store_close(&writer->files[file], err) : status;
-}
-
-enum status generation_writer_finish(struct generation_writer *writer, struct manifest *manifest,
-                                     struct error *err)
-{
-    struct manifest finished = *manifest;
-    for (int i = 0; i < GENERATION_FILE_COUNT; i++) {
-        enum status status =
-            writer_finish_file(writer, (enum generation_file)i, &finished.files[i], err);
-        if (status != STATUS_OK)
-            return status;
-    }
-    char *json;
-    struct error inner;
-    enum status status = manifest_format(&finished, &json, &inner);
-    if (status != STATUS_OK)
-        return error_set(err, status, "%s/%s: %s", file_label(writer->path), MANIFEST_FILE_NAME,
-                         inner.text);
-    status = store_write_text(writer->directory_fd, writer->path, MANIFEST_FILE_NAME, json, err);
-    free(json);
-    if (status == STATUS_OK)
-        status = store_sync_directory(writer->parent_fd, writer->parent, err);
-    if (status != STATUS_OK)
-        return status;
-    *manifest = finished;
-    writer_free(writer);
-    return STATUS_OK;
-}
-
-static void writer_remove(const struct generation_writer *writer, const char *name)
+static void remove_temporary(int directory_fd, const char *name)
 {
     char temporary[NAME_MAX + 1];
-    unlinkat(writer->directory_fd, name, 0);
     if (store_temporary_name(name, temporary))
-        unlinkat(writer->directory_fd, temporary, 0);
+        unlinkat(directory_fd, temporary, 0);
+}
+
+/* The directory was empty and every data file was made with O_EXCL, so it is ours alone; unless
+ * another writer came between, and then we made no file after the one that was there. */
+static void remove_created(const struct generation_writer *writer)
+{
+    const bool ours = writer->files_opened == GENERATION_FILE_COUNT;
+    /* First: without it the rest is no generation, should we be killed here. */
+    if (ours) {
+        unlinkat(writer->directory_fd, MANIFEST_FILE_NAME, 0);
+        unlinkat(writer->directory_fd, GENERATION_REPORT_NAME, 0);
+        remove_temporary(writer->directory_fd, MANIFEST_FILE_NAME);
+        remove_temporary(writer->directory_fd, GENERATION_REPORT_NAME);
+    }
+    for (int i = 0; i < writer->files_opened; i++)
+        unlinkat(writer->directory_fd, generation_file_names[i], 0);
+    if (writer->directory_created)
+        unlinkat(writer->parent_fd, writer->name, AT_REMOVEDIR);
+}
+
+/* With a manifest in it, someone has finished it, or our own finish failed when nothing but the
+ * last fsync was missing. */
+static void remove_continued(const struct generation_writer *writer)
+{
+    if (manifest_exists(writer->directory_fd))
+        return;
+    for (int i = 0; i < GENERATION_FILE_COUNT; i++)
+        unlinkat(writer->directory_fd, generation_file_names[i], 0);
+    unlinkat(writer->directory_fd, GENERATION_REPORT_NAME, 0);
+    remove_temporary(writer->directory_fd, MANIFEST_FILE_NAME);
+    remove_temporary(writer->directory_fd, GENERATION_REPORT_NAME);
+    unlinkat(writer->parent_fd, writer->name, AT_REMOVEDIR);
 }
 
 void generation_writer_abort(struct generation_writer *writer)
 {
     if (!writer)
         return;
-    /* The directory was empty and every data file was made with O_EXCL, so it is ours alone; unless
-     * another writer came between, and then we made no file after the one that was there. */
-    if (writer->files_created == GENERATION_FILE_COUNT) {
-        /* First: without it the rest is no generation, should we be killed here. */
-        writer_remove(writer, MANIFEST_FILE_NAME);
-        writer_remove(writer, GENERATION_REPORT_NAME);
-    }
-    for (int i = 0; i < writer->files_created; i++)
-        unlinkat(writer->directory_fd, generation_file_names[i], 0);
-    if (writer->directory_created)
-        unlinkat(writer->parent_fd, writer->name, AT_REMOVEDIR);
-    writer_free(writer);
+    if (writer->mode == GENERATION_CREATE)
+        remove_created(writer);
+    else
+        remove_continued(writer);
+    generation_writer_close(writer);
 }
 
 enum status generation_write_text(const char *path, const char *name, const char *text,

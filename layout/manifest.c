@@ -36,9 +36,10 @@ struct generation_identity {
     uint32_t degree;
     uint32_t build_list;
     uint32_t block_bytes_asked;
-    uint32_t reserved;
+    uint32_t shard_count;
+    double replication;
 };
-_Static_assert(sizeof(struct generation_identity) == 88, "identity size");
+_Static_assert(sizeof(struct generation_identity) == 96, "identity size");
 _Static_assert(offsetof(struct generation_identity, input_digest_low) == 0, "identity layout");
 _Static_assert(offsetof(struct generation_identity, input_digest_high) == 8, "identity layout");
 _Static_assert(offsetof(struct generation_identity, vector_count) == 16, "identity layout");
@@ -54,7 +55,8 @@ _Static_assert(offsetof(struct generation_identity, code_bytes) == 68, "identity
 _Static_assert(offsetof(struct generation_identity, degree) == 72, "identity layout");
 _Static_assert(offsetof(struct generation_identity, build_list) == 76, "identity layout");
 _Static_assert(offsetof(struct generation_identity, block_bytes_asked) == 80, "identity layout");
-_Static_assert(offsetof(struct generation_identity, reserved) == 84, "identity layout");
+_Static_assert(offsetof(struct generation_identity, shard_count) == 84, "identity layout");
+_Static_assert(offsetof(struct generation_identity, replication) == 88, "identity layout");
 
 struct digest128 manifest_generation_id(const struct manifest *manifest)
 {
@@ -74,6 +76,8 @@ struct digest128 manifest_generation_id(const struct manifest *manifest)
         .degree = manifest->degree,
         .build_list = manifest->build_list,
         .block_bytes_asked = manifest->block_bytes_asked,
+        .shard_count = manifest->shard_count,
+        .replication = manifest->replication,
     };
     XXH128_hash_t hash = XXH3_128bits(&identity, sizeof(identity));
     return (struct digest128){.low = hash.low64, .high = hash.high64};
@@ -210,6 +214,30 @@ static enum status build_check(const struct manifest *manifest, struct error *er
     return status;
 }
 
+/* After blocks_check(): vector_count < 2^32, so that no product wraps. */
+static enum status shards_check(const struct manifest *manifest, struct error *err)
+{
+    const struct range_rule shard_rule[] = {
+        {"shard_count", manifest->shard_count, 1, MANIFEST_SHARDS_MAX},
+    };
+    enum status status = ranges_check(shard_rule, ARRAY_LENGTH(shard_rule), err);
+    if (status != STATUS_OK)
+        return status;
+    const bool alone = manifest->shard_count == 1;
+    const struct real_rule reals[] = {
+        {"replication", manifest->replication, 1, alone ? 1 : MANIFEST_REPLICATION_MAX},
+    };
+    status = reals_check(reals, ARRAY_LENGTH(reals), err);
+    if (status != STATUS_OK)
+        return status;
+    const struct range_rule facts[] = {
+        {"borrowed_rows", manifest->borrowed_rows, 0,
+         manifest->vector_count * (manifest->shard_count - 1)},
+        {"entry_node", manifest->entry_node, 0, manifest->geometry.node_limit - 1},
+    };
+    return ranges_check(facts, ARRAY_LENGTH(facts), err);
+}
+
 static enum status file_bytes_check(const struct manifest *manifest, enum generation_file file,
                                     uint64_t wanted, struct error *err)
 {
@@ -249,7 +277,7 @@ enum status manifest_check(const struct manifest *manifest, struct error *err)
         return error_set(err, STATUS_UNSUPPORTED, "format_version %u, this build reads %d",
                          manifest->format_version, MANIFEST_FORMAT_VERSION);
     static enum status (*const checks[])(const struct manifest *, struct error *) = {
-        tool_version_check, vectors_check, blocks_check, build_check, files_check,
+        tool_version_check, vectors_check, blocks_check, build_check, shards_check, files_check,
     };
     for (size_t i = 0; i < ARRAY_LENGTH(checks); i++) {
         enum status status = checks[i](manifest, err);

@@ -13,8 +13,10 @@
 #include "layout/block.h"
 
 enum {
-    MANIFEST_FORMAT_VERSION = 1,
+    MANIFEST_FORMAT_VERSION = 2,
     MANIFEST_BYTES_MAX = 1 << 20, /* longer text is refused before it is parsed */
+    MANIFEST_SHARDS_MAX = 1000,
+    MANIFEST_REPLICATION_MAX = 4,
 };
 
 struct digest128 {
@@ -63,6 +65,9 @@ struct manifest {
     uint64_t seed;
     uint32_t block_bytes_asked; /* 0: the builder chose */
     double navigation_share;    /* of the vectors; 0..1 */
+    uint32_t shard_count;       /* 1..MANIFEST_SHARDS_MAX: shards the graph was built in */
+    double replication;         /* cap on the mean number of shards a row is in:
+                                 * 1..MANIFEST_REPLICATION_MAX; 1 with one shard */
 
     /* facts about the graph and the packing */
     double mean_degree;         /* out-edges a node before packing, block-mates included */
@@ -70,6 +75,8 @@ struct manifest {
     uint64_t trimmed_edges;     /* dropped so that blocks fit */
     uint64_t repaired_nodes;    /* given an in-edge because nothing reached them */
     uint64_t duplicate_vectors; /* rows equal to an earlier row */
+    uint64_t borrowed_rows;     /* further shards a row was built in, summed; 0 with one shard */
+    uint32_t entry_node;        /* every other is reachable from it; below node_limit */
     uint32_t navigation_count;  /* nodes in navigation.bin */
     uint64_t hot_count;         /* nodes in hot.bin */
 

@@ -116,6 +116,8 @@ static void put_build(struct json_writer *root, const struct manifest *manifest)
     put_hex(&build, "seed", manifest->seed);
     put_u64(&build, "block_bytes_asked", manifest->block_bytes_asked);
     put_double(&build, "navigation_share", manifest->navigation_share);
+    put_u64(&build, "shard_count", manifest->shard_count);
+    put_double(&build, "replication", manifest->replication);
 
     struct json_writer facts = put_object(root, "facts");
     put_double(&facts, "mean_degree", manifest->mean_degree);
@@ -123,6 +125,8 @@ static void put_build(struct json_writer *root, const struct manifest *manifest)
     put_u64(&facts, "trimmed_edges", manifest->trimmed_edges);
     put_u64(&facts, "repaired_nodes", manifest->repaired_nodes);
     put_u64(&facts, "duplicate_vectors", manifest->duplicate_vectors);
+    put_u64(&facts, "borrowed_rows", manifest->borrowed_rows);
+    put_u64(&facts, "entry_node", manifest->entry_node);
     put_u64(&facts, "navigation_count", manifest->navigation_count);
     put_u64(&facts, "hot_count", manifest->hot_count);
     root->failed |= build.failed | facts.failed;
@@ -356,6 +360,8 @@ static void get_build(struct json_reader *root, struct manifest *manifest)
     manifest->seed = get_hex(&build, "seed");
     manifest->block_bytes_asked = get_u32(&build, "block_bytes_asked");
     manifest->navigation_share = get_double(&build, "navigation_share");
+    manifest->shard_count = get_u32(&build, "shard_count");
+    manifest->replication = get_double(&build, "replication");
     root->status = build.status;
 
     struct json_reader facts = get_object(root, "facts", "facts.");
@@ -364,6 +370,8 @@ static void get_build(struct json_reader *root, struct manifest *manifest)
     manifest->trimmed_edges = get_u64(&facts, "trimmed_edges", UINT64_MAX);
     manifest->repaired_nodes = get_u64(&facts, "repaired_nodes", UINT64_MAX);
     manifest->duplicate_vectors = get_u64(&facts, "duplicate_vectors", UINT64_MAX);
+    manifest->borrowed_rows = get_u64(&facts, "borrowed_rows", UINT64_MAX);
+    manifest->entry_node = get_u32(&facts, "entry_node");
     manifest->navigation_count = get_u32(&facts, "navigation_count");
     manifest->hot_count = get_u64(&facts, "hot_count", UINT64_MAX);
     root->status = facts.status;

@@ -16,9 +16,10 @@
 #include <unistd.h>
 
 #include "common/file_io.h"
+#include "common/memory.h"
 
 enum {
-    WRITE_BYTES_MAX = 1 << 30, /* Linux moves at most 2 GB less a page in one call */
+    IO_BYTES_MAX = 1 << 30, /* Linux moves at most 2 GB less a page in one call */
     DIRECT_ALIGNMENT = 4096,
     FILE_MODE = 0666, /* less the umask */
     DIRECTORY_MODE = 0777,
@@ -101,7 +102,7 @@ enum status store_create(struct store_file *file, int directory_fd, const char *
     int fd = -1;
     int fault = fault_before(STORE_CALL_CREATE);
     if (fault == 0) {
-        fd = openat(directory_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+        fd = openat(directory_fd, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
                     FILE_MODE);
         fault = outcome(fd);
     }
@@ -115,59 +116,18 @@ enum status store_create(struct store_file *file, int directory_fd, const char *
 
 /* O_DIRECT is set after the file is made: open(2) with both would, on a file system that refuses
  * it, leave an empty file behind its EINVAL. */
-static bool direct_switch(int fd, bool on)
-{
-    int flags = fcntl(fd, F_GETFL);
-    if (flags < 0)
-        return false;
-    return fcntl(fd, F_SETFL, on ? flags | O_DIRECT : flags & ~O_DIRECT) == 0;
-}
-
 void store_set_direct(struct store_file *file)
 {
-    file->direct = direct_switch(file->fd, true);
-}
-
-/* One write; 0 or an errno value. */
-static int write_some(struct store_file *file, const void *data, size_t bytes, size_t *written)
-{
-    int fault = fault_before(STORE_CALL_WRITE);
-    if (fault > 0)
-        return fault;
-    if (fault == STORE_FAULT_SHORT && bytes > 1)
-        bytes = bytes > DIRECT_ALIGNMENT ? DIRECT_ALIGNMENT : bytes / 2;
-    /* A part of a page (a short write went before) cannot be written around the page cache. */
-    if (file->direct && (bytes % DIRECT_ALIGNMENT != 0 || file->offset % DIRECT_ALIGNMENT != 0)) {
-        if (!direct_switch(file->fd, false))
-            return errno;
-        file->direct = false;
-    }
-    ssize_t result =
-        pwrite(file->fd, data, MIN(bytes, (size_t)WRITE_BYTES_MAX), (off_t)file->offset);
-    if (result < 0)
-        return errno;
-    *written = (size_t)result;
-    return result == 0 && bytes > 0 ? ENOSPC : 0;
+    int flags = fcntl(file->fd, F_GETFL);
+    file->direct = flags >= 0 && fcntl(file->fd, F_SETFL, flags | O_DIRECT) == 0;
 }
 
 enum status store_append(struct store_file *file, const void *data, size_t bytes, struct error *err)
 {
-    assert(!file->direct ||
-           (bytes % DIRECT_ALIGNMENT == 0 && (uintptr_t)data % DIRECT_ALIGNMENT == 0));
-    const uint8_t *next = data;
-    while (bytes > 0) {
-        size_t written = 0;
-        int fault = write_some(file, next, bytes, &written);
-        if (fault == EINTR)
-            continue;
-        if (fault != 0)
-            return error_set_os(err, fault, "%s/%s: cannot write %zu bytes at offset %" PRIu64,
-                                file_label(file->directory), file->name, bytes, file->offset);
-        next += written;
-        bytes -= written;
-        file->offset += written;
-    }
-    return STATUS_OK;
+    enum status status = store_write_at(file, data, bytes, file->offset, err);
+    if (status == STATUS_OK)
+        file->offset += bytes;
+    return status;
 }
 
 enum status store_sync(struct store_file *file, struct error *err)
@@ -229,4 +189,158 @@ enum status store_write_text(int directory_fd, const char *directory, const char
         return status;
     }
     return store_sync_directory(directory_fd, directory, err);
+}
+
+/* ---- files written by positions ---- */
+
+enum status store_open(struct store_file *file, int directory_fd, const char *directory,
+                       const char *name, struct error *err)
+{
+    /* Its kind is known only once it is open; until then nothing may be waited for. */
+    const int flags = O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+    *file = (struct store_file){.fd = -1, .directory = directory, .name = name};
+    int fd = -1;
+    int fault = fault_before(STORE_CALL_CREATE);
+    if (fault == 0) {
+        fd = openat(directory_fd, name, flags, FILE_MODE);
+        fault = outcome(fd);
+    }
+    struct stat info = {0};
+    if (fault == 0)
+        fault = outcome(fstat(fd, &info));
+    if (fault == ELOOP || fault == EISDIR || fault == ENXIO ||
+        (fault == 0 && !S_ISREG(info.st_mode))) {
+        if (fd >= 0)
+            close(fd);
+        return error_set(err, STATUS_EXISTS, "%s/%s: already exists and is not a regular file",
+                         file_label(directory), name);
+    }
+    if (fault != 0) {
+        if (fd >= 0)
+            close(fd);
+        return error_set_os(err, fault, "%s/%s: cannot open for writing", file_label(directory),
+                            name);
+    }
+    file->fd = fd;
+    return STATUS_OK;
+}
+
+/* What the seam leaves of a read or write of 2 bytes or more: of a page an odd number, so that who
+ * carries on from there around the page cache fails on any device. */
+static size_t shortened(size_t bytes)
+{
+    return bytes > DIRECT_ALIGNMENT ? DIRECT_ALIGNMENT : bytes / 2 | 1;
+}
+
+/* One write; 0 or an errno value. */
+static int write_some(const struct store_file *file, const void *data, size_t bytes,
+                      uint64_t offset, size_t *written)
+{
+    bytes = MIN(bytes, (size_t)IO_BYTES_MAX);
+    int fault = fault_before(STORE_CALL_WRITE);
+    if (fault > 0)
+        return fault;
+    if (fault == STORE_FAULT_SHORT && bytes > 1)
+        bytes = shortened(bytes);
+    /* Only the seam asks for a part of a page here, and no O_DIRECT write can do that: feign it. */
+    if (file->direct && bytes % DIRECT_ALIGNMENT != 0) {
+        *written = bytes;
+        return 0;
+    }
+    ssize_t result = pwrite(file->fd, data, bytes, (off_t)offset);
+    if (result < 0)
+        return errno;
+    *written = (size_t)result;
+    return result == 0 ? ENOSPC : 0;
+}
+
+enum status store_write_at(const struct store_file *file, const void *data, size_t bytes,
+                           uint64_t offset, struct error *err)
+{
+    assert(!file->direct || (bytes % DIRECT_ALIGNMENT == 0 && offset % DIRECT_ALIGNMENT == 0 &&
+                             (uintptr_t)data % DIRECT_ALIGNMENT == 0));
+    assert(bytes <= INT64_MAX && offset <= INT64_MAX - bytes);
+    const uint8_t *next = data;
+    bool stalled = false;
+    while (bytes > 0) {
+        size_t written = 0;
+        int fault = write_some(file, next, bytes, offset, &written);
+        if (fault == EINTR)
+            continue;
+        /* A part of a page cannot be carried on from around the page cache: it is written again,
+         * once. Twice means that the disk took what it could. */
+        if (file->direct)
+            written -= written % DIRECT_ALIGNMENT;
+        if (fault == 0 && written == 0 && stalled)
+            fault = ENOSPC;
+        if (fault != 0)
+            return error_set_os(err, fault, "%s/%s: cannot write %zu bytes at offset %" PRIu64,
+                                file_label(file->directory), file->name, bytes, offset);
+        stalled = written == 0;
+        next += written;
+        bytes -= written;
+        offset += written;
+    }
+    return STATUS_OK;
+}
+
+/* One read, at the file's end of 0 bytes; 0 or an errno value. */
+static int read_some(const struct store_file *file, void *buffer, size_t bytes, uint64_t offset,
+                     size_t *got)
+{
+    bytes = MIN(bytes, (size_t)IO_BYTES_MAX);
+    int fault = fault_before(STORE_CALL_READ);
+    if (fault > 0)
+        return fault;
+    const size_t kept = fault == STORE_FAULT_SHORT && bytes > 1 ? shortened(bytes) : bytes;
+    if (file->direct)
+        bytes = size_align(bytes, DIRECT_ALIGNMENT);
+    ssize_t result = pread(file->fd, buffer, bytes, (off_t)offset);
+    if (result < 0)
+        return errno;
+    *got = MIN((size_t)result, kept);
+    return 0;
+}
+
+enum status store_read_at(const struct store_file *file, void *buffer, size_t bytes,
+                          uint64_t offset, struct error *err)
+{
+    assert(!file->direct ||
+           (offset % DIRECT_ALIGNMENT == 0 && (uintptr_t)buffer % DIRECT_ALIGNMENT == 0));
+    uint8_t *next = buffer;
+    bool stalled = false;
+    while (bytes > 0) {
+        size_t got = 0;
+        int fault = read_some(file, next, bytes, offset, &got);
+        if (fault == EINTR)
+            continue;
+        if (fault != 0)
+            return error_set_os(err, fault, "%s/%s: cannot read %zu bytes at offset %" PRIu64,
+                                file_label(file->directory), file->name, bytes, offset);
+        if (file->direct && got < bytes)
+            got -= got % DIRECT_ALIGNMENT;
+        if (got == 0 && (stalled || !file->direct))
+            return error_set(err, STATUS_CORRUPT, "%s/%s: ends %zu bytes short of offset %" PRIu64,
+                             file_label(file->directory), file->name, bytes, offset + bytes);
+        stalled = got == 0;
+        next += got;
+        bytes -= got;
+        offset += got;
+    }
+    return STATUS_OK;
+}
+
+enum status store_set_length(const struct store_file *file, uint64_t bytes, struct error *err)
+{
+    assert(bytes <= INT64_MAX);
+    int fault = fault_before(STORE_CALL_TRUNCATE);
+    if (fault == 0) {
+        do
+            fault = outcome(ftruncate(file->fd, (off_t)bytes));
+        while (fault == EINTR);
+    }
+    if (fault != 0)
+        return error_set_os(err, fault, "%s/%s: cannot set its length to %" PRIu64 " bytes",
+                            file_label(file->directory), file->name, bytes);
+    return STATUS_OK;
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # nightjar-build from the outside: what it refuses, how it says so, and that nothing is left after a
-# refusal, a signal or a full disk. Ends with `N passed, N failed[, N skipped]`.
+# refusal, and after a signal or a full disk what the same command completes. Ends with `N passed, N failed[, N skipped]`.
 set -uo pipefail
 export LC_ALL=C OMP_WAIT_POLICY=passive
 
@@ -173,7 +173,7 @@ if [[ $mode == release ]]; then
     }
     "$build" --input big.u8bin --plan --json "${small[@]}" >plan 2>err
     if "$build" --input big.u8bin --output fits "${small[@]}" --json >out 2>err &&
-        (($(field peak_rss_bytes out) <= $(sed 's/, "disk_bytes.*//' plan |
+        (($(field peak_rss_bytes out) <= $(sed 's/, "scratch_bytes.*//' plan |
             sed -n 's/.*"memory_bytes": \([0-9]*\)/\1/p'))); then
         pass
     else
@@ -198,17 +198,25 @@ start_build() {
     done
 }
 
+"$build" --input big.u8bin --output whole --threads 1 "${small[@]}" >out 2>err
 for signal in INT TERM HUP; do
     start_build .
     kill -s "$signal" "$pid"
     wait "$pid"
     status=$?
-    if ((status == 1)) && [[ ! -e gen ]] && grep -q interrupted err; then
+    if ((status != 1)) || [[ -e gen/manifest.json ]] || ! grep -q interrupted err; then
+        fail "SIG$signal: exit $status, $(ls -d gen gen.work 2>/dev/null)"
+    elif [[ -e gen.work ]] && ! grep -q 'kept in gen.work' err; then
+        fail "SIG$signal: does not say that work is kept"
+    elif [[ ! -e gen.work && -e gen ]]; then
+        fail "SIG$signal: output without its work"
+    elif "$build" --input big.u8bin --output gen --threads 2 "${small[@]}" >out 2>err &&
+        diff -r --exclude=build-report.json whole gen >err && [[ ! -e gen.work ]]; then
         pass
     else
-        fail "SIG$signal: exit $status, $(ls -d gen 2>/dev/null)"
-        rm -rf gen
+        fail "SIG$signal: the same command completes the build"
     fi
+    rm -rf gen gen.work
 done
 
 # Killed early, at its first data and at its blocks: whatever is there is not a generation.
@@ -223,7 +231,7 @@ for file in . codes.bin nodes.blk; do
     else
         pass
     fi
-    rm -rf gen
+    rm -rf gen gen.work
 done
 
 # --- no space left -----------------------------------------------------------------------------
@@ -232,29 +240,43 @@ if [[ ${NIGHTJAR_MODE-} == tsan ]]; then
     skip "a file size limit: clang's OpenMP runtime does not start under one"
 elif (ulimit -f 64 && "$build" --input good.u8bin --output gen "${small[@]}" >out 2>err); then
     fail "a file size limit is an error"
-elif (($(wc -l <err) == 1)) && [[ ! -e gen ]]; then
+elif [[ ! -e gen/manifest.json ]] && "$build" --input good.u8bin --output gen "${small[@]}" >out 2>err &&
+    diff -r --exclude=build-report.json one gen >err; then
     pass
 else
-    fail "a file size limit leaves nothing"
-    rm -rf gen
+    fail "without the file size limit the same command completes the build"
 fi
+rm -rf gen gen.work
 
 mkdir disk
 if ((EUID == 0)) && mount -t tmpfs -o size=64k tmpfs disk 2>/dev/null; then
     mounted=("$work/disk")
-    # 2000 x 16 bytes and keys and codes are 64 KB: refused at 64k and less before any work, and at
-    # 96k by the write that fails.
-    for size in 64k 96k; do
+    # 2000 x 16 bytes and keys and codes are 64 KB: refused at 64k and less before any work.
+    if "$build" --input good.u8bin --output disk/gen "${small[@]}" >out 2>err; then
+        fail "a full disk is an error"
+    elif (($(wc -l <err) == 1)) && grep -qi 'no space left' err && [[ ! -e disk/gen && ! -e disk/gen.work ]]; then
+        pass
+    else
+        fail "a disk too small leaves nothing and is named"
+    fi
+    # A disk that fills up; more space; the same command.
+    for size in 128k 256k; do
         mount -o "remount,size=$size" disk
         if "$build" --input good.u8bin --output disk/gen "${small[@]}" >out 2>err; then
             fail "a full disk of $size is an error"
-        elif (($(wc -l <err) == 1)) && grep -qi 'no space left' err && [[ ! -e disk/gen ]]; then
-            pass
+        elif ! grep -qi 'no space left' err || ! grep -q 'kept in disk/gen.work' err || [[ -e disk/gen/manifest.json ]]; then
+            fail "a full disk of $size is named and finished work kept"
         else
-            fail "a full disk of $size leaves nothing and is named"
+            pass
         fi
-        rm -rf disk/gen
     done
+    mount -o "remount,size=16m" disk
+    if "$build" --input good.u8bin --output disk/gen "${small[@]}" >out 2>err &&
+        diff -r --exclude=build-report.json one disk/gen >err; then
+        pass
+    else
+        fail "with space again the same command completes the build"
+    fi
 else
     skip "full disk: no tmpfs can be mounted"
 fi

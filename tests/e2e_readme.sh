@@ -90,6 +90,35 @@ else
     fail "the plan has a line for the build"
 fi
 
+block plan-made-up >plan.sh
+check "plan of made-up vectors" bash plan.sh
+if grep -q '1000000000 x 128 u8' out && grep -q '^  build ' out; then
+    pass
+else
+    fail "the plan of made-up vectors has a line for the build"
+fi
+
+# --- stages --------------------------------------------------------------------------------------
+
+if ! command -v parallel >/dev/null; then
+    skipped=$((skipped + 1))
+else
+    {
+        echo 'set -e'
+        block stages | sed 's/^shards="parallel /&--will-cite /'
+    } >stages.sh
+    check "stages one by one" timeout 300 bash stages.sh
+    check "the same build in one run" nightjar-build --input base.u8bin --output root/gen-whole \
+        --shards 4 --quiet
+    if [[ -n $(nightjar verify --digest root/gen-whole) &&
+        $(nightjar verify --digest root/gen-whole) == \
+        $(nightjar verify --digest root/gen-parallel) && ! -e root/gen-parallel.work ]]; then
+        pass
+    else
+        fail "stages one by one make the same generation"
+    fi
+fi
+
 # --- client --------------------------------------------------------------------------------------
 
 block client >nearest.c

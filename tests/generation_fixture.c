@@ -3,20 +3,23 @@
  */
 #include "tests/generation_fixture.h"
 
+#include <dirent.h>
+#include <fcntl.h>
 #include <ftw.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "common/codec.h"
+#include "common/memory.h"
 #include "common/random.h"
 #include "layout/block.h"
-#include "layout/generation.h"
 #include "layout/navigation.h"
 
 int fixture_directory_setup(void **state)
@@ -99,6 +102,8 @@ void fixture_manifest(uint64_t seed, struct manifest *manifest)
         .alpha = 1.2,
         .seed = seed,
         .navigation_share = 0.05,
+        .shard_count = 1,
+        .replication = 1.0,
         .mean_degree = 7.25,
         .block_mate_share = 1.0 / 3.0,
         .navigation_count = FIXTURE_NAVIGATION,
@@ -212,7 +217,7 @@ enum status fixture_write(const char *path, uint64_t seed, struct error *err)
     uint8_t vectors[FIXTURE_VECTORS * FIXTURE_DIM];
     fixture_vectors(vectors);
     struct generation_writer *writer;
-    enum status status = generation_writer_open(path, &writer, err);
+    enum status status = generation_writer_open(path, GENERATION_CREATE, &writer, err);
     if (status != STATUS_OK)
         return status;
     status = fixture_nodes(writer, &manifest, vectors, err);
@@ -221,8 +226,183 @@ enum status fixture_write(const char *path, uint64_t seed, struct error *err)
     if (status == STATUS_OK)
         status = fixture_lists(writer, err);
     if (status == STATUS_OK)
-        status = generation_writer_finish(writer, &manifest, err);
+        status = generation_writer_finish(writer, &manifest, NULL, err);
     if (status != STATUS_OK)
         generation_writer_abort(writer);
     return status;
+}
+
+void fixture_must(enum status status, const struct error *err)
+{
+    if (status != STATUS_OK)
+        fail_msg("%s", err->text);
+}
+
+void fixture_must_write(const char *path, uint64_t seed)
+{
+    struct error err = {0};
+    fixture_must(fixture_write(path, seed, &err), &err);
+}
+
+struct generation_writer *fixture_open(const char *path, enum generation_open_mode mode)
+{
+    struct generation_writer *writer = NULL;
+    struct error err = {0};
+    fixture_must(generation_writer_open(path, mode, &writer, &err), &err);
+    return writer;
+}
+
+enum status fixture_finish(struct generation_writer *writer, uint64_t seed, struct error *err)
+{
+    struct manifest manifest;
+    fixture_manifest(seed, &manifest);
+    return generation_writer_finish(writer, &manifest, NULL, err);
+}
+
+void fixture_must_finish(struct generation_writer *writer, uint64_t seed)
+{
+    struct error err = {0};
+    fixture_must(fixture_finish(writer, seed, &err), &err);
+}
+
+/* ---- what is on disk ---- */
+
+bool fixture_exists(const char *path)
+{
+    struct stat info;
+    return lstat(path, &info) == 0;
+}
+
+uint64_t fixture_length(const char *path)
+{
+    struct stat info;
+    assert_int_equal(stat(path, &info), 0);
+    return (uint64_t)info.st_size;
+}
+
+int fixture_entries(const char *path)
+{
+    DIR *directory = opendir(path);
+    assert_non_null(directory);
+    int count = -2;
+    while (readdir(directory))
+        count++;
+    closedir(directory);
+    return count;
+}
+
+uint8_t *fixture_read(const char *path, size_t *bytes)
+{
+    *bytes = (size_t)fixture_length(path);
+    uint8_t *data = aligned_alloc(BLOCK_PAGE_BYTES, size_align(*bytes + 1, BLOCK_PAGE_BYTES));
+    assert_non_null(data);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    assert_int_equal(read(fd, data, *bytes), *bytes);
+    close(fd);
+    return data;
+}
+
+void fixture_touch(const char *path, size_t bytes)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    assert_true(fd >= 0);
+    assert_int_equal(ftruncate(fd, (off_t)bytes), 0);
+    close(fd);
+}
+
+void fixture_flip_bit(const char *path, uint64_t bit)
+{
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    uint8_t byte;
+    assert_true(fd >= 0);
+    assert_int_equal(pread(fd, &byte, 1, (off_t)(bit / 8)), 1);
+    byte ^= (uint8_t)(1u << (bit % 8));
+    assert_int_equal(pwrite(fd, &byte, 1, (off_t)(bit / 8)), 1);
+    close(fd);
+}
+
+enum status fixture_verify(const char *path, struct error *err)
+{
+    struct generation *generation = NULL;
+    enum status status = generation_open(path, &generation, err);
+    if (status == STATUS_OK)
+        status = generation_verify(generation, NULL, err);
+    generation_close(generation);
+    return status;
+}
+
+void fixture_expect_fault(const char *path, const char *words)
+{
+    struct error err = {0};
+    enum status status = fixture_verify(path, &err);
+    if (status == STATUS_OK || !strstr(err.text, words) || strchr(err.text, '\n'))
+        fail_msg("wanted a fault with \"%s\", got %s: \"%s\"", words, status_name(status),
+                 err.text);
+    assert_int_equal(err.status, status);
+}
+
+/* ---- writing the same bytes in other ways ---- */
+
+void fixture_image_load(struct fixture_image *image, const char *directory, uint64_t seed)
+{
+    const char *path = fixture_path(directory, "reference");
+    fixture_must_write(path, seed);
+    for (int i = 0; i < GENERATION_FILE_COUNT; i++)
+        image->data[i] =
+            fixture_read(fixture_path(path, generation_file_names[i]), &image->bytes[i]);
+}
+
+void fixture_image_free(struct fixture_image *image)
+{
+    for (int i = 0; i < GENERATION_FILE_COUNT; i++)
+        free(image->data[i]);
+}
+
+enum status fixture_image_put(const struct fixture_image *image, struct generation_writer *writer,
+                              enum generation_file file, size_t from, size_t to)
+{
+    return generation_writer_write(writer, file, from, image->data[file] + from, to - from, NULL);
+}
+
+void fixture_must_put(const struct fixture_image *image, struct generation_writer *writer,
+                      enum generation_file file, size_t from, size_t to)
+{
+    assert_int_equal(fixture_image_put(image, writer, file, from, to), STATUS_OK);
+}
+
+enum status fixture_image_put_all(const struct fixture_image *image,
+                                  struct generation_writer *writer, struct error *err)
+{
+    enum status status = STATUS_OK;
+    for (int i = GENERATION_FILE_COUNT - 1; status == STATUS_OK && i >= 0; i--)
+        status = generation_writer_write(writer, (enum generation_file)i, 0, image->data[i],
+                                         image->bytes[i], err);
+    return status;
+}
+
+void fixture_expect_reference(const char *path, const char *directory)
+{
+    struct digest128 digests[2];
+    const char *const both[] = {path, fixture_path(directory, "reference")};
+    for (int i = 0; i < 2; i++) {
+        struct error err = {0};
+        struct generation *generation = NULL;
+        if (fixture_verify(both[i], &err) != STATUS_OK ||
+            generation_open(both[i], &generation, &err) != STATUS_OK ||
+            generation_digest(generation, &digests[i], &err) != STATUS_OK)
+            fail_msg("%s", err.text);
+        generation_close(generation);
+    }
+    assert_memory_equal(&digests[0], &digests[1], sizeof(digests[0]));
+    assert_int_equal(fixture_entries(path), fixture_entries(both[1]));
+}
+
+/* ---- failing calls ---- */
+
+int fixture_fail_nth(void *context, enum store_call call)
+{
+    struct fixture_nth_call *nth = context;
+    if (nth->writes_only && call != STORE_CALL_WRITE)
+        return 0;
+    return ++nth->calls == nth->fail_at ? nth->outcome : 0;
 }

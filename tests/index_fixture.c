@@ -59,11 +59,12 @@ static void generation_build(const char *input, const char *output,
                                         .alpha = 1.2,
                                         .codec = CODEC_PQ,
                                         .code_bytes = 16,
+                                        .replication = 1.2,
                                         .threads = 1,
                                         .seed = 1,
                                         .navigation_share = 0.02,
                                         .quiet = true};
-    ASSERT_STATUS_OK(build_run(&params, &err), err);
+    ASSERT_STATUS_OK(build_run(&params, NULL, &err), err);
 }
 
 struct collection *collection_create(const char *directory, const char *name,

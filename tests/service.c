@@ -68,10 +68,12 @@ static void generation_make(struct service_data *data)
                                         .alpha = 1.2,
                                         .codec = CODEC_PQ,
                                         .code_bytes = 8,
+                                        .replication = 1.2,
                                         .threads = 1,
                                         .seed = 1,
-                                        .navigation_share = 0.02};
-    ASSERT_OK(build_run(&params, &err), err);
+                                        .navigation_share = 0.02,
+                                        .quiet = true};
+    ASSERT_OK(build_run(&params, NULL, &err), err);
     ASSERT_OK(publish_generation(data->root, "gen", &err), err);
 }
 

@@ -1,9 +1,7 @@
 /*
- * test_generation.c - generations: written whole or not at all, opened only when whole, and any
- * damage found and named.
+ * test_generation.c - generations: opened only when whole, and any damage found and named. How they
+ * come to be whole: test_generation_writer.c.
  */
-#include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <setjmp.h>
@@ -22,11 +20,10 @@
 #include "common/random.h"
 #include "layout/generation.h"
 #include "layout/navigation.h"
-#include "layout/store.h"
 #include "tests/generation_fixture.h"
 #include "tests/golden_file.h"
 
-enum { SEED = 11, FLIPS_PER_FILE = 40, CALLS_MAX = 200 };
+enum { SEED = 11, FLIPS_PER_FILE = 40 };
 
 /* ---- helpers ---- */
 
@@ -44,62 +41,6 @@ static struct generation *open_good(const char *path)
     if (generation_open(path, &generation, &err) != STATUS_OK)
         fail_msg("%s", err.text);
     return generation;
-}
-
-/* Opens and verifies; the first that fails tells. */
-static enum status open_and_verify(const char *path, struct error *err)
-{
-    struct generation *generation = NULL;
-    enum status status = generation_open(path, &generation, err);
-    if (status == STATUS_OK)
-        status = generation_verify(generation, NULL, err);
-    generation_close(generation);
-    return status;
-}
-
-static void expect_fault(const char *path, const char *words)
-{
-    struct error err = {0};
-    enum status status = open_and_verify(path, &err);
-    if (status == STATUS_OK || !strstr(err.text, words) || strchr(err.text, '\n'))
-        fail_msg("wanted a fault with \"%s\", got %s: \"%s\"", words, status_name(status),
-                 err.text);
-    assert_int_equal(err.status, status);
-}
-
-static int entries(const char *path)
-{
-    DIR *directory = opendir(path);
-    assert_non_null(directory);
-    int count = -2;
-    while (readdir(directory))
-        count++;
-    closedir(directory);
-    return count;
-}
-
-static bool exists(const char *path)
-{
-    struct stat info;
-    return lstat(path, &info) == 0;
-}
-
-static off_t length_of(const char *path)
-{
-    struct stat info;
-    assert_int_equal(stat(path, &info), 0);
-    return info.st_size;
-}
-
-static void flip_bit(const char *path, uint64_t bit)
-{
-    int fd = open(path, O_RDWR | O_CLOEXEC);
-    uint8_t byte;
-    assert_true(fd >= 0);
-    assert_int_equal(pread(fd, &byte, 1, (off_t)(bit / 8)), 1);
-    byte ^= (uint8_t)(1u << (bit % 8));
-    assert_int_equal(pwrite(fd, &byte, 1, (off_t)(bit / 8)), 1);
-    close(fd);
 }
 
 static void patch(const char *path, uint64_t offset, const void *data, size_t bytes)
@@ -127,7 +68,7 @@ static void forge_digest(const char *path, enum generation_file file)
     struct manifest manifest = *generation_manifest(generation);
     generation_close(generation);
     const char *name = fixture_path(path, generation_file_names[file]);
-    const size_t bytes = (size_t)length_of(name);
+    const size_t bytes = (size_t)fixture_length(name);
     uint8_t *data = malloc(bytes);
     int fd = open(name, O_RDONLY | O_CLOEXEC);
     assert_int_equal(read(fd, data, bytes), bytes);
@@ -166,7 +107,7 @@ static void generation_round_trips(void **state)
     if (generation_verify(generation, &blocks, &err) != STATUS_OK)
         fail_msg("%s", err.text);
     assert_int_equal(blocks, FIXTURE_BLOCKS);
-    assert_int_equal(entries(path), GENERATION_FILE_COUNT + 1);
+    assert_int_equal(fixture_entries(path), GENERATION_FILE_COUNT + 1);
     generation_close(generation);
 }
 
@@ -206,9 +147,9 @@ static void golden_generation_still_verifies(void **state)
     /* To renew it: remove the directory, then run with NIGHTJAR_GOLDEN_WRITE set. */
     const char *path = golden_file_path("generation");
     struct error err = {0};
-    if (getenv("NIGHTJAR_GOLDEN_WRITE") && !exists(path))
+    if (getenv("NIGHTJAR_GOLDEN_WRITE") && !fixture_exists(path))
         write_good(path);
-    if (open_and_verify(path, &err) != STATUS_OK)
+    if (fixture_verify(path, &err) != STATUS_OK)
         fail_msg("%s", err.text);
 }
 
@@ -266,195 +207,6 @@ static void block_is_read_at_the_far_end_of_a_billion_nodes(void **state)
     generation_close(generation);
 }
 
-/* ---- what the writer refuses ---- */
-
-static void expect_writer_refuses(const char *path, enum status status)
-{
-    struct generation_writer *writer;
-    struct error err = {0};
-    assert_int_equal(generation_writer_open(path, &writer, &err), status);
-    assert_true(strlen(err.text) > 0);
-}
-
-static void writer_refuses_what_exists(void **state)
-{
-    const char *path = fixture_path(*state, "gen");
-    write_good(path);
-    expect_writer_refuses(path, STATUS_EXISTS);
-    expect_writer_refuses(fixture_path(path, "hot.bin"), STATUS_EXISTS);
-    const char *link = fixture_path(*state, "link");
-    assert_int_equal(symlink("gen", link), 0);
-    expect_writer_refuses(link, STATUS_EXISTS);
-    struct error err = {0};
-    assert_int_equal(open_and_verify(path, &err), STATUS_OK);
-}
-
-static void writer_refuses_impossible_paths(void **state)
-{
-    expect_writer_refuses("", STATUS_INVALID);
-    expect_writer_refuses("/", STATUS_INVALID);
-    expect_writer_refuses("///", STATUS_INVALID);
-    expect_writer_refuses(fixture_path(*state, "missing/gen"), STATUS_NOT_FOUND);
-    char name[300];
-    memset(name, 'x', sizeof(name) - 1);
-    name[sizeof(name) - 1] = '\0';
-    expect_writer_refuses(fixture_path(*state, name), STATUS_IO);
-    assert_int_equal(entries(*state), 0);
-}
-
-static void writer_takes_an_empty_directory_and_a_trailing_slash(void **state)
-{
-    const char *path = fixture_path(*state, "gen");
-    assert_int_equal(mkdir(path, 0700), 0);
-    write_good(fixture_path(*state, "gen//"));
-    struct error err = {0};
-    assert_int_equal(open_and_verify(path, &err), STATUS_OK);
-}
-
-static void writer_refuses_a_manifest_that_contradicts_the_files(void **state)
-{
-    const char *path = fixture_path(*state, "gen");
-    struct generation_writer *writer;
-    struct manifest manifest;
-    struct error err = {0};
-    fixture_manifest(SEED, &manifest);
-    assert_int_equal(generation_writer_open(path, &writer, &err), STATUS_OK);
-    assert_int_equal(generation_writer_finish(writer, &manifest, &err), STATUS_INVALID);
-    assert_non_null(strstr(err.text, "nodes.blk has 0 bytes"));
-    generation_writer_abort(writer);
-    assert_false(exists(path));
-}
-
-static void unfinished_generation_does_not_open(void **state)
-{
-    const char *path = fixture_path(*state, "gen");
-    struct generation_writer *writer;
-    struct error err = {0};
-    assert_int_equal(generation_writer_open(path, &writer, &err), STATUS_OK);
-    expect_fault(path, "did not finish");
-    assert_int_equal(generation_write_text(path, GENERATION_REPORT_NAME, "{}", &err), STATUS_OK);
-    generation_writer_abort(writer);
-    assert_false(exists(path));
-    generation_writer_abort(NULL);
-}
-
-static void aborted_writer_leaves_others_files_alone(void **state)
-{
-    const char *path = fixture_path(*state, "gen");
-    assert_int_equal(mkdir(path, 0700), 0);
-    struct generation_writer *writer;
-    struct error err = {0};
-    assert_int_equal(generation_writer_open(path, &writer, &err), STATUS_OK);
-    expect_writer_refuses(path, STATUS_EXISTS);
-    assert_int_equal(entries(path), GENERATION_FILE_COUNT);
-    generation_writer_abort(writer);
-    assert_int_equal(entries(path), 0); /* the directory was not ours */
-}
-
-/* ---- failing calls ---- */
-
-struct nth_call {
-    int calls;
-    int fail_at;
-    int outcome; /* errno or STORE_FAULT_SHORT */
-    bool writes_only;
-};
-
-static int fail_nth(void *context, enum store_call call)
-{
-    struct nth_call *nth = context;
-    if (nth->writes_only && call != STORE_CALL_WRITE)
-        return 0;
-    return ++nth->calls == nth->fail_at ? nth->outcome : 0;
-}
-
-/* Runs fixture_write() with the nth call failing; false when there is no nth call. */
-static bool write_with_fault(const char *path, struct nth_call *nth, enum status *status,
-                             struct error *err)
-{
-    const struct store_faults faults = {fail_nth, nth};
-    nth->calls = 0;
-    store_inject(&faults);
-    *status = fixture_write(path, SEED, err);
-    store_inject(NULL);
-    return nth->calls >= nth->fail_at;
-}
-
-static void any_failing_call_leaves_nothing_behind(void **state)
-{
-    static const int faults[] = {EIO, ENOSPC};
-    const char *path = fixture_path(*state, "gen");
-    for (size_t f = 0; f < ARRAY_LENGTH(faults); f++) {
-        int n = 1;
-        for (;; n++) {
-            struct nth_call nth = {.fail_at = n, .outcome = faults[f]};
-            struct error err = {0};
-            enum status status;
-            if (!write_with_fault(path, &nth, &status, &err))
-                break;
-            assert_int_equal(status, STATUS_IO);
-            assert_non_null(strstr(err.text, strerror(faults[f])));
-            assert_null(strchr(err.text, '\n'));
-            struct generation *generation;
-            assert_int_not_equal(generation_open(path, &generation, NULL), STATUS_OK);
-            assert_int_equal(entries(*state), 0);
-            assert_true(n < CALLS_MAX);
-        }
-        /* mkdir; 5 creates; 6 writes; 5 fsyncs and closes; manifest: 5 calls; 2 directory fsyncs */
-        assert_true(n > 25);
-        assert_int_equal(entries(path), GENERATION_FILE_COUNT + 1);
-        for (int i = 0; i < GENERATION_FILE_COUNT; i++)
-            assert_int_equal(unlink(fixture_path(path, generation_file_names[i])), 0);
-        assert_int_equal(unlink(fixture_path(path, MANIFEST_FILE_NAME)), 0);
-        assert_int_equal(rmdir(path), 0);
-    }
-}
-
-static void short_writes_are_carried_on(void **state)
-{
-    for (int n = 1;; n++) {
-        char name[16];
-        snprintf(name, sizeof(name), "gen-%d", n);
-        const char *path = fixture_path(*state, name);
-        struct nth_call nth = {.fail_at = n, .outcome = STORE_FAULT_SHORT, .writes_only = true};
-        struct error err = {0};
-        enum status status;
-        bool happened = write_with_fault(path, &nth, &status, &err);
-        if (status != STATUS_OK || open_and_verify(path, &err) != STATUS_OK)
-            fail_msg("%s", err.text);
-        assert_true(n < CALLS_MAX);
-        if (!happened)
-            break;
-    }
-}
-
-static void failing_text_write_keeps_the_old_text(void **state)
-{
-    struct error err = {0};
-    const char *file = fixture_path(*state, "note.json");
-    assert_int_equal(generation_write_text(*state, "note.json", "old", &err), STATUS_OK);
-    for (int n = 1;; n++) {
-        struct nth_call nth = {.fail_at = n, .outcome = EIO};
-        const struct store_faults faults = {fail_nth, &nth};
-        store_inject(&faults);
-        enum status status = generation_write_text(*state, "note.json", "newer", &err);
-        store_inject(NULL);
-        assert_int_equal(entries(*state), 1);
-        if (nth.calls < n) {
-            assert_int_equal(status, STATUS_OK);
-            assert_int_equal(length_of(file), 5);
-            break;
-        }
-        assert_int_equal(status, STATUS_IO);
-        /* create, write, fsync, close, rename: the old one stands until the rename is done */
-        assert_int_equal(length_of(file), n <= 5 ? 3 : 5);
-    }
-    assert_int_equal(generation_write_text(*state, "a/b", "", &err), STATUS_INVALID);
-    assert_int_equal(generation_write_text(*state, "", "", &err), STATUS_INVALID);
-    assert_int_not_equal(generation_write_text(fixture_path(*state, "missing"), "x", "", &err),
-                         STATUS_OK);
-}
-
 /* ---- damage ---- */
 
 static const char *all_names(int i)
@@ -470,20 +222,20 @@ static void missing_file_is_named(void **state)
         const char *file = fixture_path(path, all_names(i));
         const char *aside = fixture_path(*state, "aside");
         assert_int_equal(rename(file, aside), 0);
-        expect_fault(path, all_names(i));
+        fixture_expect_fault(path, all_names(i));
         assert_int_equal(symlink(aside, file), 0); /* the right bytes, by a link out of it */
-        expect_fault(path, all_names(i));
+        fixture_expect_fault(path, all_names(i));
         assert_int_equal(unlink(file), 0);
         assert_int_equal(mkdir(file, 0700), 0);
-        expect_fault(path, all_names(i));
+        fixture_expect_fault(path, all_names(i));
         assert_int_equal(rmdir(file), 0);
         assert_int_equal(mkfifo(file, 0600), 0);
-        expect_fault(path, all_names(i));
+        fixture_expect_fault(path, all_names(i));
         assert_int_equal(unlink(file), 0);
         assert_int_equal(rename(aside, file), 0);
     }
     struct error err = {0};
-    assert_int_equal(open_and_verify(path, &err), STATUS_OK);
+    assert_int_equal(fixture_verify(path, &err), STATUS_OK);
 }
 
 static void file_of_another_length_is_named(void **state)
@@ -495,16 +247,16 @@ static void file_of_another_length_is_named(void **state)
         const char *path = fixture_path(*state, name);
         write_good(path);
         const char *file = fixture_path(path, all_names(i));
-        const off_t length = length_of(file);
+        const off_t length = (off_t)fixture_length(file);
         assert_int_equal(truncate(file, length + 1), 0);
-        expect_fault(path, all_names(i));
+        fixture_expect_fault(path, all_names(i));
         assert_int_equal(truncate(file, length - 1), 0);
-        expect_fault(path, all_names(i));
+        fixture_expect_fault(path, all_names(i));
         off_t cut = (off_t)random_below(SEED, (uint64_t)i, (uint64_t)length);
         assert_int_equal(truncate(file, cut), 0);
-        expect_fault(path, all_names(i));
+        fixture_expect_fault(path, all_names(i));
         assert_int_equal(truncate(file, 0), 0);
-        expect_fault(path, all_names(i));
+        fixture_expect_fault(path, all_names(i));
     }
 }
 
@@ -517,7 +269,7 @@ static void file_truncated_after_open_is_named(void **state)
         write_good(path);
         struct generation *generation = open_good(path);
         const char *file = fixture_path(path, all_names(i));
-        assert_int_equal(truncate(file, length_of(file) / 2), 0);
+        assert_int_equal(truncate(file, (off_t)fixture_length(file) / 2), 0);
         struct error err = {0};
         assert_int_equal(generation_verify(generation, NULL, &err), STATUS_CORRUPT);
         assert_non_null(strstr(err.text, all_names(i)));
@@ -534,7 +286,7 @@ static void flipped_bit_is_named_with_file_and_block(void **state)
     write_good(path);
     for (int i = 0; i <= GENERATION_FILE_COUNT; i++) {
         const char *file = fixture_path(path, all_names(i));
-        const uint64_t bits = (uint64_t)length_of(file) * 8;
+        const uint64_t bits = fixture_length(file) * 8;
         for (uint64_t n = 0; n < FLIPS_PER_FILE; n++) {
             uint64_t bit = random_below(SEED + (uint64_t)i, n, bits);
             char words[64];
@@ -542,13 +294,13 @@ static void flipped_bit_is_named_with_file_and_block(void **state)
             if (i == GENERATION_NODES)
                 snprintf(words, sizeof(words), "gen/nodes.blk: block %" PRIu64 ": checksum",
                          bit / 8 / BLOCK_PAGE_BYTES);
-            flip_bit(file, bit);
-            expect_fault(path, words);
-            flip_bit(file, bit);
+            fixture_flip_bit(file, bit);
+            fixture_expect_fault(path, words);
+            fixture_flip_bit(file, bit);
         }
     }
     struct error err = {0};
-    assert_int_equal(open_and_verify(path, &err), STATUS_OK);
+    assert_int_equal(fixture_verify(path, &err), STATUS_OK);
 }
 
 static void load_refuses_a_flipped_bit(void **state)
@@ -558,14 +310,14 @@ static void load_refuses_a_flipped_bit(void **state)
     struct generation *generation = open_good(path);
     for (int i = 0; i < GENERATION_FILE_COUNT; i++) {
         const char *file = fixture_path(path, all_names(i));
-        flip_bit(file, 77);
+        fixture_flip_bit(file, 77);
         void *data;
         size_t bytes;
         struct error err = {0};
         assert_int_equal(generation_load(generation, (enum generation_file)i, &data, &bytes, &err),
                          STATUS_CORRUPT);
         assert_non_null(strstr(err.text, all_names(i)));
-        flip_bit(file, 77);
+        fixture_flip_bit(file, 77);
     }
     generation_close(generation);
 }
@@ -582,12 +334,12 @@ static void misplaced_and_stale_blocks_are_named(void **state)
     assert_int_equal(pread(fd, good, sizeof(good), 3 * BLOCK_PAGE_BYTES), sizeof(good));
     assert_int_equal(pread(fd, block, sizeof(block), 4 * BLOCK_PAGE_BYTES), sizeof(block));
     patch(fixture_path(path, "nodes.blk"), 3 * BLOCK_PAGE_BYTES, block, sizeof(block));
-    expect_fault(path, "nodes.blk: block 3: checksum mismatch");
+    fixture_expect_fault(path, "nodes.blk: block 3: checksum mismatch");
     assert_int_equal(pread(other_fd, block, sizeof(block), 3 * BLOCK_PAGE_BYTES), sizeof(block));
     patch(fixture_path(path, "nodes.blk"), 3 * BLOCK_PAGE_BYTES, block, sizeof(block));
-    expect_fault(path, "nodes.blk: block 3: checksum mismatch");
+    fixture_expect_fault(path, "nodes.blk: block 3: checksum mismatch");
     patch(fixture_path(path, "nodes.blk"), 3 * BLOCK_PAGE_BYTES, good, sizeof(good));
-    assert_int_equal(open_and_verify(path, &err), STATUS_OK);
+    assert_int_equal(fixture_verify(path, &err), STATUS_OK);
     close(fd);
     close(other_fd);
 }
@@ -599,42 +351,42 @@ static void verify_reads_what_digests_cannot_tell(void **state)
     const uint32_t beyond = FIXTURE_NODE_LIMIT, repeated = 37, first = 0;
     patch(fixture_path(path, "hot.bin"), 0, &beyond, 4);
     forge_digest(path, GENERATION_HOT);
-    expect_fault(path, "hot.bin: entry 0 is node 100");
+    fixture_expect_fault(path, "hot.bin: entry 0 is node 100");
     patch(fixture_path(path, "hot.bin"), 0, &repeated, 4);
     forge_digest(path, GENERATION_HOT);
-    expect_fault(path, "hot.bin: entry 1 repeats node 37");
+    fixture_expect_fault(path, "hot.bin: entry 1 repeats node 37");
     patch(fixture_path(path, "hot.bin"), 0, &first, 4);
     forge_digest(path, GENERATION_HOT);
 
     patch(fixture_path(path, "navigation.bin"), 32, &beyond, 4);
     forge_digest(path, GENERATION_NAVIGATION);
-    expect_fault(path, "navigation.bin: navigation: member 0 is node 100");
+    fixture_expect_fault(path, "navigation.bin: navigation: member 0 is node 100");
     patch(fixture_path(path, "navigation.bin"), 32, &first, 4);
     forge_digest(path, GENERATION_NAVIGATION);
 
     const uint32_t cosine = METRIC_COSINE, l2 = METRIC_L2;
     patch(fixture_path(path, "codec.bin"), 12, &cosine, 4);
     forge_digest(path, GENERATION_CODEC);
-    expect_fault(path, "codec.bin: it is for cosine u8 vectors");
+    fixture_expect_fault(path, "codec.bin: it is for cosine u8 vectors");
     patch(fixture_path(path, "codec.bin"), 12, &l2, 4);
     patch(fixture_path(path, "codec.bin"), 0, &l2, 4);
     forge_digest(path, GENERATION_CODEC);
-    expect_fault(path, "codec.bin: codec: bad magic");
+    fixture_expect_fault(path, "codec.bin: codec: bad magic");
     patch(fixture_path(path, "codec.bin"), 0, "NJCD", 4);
     forge_digest(path, GENERATION_CODEC);
 
     struct error err = {0};
-    assert_int_equal(open_and_verify(path, &err), STATUS_OK);
+    assert_int_equal(fixture_verify(path, &err), STATUS_OK);
     struct generation *generation = open_good(path);
     struct manifest manifest = *generation_manifest(generation);
     generation_close(generation);
     manifest.vector_count--;
     write_manifest(path, &manifest);
-    expect_fault(path, "nodes.blk: its blocks hold 97 records, the manifest says 96");
+    fixture_expect_fault(path, "nodes.blk: its blocks hold 97 records, the manifest says 96");
     manifest.vector_count++;
     manifest.navigation_count--;
     write_manifest(path, &manifest);
-    expect_fault(path, "navigation.bin: 5 nodes, the manifest says 4");
+    fixture_expect_fault(path, "navigation.bin: 5 nodes, the manifest says 4");
 }
 
 static void open_names_what_is_no_generation(void **state)
@@ -649,10 +401,10 @@ static void open_names_what_is_no_generation(void **state)
     assert_int_equal(mkdir(path, 0700), 0);
     assert_int_equal(generation_open(path, &generation, &err), STATUS_NOT_FOUND);
     assert_int_equal(
-        generation_write_text(path, MANIFEST_FILE_NAME, "{\"format_version\": 2}", &err),
+        generation_write_text(path, MANIFEST_FILE_NAME, "{\"format_version\": 1}", &err),
         STATUS_OK);
     assert_int_equal(generation_open(path, &generation, &err), STATUS_UNSUPPORTED);
-    assert_non_null(strstr(err.text, "none/manifest.json: format_version 2, this build reads 1"));
+    assert_non_null(strstr(err.text, "none/manifest.json: format_version 1, this build reads 2"));
     assert_int_equal(truncate(fixture_path(path, MANIFEST_FILE_NAME), 1 << 21), 0);
     assert_int_equal(generation_open(path, &generation, &err), STATUS_CORRUPT);
     generation_close(NULL);
@@ -669,15 +421,6 @@ int main(void)
         CASE(generation_serves_on_after_its_directory_is_removed),
         CASE(golden_generation_still_verifies),
         CASE(block_is_read_at_the_far_end_of_a_billion_nodes),
-        CASE(writer_refuses_what_exists),
-        CASE(writer_refuses_impossible_paths),
-        CASE(writer_takes_an_empty_directory_and_a_trailing_slash),
-        CASE(writer_refuses_a_manifest_that_contradicts_the_files),
-        CASE(unfinished_generation_does_not_open),
-        CASE(aborted_writer_leaves_others_files_alone),
-        CASE(any_failing_call_leaves_nothing_behind),
-        CASE(short_writes_are_carried_on),
-        CASE(failing_text_write_keeps_the_old_text),
         CASE(missing_file_is_named),
         CASE(file_of_another_length_is_named),
         CASE(file_truncated_after_open_is_named),

@@ -25,6 +25,12 @@ static void manifest_good(struct manifest *manifest)
 {
     fixture_manifest(SEED, manifest);
     fixture_manifest_lengths(manifest);
+    manifest->shard_count = 3;
+    manifest->replication = 1.25;
+    manifest->borrowed_rows = 20;
+    manifest->entry_node = 42;
+    manifest->generation_id = manifest_generation_id(manifest);
+    manifest->geometry.generation_seed = manifest->generation_id.low;
     for (int i = 0; i < GENERATION_FILE_COUNT; i++)
         manifest->files[i].xxh3 = (struct digest128){random_at(1, (uint64_t)i), (uint64_t)i};
 }
@@ -91,6 +97,10 @@ static void manifest_round_trips(void **state)
         manifest.norm_max = round == 0 ? DBL_MAX : random_unit(round, 2) * 1e-300;
         manifest.mean_degree = 255 * random_unit(round, 3);
         manifest.block_mate_share = nextafter(random_unit(round, 4), 1);
+        manifest.shard_count = 2 + (uint32_t)(random_at(round, 5) % (MANIFEST_SHARDS_MAX - 1));
+        manifest.replication = 1 + 3 * random_unit(round, 6);
+        manifest.borrowed_rows = random_at(round, 7) % FIXTURE_VECTORS;
+        manifest.entry_node = (uint32_t)(random_at(round, 8) % FIXTURE_NODE_LIMIT);
         manifest.generation_id = manifest_generation_id(&manifest);
         manifest.geometry.generation_seed = manifest.generation_id.low;
         char *json, *again;
@@ -103,6 +113,10 @@ static void manifest_round_trips(void **state)
         assert_true(parsed.alpha == manifest.alpha && parsed.norm_max == manifest.norm_max);
         assert_true(parsed.mean_degree == manifest.mean_degree);
         assert_true(parsed.block_mate_share == manifest.block_mate_share);
+        assert_int_equal(parsed.shard_count, manifest.shard_count);
+        assert_true(parsed.replication == manifest.replication);
+        assert_true(parsed.borrowed_rows == manifest.borrowed_rows);
+        assert_int_equal(parsed.entry_node, manifest.entry_node);
         assert_memory_equal(&parsed.geometry, &manifest.geometry, sizeof(parsed.geometry));
         assert_memory_equal(parsed.files, manifest.files, sizeof(parsed.files));
         assert_string_equal(parsed.tool_version, manifest.tool_version);
@@ -195,11 +209,11 @@ static void manifest_rejects_text_before_or_after_it(void **state)
 static void manifest_of_another_version_is_named(void **state)
 {
     (void)state;
-    expect_refused("\"format_version\":\t1", "\"format_version\":\t2", STATUS_UNSUPPORTED,
-                   "format_version 2, this build reads 1");
+    expect_refused("\"format_version\":\t2", "\"format_version\":\t1", STATUS_UNSUPPORTED,
+                   "format_version 1, this build reads 2");
     struct error err;
     assert_int_equal(parse("{\"format_version\": 7}", &err), STATUS_UNSUPPORTED);
-    assert_non_null(strstr(err.text, "format_version 7, this build reads 1"));
+    assert_non_null(strstr(err.text, "format_version 7, this build reads 2"));
     expect_refused("\"required_features\":\t[]", "\"required_features\":\t[\"x\"]",
                    STATUS_UNSUPPORTED, "required feature \"x\"");
 }
@@ -220,12 +234,12 @@ static void manifest_survives_hostile_json(void **state)
         "{\"format_version\":}",
         "{\"format_version\":-1}",
         "{\"format_version\":1e999}",
-        "{\"format_version\":1.5}",
-        "{\"format_version\":\"1\"}",
-        "{\"format_version\":1}",
-        "{\"format_version\":1,\"required_features\":{}}",
-        "{\"format_version\":1,\"required_features\":[]}",
-        "{\"format_version\":1,\"required_features\":[],\"checksum\":\"\"}",
+        "{\"format_version\":2.5}",
+        "{\"format_version\":\"2\"}",
+        "{\"format_version\":2}",
+        "{\"format_version\":2,\"required_features\":{}}",
+        "{\"format_version\":2,\"required_features\":[]}",
+        "{\"format_version\":2,\"required_features\":[],\"checksum\":\"\"}",
         "\xff\xfe",
         "{\"\\u0000",
     };
@@ -286,12 +300,16 @@ static void manifest_rejects_missing_and_mistyped_members(void **state)
         "seed",
         "block_bytes_asked",
         "navigation_share",
+        "shard_count",
+        "replication",
         "facts",
         "mean_degree",
         "block_mate_share",
         "trimmed_edges",
         "repaired_nodes",
         "duplicate_vectors",
+        "borrowed_rows",
+        "entry_node",
         "navigation_count",
         "hot_count",
         "files",
@@ -315,6 +333,12 @@ static void manifest_rejects_missing_and_mistyped_members(void **state)
     expect_refused("\"dim\":\t8", "\"dim\":\t-8", STATUS_CORRUPT, "dim");
     expect_refused("\"dim\":\t8", "\"dim\":\t4294967304", STATUS_CORRUPT, "dim");
     expect_refused("\"dim\":\t8", "\"dim\":\t1e400", STATUS_CORRUPT, "dim");
+    expect_refused("\"shard_count\":\t3", "\"shard_count\":\t4294967299", STATUS_CORRUPT,
+                   "build.shard_count");
+    expect_refused("\"entry_node\":\t42", "\"entry_node\":\t4294967338", STATUS_CORRUPT,
+                   "facts.entry_node");
+    expect_refused("\"replication\":\t1.25", "\"replication\":\t4.25", STATUS_CORRUPT,
+                   "replication is 4.25");
     expect_refused("\"seed\":\t\"0x", "\"seed\":\t\"0X", STATUS_CORRUPT, "build.seed");
     expect_refused("\"metric\":\t\"l2\"", "\"metric\":\t\"l3\"", STATUS_CORRUPT, "metric");
     expect_refused("\"type\":\t\"u8\"", "\"type\":\t\"i32\"", STATUS_CORRUPT, "type");
@@ -372,6 +396,15 @@ CHANGE(share, m->block_mate_share = 1.01)
 CHANGE(navigation_share, m->navigation_share = -0.5)
 CHANGE(norm_negative, m->norm_max = -1)
 CHANGE(norm_infinite, m->norm_max = HUGE_VAL)
+CHANGE(shards_none, m->shard_count = 0)
+CHANGE(shards_many, m->shard_count = MANIFEST_SHARDS_MAX + 1)
+CHANGE(replication_low, m->replication = 0.99)
+CHANGE(replication_high, m->replication = 4.01)
+CHANGE(replication_nan, m->replication = (double)NAN)
+CHANGE(replication_alone, (m->shard_count = 1, m->borrowed_rows = 0))
+CHANGE(borrowed_many, m->borrowed_rows = 2 * FIXTURE_VECTORS + 1)
+CHANGE(borrowed_alone, (m->shard_count = 1, m->replication = 1, m->borrowed_rows = 1))
+CHANGE(entry_node, m->entry_node = FIXTURE_NODE_LIMIT)
 CHANGE(duplicates, m->duplicate_vectors = FIXTURE_VECTORS)
 CHANGE(navigation_none, m->navigation_count = 0)
 CHANGE(navigation_many, m->navigation_count = FIXTURE_VECTORS + 1)
@@ -417,6 +450,15 @@ static void manifest_check_names_each_contradiction(void **state)
         {change_navigation_share, "navigation_share"},
         {change_norm_negative, "norm_max"},
         {change_norm_infinite, "norm_max"},
+        {change_shards_none, "shard_count is 0"},
+        {change_shards_many, "shard_count is 1001, must be 1..1000"},
+        {change_replication_low, "replication is 0.99, must be 1..4"},
+        {change_replication_high, "replication is 4.01, must be 1..4"},
+        {change_replication_nan, "replication is"},
+        {change_replication_alone, "replication is 1.25, must be 1..1"},
+        {change_borrowed_many, "borrowed_rows is 195, must be 0..194"},
+        {change_borrowed_alone, "borrowed_rows is 1, must be 0..0"},
+        {change_entry_node, "entry_node is 100, must be 0..99"},
         {change_duplicates, "duplicate_vectors"},
         {change_navigation_none, "navigation_count"},
         {change_navigation_many, "navigation_count"},
@@ -431,6 +473,28 @@ static void manifest_check_names_each_contradiction(void **state)
         check_refuses(cases[i].change, cases[i].words);
 }
 
+static void manifest_check_takes_the_bounds_of_its_ranges(void **state)
+{
+    (void)state;
+    struct manifest manifest;
+    struct error err = {0};
+    manifest_good(&manifest);
+    manifest.shard_count = MANIFEST_SHARDS_MAX;
+    manifest.replication = MANIFEST_REPLICATION_MAX;
+    manifest.borrowed_rows = FIXTURE_VECTORS * (MANIFEST_SHARDS_MAX - 1);
+    manifest.entry_node = FIXTURE_NODE_LIMIT - 1;
+    if (manifest_check(&manifest, &err) != STATUS_OK)
+        fail_msg("%s", err.text);
+    manifest.replication = 1;
+    manifest.borrowed_rows = 0;
+    manifest.entry_node = 0;
+    if (manifest_check(&manifest, &err) != STATUS_OK)
+        fail_msg("%s", err.text);
+    manifest.shard_count = 1;
+    if (manifest_check(&manifest, &err) != STATUS_OK)
+        fail_msg("%s", err.text);
+}
+
 /* ---- id ---- */
 
 static void generation_id_depends_on_input_and_parameters_only(void **state)
@@ -440,7 +504,7 @@ static void generation_id_depends_on_input_and_parameters_only(void **state)
     manifest_good(&base);
     const struct digest128 id = manifest_generation_id(&base);
     /* Pinned: a change of what goes in, or in which order, is a change of format. */
-    assert_true(id.low == UINT64_C(0x24ba2b5d75f78e43));
+    assert_true(id.low == UINT64_C(0xb79a62b351245091));
 
     other = base;
     other.block_count = 1;
@@ -448,12 +512,14 @@ static void generation_id_depends_on_input_and_parameters_only(void **state)
     other.geometry.generation_seed = 99;
     other.mean_degree = 1;
     other.hot_count = 1;
+    other.borrowed_rows = 1;
+    other.entry_node = 1;
     other.tool_version[0] = 'T';
     other.generation_id.low = 0;
     struct digest128 same = manifest_generation_id(&other);
     assert_memory_equal(&same, &id, sizeof(id));
 
-    for (int field = 0; field < 13; field++) {
+    for (int field = 0; field < 15; field++) {
         other = base;
         switch (field) {
         case 0:
@@ -492,6 +558,12 @@ static void generation_id_depends_on_input_and_parameters_only(void **state)
         case 11:
             other.navigation_share = 0.02;
             break;
+        case 12:
+            other.shard_count++;
+            break;
+        case 13:
+            other.replication = nextafter(other.replication, 2);
+            break;
         default:
             other.vector_count--;
             break;
@@ -515,6 +587,7 @@ int main(void)
         cmocka_unit_test(manifest_ignores_members_it_does_not_know),
         cmocka_unit_test(manifest_rejects_missing_and_mistyped_members),
         cmocka_unit_test(manifest_check_names_each_contradiction),
+        cmocka_unit_test(manifest_check_takes_the_bounds_of_its_ranges),
         cmocka_unit_test(generation_id_depends_on_input_and_parameters_only),
     };
     return cmocka_run_group_tests_name("manifest", tests, NULL, NULL);

@@ -1,7 +1,8 @@
 /*
  * test_vamana.c - the graph: its rule against a naive RobustPrune, its guarantees (degree,
  * reachability, same at any thread count), its worth (recall), and the inputs that break others:
- * duplicates, lines, handfuls of rows.
+ * duplicates, lines, handfuls of rows, rows that another shard owns. How its spanning tree comes
+ * about is in test_vamana_tree.c.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,6 +14,7 @@
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "builder/vamana_internal.h"
 #include "common/random.h"
@@ -42,6 +44,30 @@ static struct vamana_params params_of(uint32_t degree, uint32_t build_list)
         .degree = degree, .build_list = build_list, .alpha = 1.2f, .seed = 1};
 }
 
+/* Edges of the tree alone lead to every own node, and behind them the neighbours are in order. */
+static void lists_check(const struct vector_set *set, const struct vamana_result *result,
+                        const struct vamana_params *params)
+{
+    uint32_t own_count = params->own_count != 0 ? params->own_count : set->count;
+    struct graph tree;
+    struct error err;
+    assert_int_equal(graph_create(&tree, set->count, params->degree, &err), STATUS_OK);
+    for (uint32_t node = 0; node < set->count; node++) {
+        const uint32_t *ids = graph_neighbors(&result->graph, node);
+        uint32_t kept = result->kept[node];
+        assert_in_range(kept, 0, MIN(params->degree - 1, graph_degree(&result->graph, node)));
+        for (uint32_t i = 0; i < kept; i++)
+            assert_in_range(ids[i], 0, own_count - 1);
+        for (uint32_t i = kept + 1; i < graph_degree(&result->graph, node); i++)
+            assert_true(vector_set_pair(set, node, ids[i]) >=
+                        vector_set_pair(set, node, ids[i - 1]));
+        memcpy(graph_neighbors(&tree, node), ids, kept * sizeof(*ids));
+        graph_set_degree(&tree, node, kept);
+    }
+    assert_int_equal(graph_fixture_reached(&tree, result->root), own_count);
+    graph_destroy(&tree);
+}
+
 /* Builds and checks what holds for every graph. */
 static struct vamana_result build(const struct vector_set *set, const struct vamana_params *params)
 {
@@ -53,7 +79,7 @@ static struct vamana_result build(const struct vector_set *set, const struct vam
         fail_msg("%s", err.text);
     assert_int_equal(result.graph.count, set->count);
     assert_in_range(result.entry, 0, set->count - 1);
-    assert_int_equal(graph_fixture_reached(&result.graph, result.entry), set->count);
+    lists_check(set, &result, params);
     return result;
 }
 
@@ -293,7 +319,7 @@ static void prune_keeps_one_copy_however_many_there_are(void **state)
         vector_fixture_fill(&fixture, &c.set);
         for (uint32_t row = 1; row < COPIES; row++)
             memcpy(vector_fixture_slot(&c.set, row), vector_set_row(&c.set, 0), c.set.stride_bytes);
-        assert_int_equal(vector_set_prepare(&c.set, &err), STATUS_OK);
+        assert_int_equal(vector_set_prepare(&c.set, 0.0f, &err), STATUS_OK);
         for (uint32_t row = COPIES; row < c.set.count; row++)
             candidate_add(&c, row);
         uint32_t wanted[64];
@@ -312,6 +338,12 @@ static void prune_keeps_one_copy_however_many_there_are(void **state)
 
 /* ---- the whole graph ---- */
 
+static uint64_t result_digest(const struct vamana_result *result)
+{
+    uint64_t digest = graph_fixture_digest(&result->graph) ^ result->entry;
+    return XXH3_64bits_withSeed(result->kept, result->graph.count, digest) ^ result->root;
+}
+
 static void graph_is_the_same_at_any_thread_count(void **state)
 {
     (void)state;
@@ -323,19 +355,20 @@ static void graph_is_the_same_at_any_thread_count(void **state)
         struct vamana_params params = params_of(16, 32);
         struct vector_set set;
         uint64_t first = 0;
+        params.own_count = k == 1 ? 1500 : 0;
         vector_fixture_create(&fixture, &set);
         for (size_t t = 0; t < ARRAY_LENGTH(teams); t++) {
             omp_set_num_threads(teams[t]);
             struct vamana_result built = build(&set, &params);
-            uint64_t digest = graph_fixture_digest(&built.graph) ^ built.entry;
+            uint64_t digest = result_digest(&built);
             first = t == 0 ? digest : first;
             assert_int_equal(digest, first);
-            graph_destroy(&built.graph);
+            vamana_result_destroy(&built);
         }
         params.seed++;
         struct vamana_result other = build(&set, &params);
-        assert_int_not_equal(graph_fixture_digest(&other.graph) ^ other.entry, first);
-        graph_destroy(&other.graph);
+        assert_int_not_equal(result_digest(&other), first);
+        vamana_result_destroy(&other);
         vector_set_destroy(&set);
     }
     omp_set_num_threads(threads_before);
@@ -354,7 +387,7 @@ static void graph_has_recall_on_clustered_data(void **state)
         if (reached < 0.97)
             fail_msg("%s %s: recall %.3f", element_name(set.type), metric_name(set.metric),
                      reached);
-        graph_destroy(&built.graph);
+        vamana_result_destroy(&built);
         vector_set_destroy(&set);
     }
 }
@@ -367,7 +400,7 @@ static void entry_is_the_row_nearest_the_centroid(void **state)
     vector_fixture_line(301, &set);
     struct vamana_result built = build(&set, &params);
     assert_int_equal(built.entry, 150);
-    graph_destroy(&built.graph);
+    vamana_result_destroy(&built);
     vector_set_destroy(&set);
 }
 
@@ -385,7 +418,7 @@ static void handfuls_of_rows_work(void **state)
                 struct vector_set set;
                 vector_fixture_create(&fixture, &set);
                 struct vamana_result built = build(&set, &params);
-                graph_destroy(&built.graph);
+                vamana_result_destroy(&built);
                 vector_set_destroy(&set);
             }
 }
@@ -403,7 +436,7 @@ static void every_row_of_a_line_is_found_from_the_entry(void **state)
         assert_int_equal(beam_search(&set, &built, vector_set_row(&set, row), LIST, found), LIST);
         assert_int_equal(found[0].id, row);
     }
-    graph_destroy(&built.graph);
+    vamana_result_destroy(&built);
     vector_set_destroy(&set);
 }
 
@@ -422,11 +455,11 @@ static void rows_all_equal_are_reachable(void **state)
         vector_fixture_fill(&fixture, &set);
         for (uint32_t row = 1; row < COUNT; row++)
             memcpy(vector_fixture_slot(&set, row), vector_set_row(&set, 0), set.stride_bytes);
-        assert_int_equal(vector_set_prepare(&set, &err), STATUS_OK);
+        assert_int_equal(vector_set_prepare(&set, 0.0f, &err), STATUS_OK);
         struct vamana_result built = build(&set, &params);
         /* A search gets its fill of hits, if not of any certain ones. */
         assert_in_range(beam_search(&set, &built, vector_set_row(&set, 5), 20, found), K, 20);
-        graph_destroy(&built.graph);
+        vamana_result_destroy(&built);
         vector_set_destroy(&set);
     }
 }
@@ -462,14 +495,14 @@ static void entry_with_many_copies_keeps_recall(void **state)
             vector_fixture_fill(&fixture, &set);
             for (uint32_t row = NORMAL; row < fixture.count; row++)
                 centroid_row(&set, NORMAL, vector_fixture_slot(&set, row));
-            assert_int_equal(vector_set_prepare(&set, &err), STATUS_OK);
+            assert_int_equal(vector_set_prepare(&set, 0.0f, &err), STATUS_OK);
             struct vamana_result built = build(&set, &params);
             assert_in_range(built.entry, NORMAL, fixture.count - 1);
             double reached = recall(&fixture, &set, &built, 60);
             if (reached < 0.95)
                 fail_msg("%s %s, %u copies: recall %.3f", element_name(set.type),
                          metric_name(set.metric), copies[n], reached);
-            graph_destroy(&built.graph);
+            vamana_result_destroy(&built);
             vector_set_destroy(&set);
         }
 }
@@ -487,118 +520,60 @@ static void rows_in_eight_copies_keep_recall(void **state)
         vector_fixture_fill(&fixture, &set);
         for (uint32_t row = 0; row < COUNT; row++)
             vector_fixture_row(&fixture, row / 8, vector_fixture_slot(&set, row));
-        assert_int_equal(vector_set_prepare(&set, &err), STATUS_OK);
+        assert_int_equal(vector_set_prepare(&set, 0.0f, &err), STATUS_OK);
         struct vamana_result built = build(&set, &params);
         double reached = recall(&fixture, &set, &built, 100);
         if (reached < 0.9)
             fail_msg("%s %s: recall %.3f", element_name(set.type), metric_name(set.metric),
                      reached);
-        graph_destroy(&built.graph);
+        vamana_result_destroy(&built);
         vector_set_destroy(&set);
     }
 }
 
-/* ---- repair ---- */
+/* ---- borrowed rows ---- */
 
-static void edge_add(struct graph *graph, uint32_t from, uint32_t to)
-{
-    uint32_t degree = graph_degree(graph, from);
-    assert_in_range(degree, 0, graph->stride - 2);
-    graph_neighbors(graph, from)[degree] = to;
-    graph_set_degree(graph, from, degree + 1);
-}
-
-static uint64_t repair(const struct vector_set *set, struct graph *graph, uint32_t entry,
-                       uint32_t list, uint32_t degree)
-{
-    uint64_t repaired = UINT64_MAX;
-    struct error err = {0};
-    if (vamana_repair(set, graph, entry, list, degree, &repaired, &err) != STATUS_OK)
-        fail_msg("%s", err.text);
-    if (graph_check(graph, degree, &err) != STATUS_OK)
-        fail_msg("%s", err.text);
-    assert_int_equal(graph_fixture_reached(graph, entry), graph->count);
-    return repaired;
-}
-
-/* Rings of ten on a line; `chords` more edges a node within its ring. Without any, the only edge of
- * a ring that is no tree edge is its last: there is one way through all of them. */
-static void repair_joins_islands(void **state)
+/* Rows that another shard owns are found like any other, but they are not what the tree is for. */
+static void borrowed_rows_are_in_the_graph_and_not_in_the_tree(void **state)
 {
     (void)state;
-    enum { RINGS = 20, RING = 10, COUNT = RINGS * RING };
-    for (uint32_t chords = 0; chords < 4; chords++) {
+    enum { OWN = 1000, COUNT = 1500 };
+    for (size_t kind = 0; kind < ARRAY_LENGTH(kinds); kind += 2) {
+        struct vector_fixture fixture = fixture_of(kind, COUNT);
+        struct vamana_params params = params_of(16, 40);
         struct vector_set set;
-        struct graph graph;
-        struct error err;
-        vector_fixture_line(COUNT, &set);
-        assert_int_equal(graph_create(&graph, COUNT, chords + 1, &err), STATUS_OK);
-        for (uint32_t node = 0; node < COUNT; node++)
-            for (uint32_t step = 1; step <= chords + 1; step++)
-                edge_add(&graph, node, node / RING * RING + (node + step) % RING);
-        assert_int_equal(repair(&set, &graph, 55, 8, chords + 1), RINGS - 1);
-        graph_destroy(&graph);
+        params.own_count = OWN;
+        vector_fixture_create(&fixture, &set);
+        struct vamana_result built = build(&set, &params);
+        assert_in_range(built.root, 0, OWN - 1);
+        for (uint32_t node = OWN; node < COUNT; node++)
+            assert_int_equal(built.kept[node], 0);
+        double reached = recall(&fixture, &set, &built, 50);
+        if (reached < 0.95)
+            fail_msg("%s %s: recall %.3f", element_name(set.type), metric_name(set.metric),
+                     reached);
+        vamana_result_destroy(&built);
         vector_set_destroy(&set);
     }
 }
 
-static void repair_leaves_a_connected_graph_alone(void **state)
+static void root_is_the_own_row_nearest_a_borrowed_entry(void **state)
 {
     (void)state;
-    enum { COUNT = 100 };
+    /* The middle of the line, 150, is borrowed; 119 is the nearest own row. */
     struct vector_set set;
-    struct graph graph;
-    struct error err;
-    vector_fixture_line(COUNT, &set);
-    assert_int_equal(graph_create(&graph, COUNT, 3, &err), STATUS_OK);
-    for (uint32_t node = 0; node < COUNT; node++)
-        edge_add(&graph, node, (node + 1) % COUNT);
-    uint64_t before = graph_fixture_digest(&graph);
-    assert_int_equal(repair(&set, &graph, 7, 8, 3), 0);
-    assert_int_equal(graph_fixture_digest(&graph), before);
-    graph_destroy(&graph);
-    vector_set_destroy(&set);
-}
-
-/* A tree in which every inner node is full of tree edges, and rows nothing points to. With a list
- * of one, the search for them (the tree's root is the nearest row of all) meets no room. */
-static void repair_goes_round_nodes_full_of_tree_edges(void **state)
-{
-    (void)state;
-    enum { R = 4, TREE = 1 + 4 + 16 + 64, LOOSE = 60, COUNT = TREE + LOOSE };
-    for (int full_leaves = 0; full_leaves < 2; full_leaves++) {
-        struct vector_set set;
-        struct graph graph;
-        struct error err;
-        vector_fixture_line(COUNT, &set);
-        assert_int_equal(graph_create(&graph, COUNT, R, &err), STATUS_OK);
-        for (uint32_t node = 1; node < TREE; node++)
-            edge_add(&graph, (node - 1) / R, node);
-        for (uint32_t leaf = 21; full_leaves && leaf < TREE; leaf++)
-            for (uint32_t i = 0; i < R; i++)
-                edge_add(&graph, leaf, i);
-        for (uint32_t row = TREE; row < COUNT; row++) {
-            float value = -1.0f; /* nearer the root, 0, than anything else in the tree */
-            memcpy(vector_fixture_slot(&set, row), &value, sizeof(value));
-        }
-        assert_int_equal(repair(&set, &graph, 0, 1, R), LOOSE);
-        graph_destroy(&graph);
-        vector_set_destroy(&set);
-    }
-}
-
-static void repair_hangs_a_crowd_of_copies_on_lists_with_room(void **state)
-{
-    (void)state;
-    enum { COUNT = 500, R = 4 };
-    struct vector_set set;
-    struct graph graph;
-    struct error err;
-    vector_fixture_line(COUNT, &set);
-    memset(set.rows, 0, (size_t)COUNT * set.stride_bytes);
-    assert_int_equal(graph_create(&graph, COUNT, R, &err), STATUS_OK);
-    assert_int_equal(repair(&set, &graph, 9, 3, R), COUNT - 1);
-    graph_destroy(&graph);
+    struct vamana_params params = params_of(8, 16);
+    vector_fixture_line(301, &set);
+    params.own_count = 120;
+    struct vamana_result built = build(&set, &params);
+    assert_int_equal(built.entry, 150);
+    assert_int_equal(built.root, 119);
+    vamana_result_destroy(&built);
+    params.own_count = 151;
+    built = build(&set, &params);
+    assert_int_equal(built.entry, 150);
+    assert_int_equal(built.root, 150);
+    vamana_result_destroy(&built);
     vector_set_destroy(&set);
 }
 
@@ -629,7 +604,7 @@ static void progress_counts_up_to_the_total(void **state)
     vector_fixture_create(&fixture, &set);
     struct vamana_result built = build(&set, &params);
     assert_int_equal(log.last, 900);
-    graph_destroy(&built.graph);
+    vamana_result_destroy(&built);
     vector_set_destroy(&set);
 }
 
@@ -689,7 +664,8 @@ static void search_visits_distinct_rows_from_the_entry_on(void **state)
     assert_in_range(found_itself, 97, 100);
     vamana_scratch_destroy(scratch);
     vamana_scratch_destroy(NULL);
-    graph_destroy(&built.graph);
+    vamana_result_destroy(&built);
+    vamana_result_destroy(&built); /* empty by now: does nothing */
     vector_set_destroy(&set);
 }
 
@@ -707,10 +683,8 @@ int main(void)
         cmocka_unit_test(rows_all_equal_are_reachable),
         cmocka_unit_test(entry_with_many_copies_keeps_recall),
         cmocka_unit_test(rows_in_eight_copies_keep_recall),
-        cmocka_unit_test(repair_joins_islands),
-        cmocka_unit_test(repair_leaves_a_connected_graph_alone),
-        cmocka_unit_test(repair_goes_round_nodes_full_of_tree_edges),
-        cmocka_unit_test(repair_hangs_a_crowd_of_copies_on_lists_with_room),
+        cmocka_unit_test(borrowed_rows_are_in_the_graph_and_not_in_the_tree),
+        cmocka_unit_test(root_is_the_own_row_nearest_a_borrowed_entry),
         cmocka_unit_test(progress_counts_up_to_the_total),
         cmocka_unit_test(progress_stops_the_build_and_nothing_is_left),
         cmocka_unit_test(search_visits_distinct_rows_from_the_entry_on),

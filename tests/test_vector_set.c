@@ -129,7 +129,7 @@ static void distance_is_zero_to_itself_and_to_a_copy(void **state)
                 for (uint32_t row = 0; row < fixture.count; row += 2)
                     memcpy(vector_fixture_slot(&set, row + 1), vector_set_row(&set, row),
                            set.stride_bytes);
-                assert_int_equal(vector_set_prepare(&set, &err), STATUS_OK);
+                assert_int_equal(vector_set_prepare(&set, 0.0f, &err), STATUS_OK);
                 for (uint32_t row = 0; row < fixture.count; row++) {
                     if (naive_dot(&set, row, row) == 0.0)
                         continue; /* no direction: cosine input has none of these */
@@ -209,6 +209,75 @@ static void prepare_takes_norms_and_gives_the_same_at_any_thread_count(void **st
     omp_set_num_threads(threads_before);
 }
 
+/* Rows `first` on of `from`, as a set of their own that is told the largest norm of the input. */
+static void part_create(const struct vector_set *from, uint32_t first, float norm_max,
+                        struct vector_set *part)
+{
+    struct error err;
+    assert_int_equal(
+        vector_set_create(part, from->count - first, from->dim, from->type, from->metric, &err),
+        STATUS_OK);
+    memcpy(part->rows, vector_set_row(from, first), part->count * part->stride_bytes);
+    assert_int_equal(vector_set_prepare(part, norm_max, &err), STATUS_OK);
+}
+
+/* A shard's distances must be those that any other shard, with other rows, would find. The row of
+ * the largest norm is in neither. */
+static void parts_of_an_input_agree_on_distances(void **state)
+{
+    (void)state;
+    for (size_t t = 0; t < ARRAY_LENGTH(types); t++)
+        for (size_t m = 0; m < ARRAY_LENGTH(metrics); m++) {
+            struct vector_fixture fixture = {.count = 120,
+                                             .dim = 33,
+                                             .clusters = 4,
+                                             .type = types[t],
+                                             .metric = metrics[m],
+                                             .seed = 7};
+            struct vector_set rows, most, few;
+            vector_fixture_fill(&fixture, &rows);
+            float norm_max = ceilf(1.5f * (float)sqrt(naive_norm2_max(&rows)));
+            double norm2_max = (double)norm_max * (double)norm_max;
+            double scale = metrics[m] == METRIC_COSINE ? 1.0 : 4.0 * norm2_max;
+            part_create(&rows, 20, norm_max, &most);
+            part_create(&rows, 90, norm_max, &few);
+            assert_memory_equal(&few.norm_max, &norm_max, sizeof(float));
+            assert_true((few.row_scalar == NULL) == (metrics[m] == METRIC_L2));
+            for (uint32_t a = 0; a < few.count; a++)
+                for (uint32_t b = 0; b < few.count; b++) {
+                    float here = vector_set_pair(&few, a, b);
+                    float there = vector_set_pair(&most, 70 + a, 70 + b);
+                    double wanted = naive_distance(&rows, 90 + a, 90 + b, norm2_max);
+                    assert_memory_equal(&here, &there, sizeof(here));
+                    if (fabs((double)here - wanted) > 2e-6 * scale)
+                        fail_msg("%s %s, rows %u and %u: %.9g, wanted %.9g",
+                                 element_name(rows.type), metric_name(rows.metric), a, b,
+                                 (double)here, wanted);
+                }
+            vector_set_destroy(&rows);
+            vector_set_destroy(&most);
+            vector_set_destroy(&few);
+        }
+}
+
+/* The owner may lower the count between creation and preparation; all memory is released still. */
+static void rows_beyond_the_count_are_not_prepared(void **state)
+{
+    (void)state;
+    struct vector_fixture fixture = {
+        .count = 200, .dim = 8, .clusters = 3, .type = ELEMENT_F32, .metric = METRIC_IP, .seed = 2};
+    struct vector_set set;
+    struct error err;
+    float huge = 1e6f;
+    vector_fixture_fill(&fixture, &set);
+    memcpy(vector_fixture_slot(&set, 150), &huge, sizeof(huge));
+    set.count = 150;
+    assert_int_equal(vector_set_prepare(&set, 0.0f, &err), STATUS_OK);
+    assert_true(set.norm_max < 1000.0f);
+    assert_int_equal(set.capacity, 200);
+    vector_set_destroy(&set);
+}
+
 static void cosine_of_a_zero_row_is_zero(void **state)
 {
     (void)state;
@@ -222,7 +291,7 @@ static void cosine_of_a_zero_row_is_zero(void **state)
     struct error err;
     vector_fixture_fill(&fixture, &set);
     memset(vector_fixture_slot(&set, 1), 0, set.stride_bytes);
-    assert_int_equal(vector_set_prepare(&set, &err), STATUS_OK);
+    assert_int_equal(vector_set_prepare(&set, 0.0f, &err), STATUS_OK);
     assert_true(vector_set_pair(&set, 0, 1) == 1.0f);
     assert_true(vector_set_pair(&set, 1, 2) == 1.0f);
     vector_set_destroy(&set);
@@ -304,6 +373,8 @@ int main(void)
         cmocka_unit_test(distance_is_zero_to_itself_and_to_a_copy),
         cmocka_unit_test(ip_reduction_orders_rows_by_inner_product),
         cmocka_unit_test(prepare_takes_norms_and_gives_the_same_at_any_thread_count),
+        cmocka_unit_test(parts_of_an_input_agree_on_distances),
+        cmocka_unit_test(rows_beyond_the_count_are_not_prepared),
         cmocka_unit_test(cosine_of_a_zero_row_is_zero),
         cmocka_unit_test(rows_start_zeroed_and_aligned),
         cmocka_unit_test(graph_starts_without_edges),

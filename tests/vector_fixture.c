@@ -54,7 +54,7 @@ void vector_fixture_create(const struct vector_fixture *fixture, struct vector_s
 {
     struct error err;
     vector_fixture_fill(fixture, set);
-    enum status status = vector_set_prepare(set, &err);
+    enum status status = vector_set_prepare(set, 0.0f, &err);
     assert(status == STATUS_OK);
 }
 
@@ -67,7 +67,7 @@ void vector_fixture_line(uint32_t count, struct vector_set *set)
         float value = (float)row;
         memcpy(vector_fixture_slot(set, row), &value, sizeof(value));
     }
-    status = vector_set_prepare(set, &err);
+    status = vector_set_prepare(set, 0.0f, &err);
     assert(status == STATUS_OK);
 }
 

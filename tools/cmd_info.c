@@ -56,6 +56,8 @@ static void print_info(const char *path, const struct manifest *manifest)
     printf("duplicates        %" PRIu64 "\n", manifest->duplicate_vectors);
     printf("build             degree %u, list %u, alpha %g, seed %" PRIu64 "\n", manifest->degree,
            manifest->build_list, manifest->alpha, manifest->seed);
+    printf("shards            %u, replication at most %g, %" PRIu64 " rows borrowed\n",
+           manifest->shard_count, manifest->replication, manifest->borrowed_rows);
     printf("codec             %s, %u bytes a vector\n", codec_name(manifest), manifest->code_bytes);
     printf("blocks            %" PRIu64 " of %u bytes, %u vectors each, %s lists\n",
            manifest->block_count, manifest->geometry.block_bytes,
@@ -64,6 +66,7 @@ static void print_info(const char *path, const struct manifest *manifest)
     printf("block-mate share  %.4f\n", manifest->block_mate_share);
     printf("trimmed edges     %" PRIu64 "\n", manifest->trimmed_edges);
     printf("repaired nodes    %" PRIu64 "\n", manifest->repaired_nodes);
+    printf("entry node        %u\n", manifest->entry_node);
     printf("navigation        %u nodes\n", manifest->navigation_count);
     printf("hot list          %" PRIu64 " nodes\n", manifest->hot_count);
     for (int f = 0; f < GENERATION_FILE_COUNT; f++)
@@ -91,6 +94,9 @@ static void print_info_json(const char *path, const struct manifest *manifest)
            ",\"codec\":\"%s\",\"code_bytes\":%u",
            manifest->degree, manifest->build_list, manifest->alpha, manifest->seed,
            codec_name(manifest), manifest->code_bytes);
+    printf(",\"shard_count\":%u,\"replication\":%g,\"borrowed_rows\":%" PRIu64 ",\"entry_node\":%u",
+           manifest->shard_count, manifest->replication, manifest->borrowed_rows,
+           manifest->entry_node);
     printf(",\"block_bytes\":%u,\"nodes_per_block\":%u,\"block_count\":%" PRIu64
            ",\"adjacency\":\"%s\",\"mean_degree\":%.4f,\"block_mate_share\":%.6f,"
            "\"trimmed_edges\":%" PRIu64 ",\"repaired_nodes\":%" PRIu64,

@@ -7,8 +7,9 @@
 # Without it, COUNT clustered u8 vectors of 128 dimensions are generated into OUT_DIR/data.
 #
 #   QUICK=1       short runs, few queries, no one-thread build: a look, not a measurement
-#   PARTS="..."   of: build local socket device memory metrics threads; default: all. Without build,
-#                 the generation that an earlier run left in OUT_DIR is measured
+#   PARTS="..."   of: build local socket device memory metrics threads (default: these), and shards
+#                 replication scaling: sharded builds, by budget, by borrowing, by size. Without build,
+#                 the first seven measure the generation that an earlier run left in OUT_DIR
 #   THREADS=2     of every build, search engine and daemon
 #   COUNT=200000  vectors to generate
 #   DURATION=3    least seconds of each line of a table
@@ -249,6 +250,99 @@ if wanted build; then
     for name in nodes_per_block mean_degree block_mate_share trimmed_edges repaired_nodes; do
         echo "- $name $(field "$name" "$out/info.json")"
     done
+fi
+# --- sharded builds ----------------------------------------------------------------------------
+
+# shard_build NAME ARGUMENT...: builds and measures; one JSON line to OUT_DIR/shards.json and stdout
+shard_build() {
+    local name=$1 other=$out/scratch/$1 r list
+    shift
+    quiet nightjar-build --input "$base" --output "$other" "${BUILD_OPTIONS[@]}" \
+        --threads "$threads" "$@"
+    nightjar info --json "$other" >"$work/info"
+    r=$other/build-report.json
+    {
+        printf '{"name":"%s","budget":%s,"shards":%s,"replication":%s,' "$name" "${budget:-0}" \
+            "$(field shard_count "$work/info")" "$(field replication "$r")"
+        printf '"wall_s":%s,"cpu_s":%s,"rss":%s' "$(grep '"total"' "$r" | field wall_s)" \
+            "$(grep '"total"' "$r" | field cpu_s)" "$(grep '"total"' "$r" | field peak_rss_bytes)"
+        for list in 20 30 40 60 100; do
+            bench shard-points "\"name\":\"$name\"" --index "$other" --memory codes \
+                --threads "$threads" --queries "$query" --groundtruth "$truth" -k 10 \
+                --search-list "$list" --beam-width 1 --concurrency 32 >"$work/point"
+            printf ',"recall%d":%s,"reads%d":%s' "$list" "$(field recall "$work/point")" "$list" \
+                "$(field reads_per_query "$work/point")"
+        done
+        echo '}'
+    } | tee -a "$out/shards.json"
+    rm -rf "$other"
+}
+readonly SHARD_COLUMNS=('shards=shards:%d' 'replication=replication:%.2f'
+    'budget_MiB=budget*9.5367431640625e-7:%.0f' 'peak_RSS_MiB=rss*9.5367431640625e-7:%.0f'
+    'wall_s=wall_s:%.1f' 'CPU_s=cpu_s:%.1f' 'L_20=recall20:%.4f' 'reads=reads20:%.1f'
+    'L_30=recall30:%.4f' 'reads=reads30:%.1f' 'L_40=recall40:%.4f' 'reads=reads40:%.1f'
+    'L_60=recall60:%.4f' 'reads=reads60:%.1f' 'L_100=recall100:%.4f' 'reads=reads100:%.1f')
+
+if wanted shards; then
+    heading "Sharded builds, by the budget that asks for so many (recall@10; 32 clients, W = 1)"
+    for shards in 1 4 8 16; do
+        budget=$(nightjar-build --plan --json --input "$base" "${BUILD_OPTIONS[@]}" \
+            --threads "$threads" --shards "$shards" | field memory_bytes)
+        shard_build "budget-$shards" --memory "$budget"
+    done | table "${SHARD_COLUMNS[@]}"
+fi
+
+if wanted replication; then
+    heading "Eight shards, by mean replication (recall@10; 32 clients, W = 1)"
+    budget=0
+    for replication in 1.0 1.2 1.5 2.0; do
+        shard_build "replication-$replication" --shards 8 --replication "$replication"
+    done | table "${SHARD_COLUMNS[@]}"
+fi
+
+# Seconds of each stage at doubling sizes, and the exponent e of seconds ~ n^e from first to last.
+if wanted scaling; then
+    heading "CPU seconds by size (made-up u8 vectors of 128 dimensions, one shard)"
+    sizes=${SIZES:-$(default "250000 500000 1000000 2000000" "25000 50000")}
+    : >"$work/scaling"
+    for rows in $sizes; do
+        quiet nightjar generate --output "$out/scratch/base.u8bin" --count "$rows" --dim 128 \
+            --type u8 --seed 1
+        quiet nightjar-build --input "$out/scratch/base.u8bin" --output "$out/scratch/scaling" \
+            "${BUILD_OPTIONS[@]}" --threads "$threads" --shards 1
+        awk -v rows="$rows" 'match($0, /^    "[a-z]+": \{"wall_s"/) || /"total"/ {
+            split($0, part, "\"")
+            cpu = $0
+            sub(/.*"cpu_s": /, "", cpu)
+            sub(/,.*/, "", cpu)
+            print rows, part[2], cpu
+        }' "$out/scratch/scaling/build-report.json" >>"$work/scaling"
+        rm -rf "$out/scratch/scaling" "$out/scratch/base.u8bin"
+    done
+    awk -v sizes="$sizes" '{ cpu[$2, $1] = $3; if (!($2 in seen)) { seen[$2] = 1; name[++names] = $2 } }
+        END {
+            n = split(sizes, size, " ")
+            head = "| stage |"; line = "|---|"
+            for (i = 1; i <= n; i++) { head = head " " size[i] " |"; line = line "---:|" }
+            print head " exponent |\n" line "---:|"
+            for (s = 1; s <= names; s++) {
+                row = "| " name[s] " |"
+                for (i = 1; i <= n; i++) row = row sprintf(" %.2f |", cpu[name[s], size[i]])
+                first = cpu[name[s], size[1]]; last = cpu[name[s], size[n]]
+                e = first > 0.05 ? sprintf("%.2f", log(last / first) / log(size[n] / size[1])) : "-"
+                print row " " e " |"
+            }
+        }' "$work/scaling"
+fi
+
+for part in local socket device memory metrics threads build; do
+    if wanted $part; then
+        needs_generation=1
+    fi
+done
+if [[ -z ${needs_generation-} ]]; then
+    printf '\nDone in %d s; JSON lines in %s.\n' "$SECONDS" "$out"
+    exit 0
 fi
 [[ -f $gen/build-report.json ]] || die "$gen: nothing built yet: run with PARTS containing build"
 nightjar publish --root "$root" "$(basename "$gen")" >>"$log"

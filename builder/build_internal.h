@@ -1,0 +1,77 @@
+/*
+ * build_internal.h - the state of a running build, and its stages as build.c runs them
+ * (build_stages.c).
+ */
+#ifndef NIGHTJAR_BUILDER_BUILD_INTERNAL_H
+#define NIGHTJAR_BUILDER_BUILD_INTERNAL_H
+
+#include "builder/build.h"
+#include "builder/build_monitor.h"
+#include "builder/build_size.h"
+#include "builder/lanes.h"
+#include "builder/scan.h"
+#include "builder/shard.h"
+#include "builder/shard_graph.h"
+#include "builder/shard_pack.h"
+#include "builder/shard_write.h"
+#include "builder/work.h"
+#include "common/topology.h"
+#include "layout/generation.h"
+
+struct build {
+    struct build_params params; /* code_bytes and threads resolved */
+    struct build_clock clock;
+    struct progress progress;
+    struct vector_file *file;
+    struct vector_shape shape;
+    struct build_size size;
+    uint64_t memory_limit;
+    uint32_t numa_count; /* 0: not asked for */
+    struct topology *topology;
+    struct topology_lane *lane_array;
+    struct lanes lanes;
+    char work_path[4096];
+    struct work *work;
+    bool fresh; /* no piece was there at the start */
+    struct generation_writer *writer;
+    bool finished;
+
+    /* what stages load */
+    struct scan_result scan;
+    struct shard_plan plan;
+    struct shard_layout layout;
+    uint32_t *node_of_position; /* [shape.count] */
+    struct codec *codec;
+    struct shard_write_context write;
+    struct manifest manifest;
+    struct build_report report;
+};
+
+/* The stage has a piece for each shard. */
+bool build_stage_sharded(enum build_stage stage);
+
+/* What progress counts in, and how many of them a stage or a shard's piece has. */
+const char *build_stage_unit(enum build_stage stage);
+uint64_t build_stage_units(const struct build *b, enum build_stage stage);
+uint64_t build_stage_shard_units(const struct build *b, enum build_stage stage, uint32_t shard);
+
+/* Loads what `stage` needs of those before it, unless it is there. */
+NODISCARD enum status build_stage_load(struct build *b, enum build_stage stage, struct error *err);
+
+/* Fills the report of a generation that an earlier run finished, from what is left of the work. */
+void build_report_collect(struct build *b);
+
+/* Run and commit one piece. */
+NODISCARD enum status build_stage_whole_run(struct build *b, enum build_stage stage,
+                                            const struct build_monitor *monitor,
+                                            struct build_stage_record *cost, struct error *err);
+struct build_shard_run {
+    enum build_stage stage;
+    uint32_t shard;
+    const struct lane_place *place;
+};
+NODISCARD enum status build_stage_shard_run(struct build *b, const struct build_shard_run *run,
+                                            const struct build_monitor *monitor,
+                                            struct build_stage_record *cost, struct error *err);
+
+#endif

@@ -1,0 +1,240 @@
+/*
+ * pack_lists.c - a shard's lists in node ids, and trimming that makes every block's lists fit.
+ *
+ * What goes first from an overflowing block: an edge that a block-mate has too (whoever reads the
+ * block sees the target all the same), farthest first; then other edges, farthest first, but never
+ * one that must be kept. Of several block-mates' edges to one node the nearest stays, in their
+ * place, and must be kept if one of them must. So whatever was reachable over kept edges stays
+ * reachable, for whoever reads a node has read its block-mates. Blocks are independent of one
+ * another: one thread each.
+ */
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "builder/pack_internal.h"
+#include "common/memory.h"
+
+/* An edge of the block at hand. */
+struct block_edge {
+    uint32_t id;
+    uint16_t slot;
+    uint16_t rank; /* place in the list */
+    bool shared;   /* a block-mate has it too, at a better or equal rank */
+    bool kept;
+};
+
+void pack_ids_sort(uint32_t *ids, uint32_t count)
+{
+    static const uint32_t gaps[] = {57, 23, 10, 4, 1};
+    for (uint32_t g = 0; g < ARRAY_LENGTH(gaps); g++) {
+        uint32_t gap = gaps[g];
+        for (uint32_t i = gap; i < count; i++) {
+            uint32_t moved = ids[i];
+            uint32_t j = i;
+            for (; j >= gap && ids[j - gap] > moved; j -= gap)
+                ids[j] = ids[j - gap];
+            ids[j] = moved;
+        }
+    }
+}
+
+/* ---- filling ---- */
+
+enum status pack_lists_create(const struct block_geometry *geometry, uint32_t first_node,
+                              const struct pack_order *order, uint32_t degree_max,
+                              struct pack_lists *lists, struct error *err)
+{
+    uint32_t nodes = order->block_count * geometry->nodes_per_block;
+    void *kept = NULL;
+    void *rows = NULL;
+    *lists = (struct pack_lists){
+        .geometry = *geometry,
+        .first_node = first_node,
+        .block_count = order->block_count,
+    };
+    enum status status = graph_create(&lists->graph, nodes, degree_max, err);
+    if (!status)
+        status = bulk_alloc(nodes, sizeof(uint8_t), "kept edges", &kept, err);
+    lists->kept = kept;
+    if (!status)
+        status = bulk_alloc(nodes, sizeof(uint32_t), "rows of nodes", &rows, err);
+    lists->row_of_node = rows;
+    if (status) {
+        pack_lists_destroy(lists);
+        return status;
+    }
+    memset(rows, 0xff, nodes * sizeof(uint32_t));
+    for (uint32_t row = 0; row < order->row_count; row++)
+        lists->row_of_node[order->node_of_row[row]] = row;
+    return STATUS_OK;
+}
+
+void pack_lists_destroy(struct pack_lists *lists)
+{
+    bulk_free(lists->kept, lists->graph.count, sizeof(uint8_t));
+    bulk_free(lists->row_of_node, lists->graph.count, sizeof(uint32_t));
+    graph_destroy(&lists->graph);
+    memset(lists, 0, sizeof(*lists));
+}
+
+void pack_lists_put(struct pack_lists *lists, uint32_t node, const uint32_t *ids, uint32_t degree,
+                    uint32_t kept)
+{
+    uint32_t block_nodes = lists->geometry.nodes_per_block;
+    uint32_t block_first = lists->first_node + node / block_nodes * block_nodes;
+    uint32_t *out = graph_neighbors(&lists->graph, node);
+    uint32_t stored = 0;
+    uint32_t stored_kept = 0;
+    for (uint32_t i = 0; i < degree; i++) {
+        if (ids[i] - block_first < block_nodes)
+            continue;
+        out[stored++] = ids[i];
+        stored_kept += i < kept;
+    }
+    graph_set_degree(&lists->graph, node, stored);
+    lists->kept[node] = (uint8_t)stored_kept;
+}
+
+/* ---- trimming ---- */
+
+static size_t list_bytes(const struct pack_lists *lists, uint32_t node)
+{
+    uint32_t sorted[BLOCK_DEGREE_MAX];
+    uint32_t degree = graph_degree(&lists->graph, node);
+    memcpy(sorted, graph_neighbors(&lists->graph, node), degree * sizeof(*sorted));
+    pack_ids_sort(sorted, degree);
+    return block_list_bytes(&lists->geometry, sorted, degree);
+}
+
+static int by_id_then_rank(const void *a, const void *b)
+{
+    const struct block_edge *x = a;
+    const struct block_edge *y = b;
+    if (x->id != y->id)
+        return x->id < y->id ? -1 : 1;
+    if (x->rank != y->rank)
+        return x->rank < y->rank ? -1 : 1;
+    return (x->slot > y->slot) - (x->slot < y->slot);
+}
+
+/* Shared edges first, then farthest, then a fixed order. */
+static int by_removal(const void *a, const void *b)
+{
+    const struct block_edge *x = a;
+    const struct block_edge *y = b;
+    if (x->shared != y->shared)
+        return x->shared ? -1 : 1;
+    if (x->rank != y->rank)
+        return x->rank > y->rank ? -1 : 1;
+    return by_id_then_rank(a, b);
+}
+
+static void list_remove(struct pack_lists *lists, uint32_t node, uint32_t id)
+{
+    uint32_t *ids = graph_neighbors(&lists->graph, node);
+    uint32_t degree = graph_degree(&lists->graph, node);
+    uint32_t i = 0;
+    while (ids[i] != id)
+        i++;
+    memmove(ids + i, ids + i + 1, (degree - i - 1) * sizeof(*ids));
+    graph_set_degree(&lists->graph, node, degree - 1);
+}
+
+/* All edges of the block in order of removal; returns how many. */
+static uint32_t edges_collect(const struct pack_lists *lists, uint32_t block, uint32_t record_count,
+                              struct block_edge *edges)
+{
+    uint32_t first = block * lists->geometry.nodes_per_block;
+    uint32_t count = 0;
+    for (uint32_t slot = 0; slot < record_count; slot++) {
+        const uint32_t *ids = graph_neighbors(&lists->graph, first + slot);
+        for (uint32_t i = 0; i < graph_degree(&lists->graph, first + slot); i++)
+            edges[count++] = (struct block_edge){.id = ids[i],
+                                                 .slot = (uint16_t)slot,
+                                                 .rank = (uint16_t)i,
+                                                 .kept = i < lists->kept[first + slot]};
+    }
+    qsort(edges, count, sizeof(*edges), by_id_then_rank);
+    uint32_t stays = 0; /* first of the edges to one node */
+    for (uint32_t i = 1; i < count; i++) {
+        edges[i].shared = edges[i].id == edges[i - 1].id;
+        if (!edges[i].shared)
+            stays = i;
+        edges[stays].kept = edges[stays].kept || edges[i].kept;
+    }
+    qsort(edges, count, sizeof(*edges), by_removal);
+    return count;
+}
+
+static uint32_t records_count(const struct pack_lists *lists, uint32_t block)
+{
+    uint32_t first = block * lists->geometry.nodes_per_block;
+    uint32_t count = 0;
+    while (count < lists->geometry.nodes_per_block &&
+           lists->row_of_node[first + count] != UINT32_MAX)
+        count++;
+    return count;
+}
+
+/* Trims one block; returns the edges removed, or PACK_TRIM_IMPOSSIBLE. */
+static uint64_t block_trim(struct pack_lists *lists, uint32_t block, struct block_edge *edges,
+                           uint64_t *outside)
+{
+    uint32_t first = block * lists->geometry.nodes_per_block;
+    uint32_t record_count = records_count(lists, block);
+    int64_t total = 0;
+    *outside = 0;
+    for (uint32_t slot = 0; slot < record_count; slot++) {
+        total += (int64_t)list_bytes(lists, first + slot);
+        *outside += graph_degree(&lists->graph, first + slot);
+    }
+    int64_t budget = block_list_budget(&lists->geometry, record_count);
+    if (total <= budget)
+        return 0;
+    uint32_t count = edges_collect(lists, block, record_count, edges);
+    uint64_t removed = 0;
+    for (uint32_t i = 0; i < count && total > budget; i++) {
+        if (!edges[i].shared && edges[i].kept)
+            continue;
+        uint32_t node = first + edges[i].slot;
+        total -= (int64_t)list_bytes(lists, node);
+        list_remove(lists, node, edges[i].id);
+        total += (int64_t)list_bytes(lists, node);
+        removed++;
+    }
+    return total <= budget ? removed : PACK_TRIM_IMPOSSIBLE;
+}
+
+enum status pack_lists_trim(struct pack_lists *lists, struct error *err)
+{
+    size_t edges_max = (size_t)lists->geometry.nodes_per_block * (lists->graph.stride - 1);
+    uint64_t trimmed = 0;
+    uint64_t outside = 0;
+    bool impossible = false;
+    bool failed = false;
+#pragma omp parallel reduction(|| : failed)
+    {
+        struct block_edge *edges = malloc((edges_max + 1) * sizeof(*edges));
+        failed = edges == NULL;
+#pragma omp for schedule(dynamic, 64) reduction(+ : trimmed, outside) reduction(|| : impossible)
+        for (uint32_t block = 0; block < lists->block_count; block++) {
+            if (failed)
+                continue;
+            uint64_t block_outside;
+            uint64_t removed = block_trim(lists, block, edges, &block_outside);
+            impossible = impossible || removed == PACK_TRIM_IMPOSSIBLE;
+            trimmed += removed == PACK_TRIM_IMPOSSIBLE ? 0 : removed;
+            outside += block_outside;
+        }
+        free(edges);
+    }
+    if (failed)
+        return error_set(err, STATUS_NO_MEMORY, "packing: out of memory for block edges");
+#pragma omp parallel for schedule(dynamic, 1024)
+    for (uint32_t node = 0; node < lists->graph.count; node++)
+        pack_ids_sort(graph_neighbors(&lists->graph, node), graph_degree(&lists->graph, node));
+    lists->trimmed = impossible ? PACK_TRIM_IMPOSSIBLE : trimmed;
+    lists->outside = outside;
+    return STATUS_OK;
+}

@@ -1,0 +1,283 @@
+/*
+ * build_fixture.c - see build_fixture.h. Single-threaded; failures inside end the test.
+ */
+#include "tests/build_fixture.h"
+
+#include <ftw.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "common/random.h"
+
+enum { SEED = 20240607, CLUSTERS = 16 };
+
+/* Replaces libc's. */
+int fsync(int fd)
+{
+    (void)fd;
+    return 0;
+}
+
+/* ---- directories ---- */
+
+int build_fixture_setup(void **state)
+{
+    struct build_fixture *f = calloc(1, sizeof(*f));
+    if (!f || fixture_directory_setup(&f->dir) != 0) {
+        free(f);
+        return -1;
+    }
+    snprintf(f->keys, sizeof(f->keys), "%s/keys.u64bin", (const char *)f->dir);
+    snprintf(f->output, sizeof(f->output), "%s/gen", (const char *)f->dir);
+    snprintf(f->work, sizeof(f->work), "%s/gen.work", (const char *)f->dir);
+    *state = f;
+    return 0;
+}
+
+int build_fixture_teardown(void **state)
+{
+    struct build_fixture *f = *state;
+    int result = fixture_directory_teardown(&f->dir);
+    free(f);
+    return result;
+}
+
+static int entry_remove(const char *path, const struct stat *info, int type, struct FTW *walk)
+{
+    (void)info;
+    (void)type;
+    (void)walk;
+    return remove(path);
+}
+
+void build_fixture_clear(const struct build_fixture *f)
+{
+    nftw(f->output, entry_remove, 16, FTW_DEPTH | FTW_PHYS);
+    nftw(f->work, entry_remove, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+/* ---- inputs ---- */
+
+/* Value d of row i: one of the clusters' centres and some noise. */
+static double element_at(uint32_t row, uint32_t d)
+{
+    uint64_t cluster = random_below(SEED, row, CLUSTERS);
+    double centre = 40.0 + 160.0 * random_unit(SEED + 1 + cluster, d);
+    double noise = 40.0 * random_unit(SEED + 100 + row, d) - 20.0;
+    return floor(centre + noise);
+}
+
+static const char *suffix_of(enum element_type type)
+{
+    switch (type) {
+    case ELEMENT_U8:
+        return "u8bin";
+    case ELEMENT_I8:
+        return "i8bin";
+    case ELEMENT_F16:
+        return "f16bin";
+    case ELEMENT_I32:
+        return "ibin";
+    default:
+        return "fbin";
+    }
+}
+
+void build_fixture_write(struct build_fixture *f, struct vector_shape shape, const void *rows)
+{
+    struct vector_writer *writer = NULL;
+    struct error err;
+    snprintf(f->input, sizeof(f->input), "%s/base.%s", (const char *)f->dir, suffix_of(shape.type));
+    fixture_must(vector_writer_open(f->input, shape, &writer, &err), &err);
+    fixture_must(vector_writer_append(writer, rows, shape.count, &err), &err);
+    fixture_must(vector_writer_finish(writer, &err), &err);
+}
+
+void *build_fixture_input(struct build_fixture *f, enum element_type type, uint32_t count,
+                          uint32_t dim)
+{
+    const struct vector_shape shape = {.count = count, .dim = dim, .type = type};
+    const size_t row_bytes = dim * element_bytes(type);
+    uint8_t *rows = malloc(count * row_bytes);
+    float *row = malloc(dim * sizeof(*row));
+    assert_true(rows && row);
+    for (uint32_t i = 0; i < count; i++) {
+        for (uint32_t d = 0; d < dim; d++)
+            row[d] = (float)(element_at(i, d) - (type == ELEMENT_I8 ? 128.0 : 0.0));
+        element_from_f32(type, row, dim, rows + i * row_bytes);
+    }
+    free(row);
+    build_fixture_write(f, shape, rows);
+    return rows;
+}
+
+void build_fixture_write_keys(const struct build_fixture *f, const uint64_t *keys, uint32_t count)
+{
+    const uint32_t header[2] = {count, 1};
+    FILE *out = fopen(f->keys, "wb");
+    assert_non_null(out);
+    assert_int_equal(fwrite(header, sizeof(header), 1, out), 1);
+    assert_int_equal(fwrite(keys, sizeof(*keys), count, out), count);
+    assert_int_equal(fclose(out), 0);
+}
+
+/* ---- builds ---- */
+
+struct build_params build_fixture_params(const struct build_fixture *f)
+{
+    return (struct build_params){
+        .input = f->input,
+        .output = f->output,
+        .metric = METRIC_L2,
+        .degree = 24,
+        .build_list = 40,
+        .alpha = 1.2,
+        .codec = CODEC_PQ,
+        .code_bytes = 8,
+        .replication = 1.2,
+        .threads = 2,
+        .seed = 1,
+        .navigation_share = 0.05,
+        .shard = WORK_WHOLE,
+        .quiet = true,
+    };
+}
+
+void build_fixture_build(const struct build_params *params, struct build_summary *summary)
+{
+    struct error err = {0};
+    struct build_summary unused;
+    summary = summary ? summary : &unused;
+    fixture_must(build_run(params, summary, &err), &err);
+    assert_false(summary->kept);
+    if (params->one_stage)
+        return;
+    assert_true(summary->finished);
+    assert_int_equal(fixture_exists(summary->work_path), params->keep_work);
+}
+
+struct digest128 build_fixture_digest(const char *path)
+{
+    struct generation *generation = NULL;
+    struct digest128 digest = {0};
+    struct error err = {0};
+    uint64_t blocks = 0;
+    fixture_must(generation_open(path, &generation, &err), &err);
+    fixture_must(generation_verify(generation, &blocks, &err), &err);
+    assert_int_equal(blocks, generation_manifest(generation)->block_count);
+    fixture_must(generation_digest(generation, &digest, &err), &err);
+    generation_close(generation);
+    return digest;
+}
+
+struct digest128 build_fixture_once(const struct build_fixture *f,
+                                    const struct build_params *params,
+                                    struct build_summary *summary)
+{
+    build_fixture_build(params, summary);
+    struct digest128 digest = build_fixture_digest(f->output);
+    build_fixture_clear(f);
+    return digest;
+}
+
+bool build_fixture_same(struct digest128 a, struct digest128 b)
+{
+    return a.low == b.low && a.high == b.high;
+}
+
+void build_fixture_expect_same(struct digest128 found, struct digest128 wanted)
+{
+    assert_int_equal(found.low, wanted.low);
+    assert_int_equal(found.high, wanted.high);
+}
+
+void build_fixture_expect_line(const struct error *err)
+{
+    assert_true(err->text[0] != '\0');
+    assert_null(strchr(err->text, '\n'));
+}
+
+/* ---- blocks ---- */
+
+/* All of nodes.blk, page-aligned; the caller frees it. */
+static uint8_t *blocks_read(const struct generation *generation)
+{
+    char path[BUILD_FIXTURE_PATH_BYTES + 20];
+    size_t bytes = 0;
+    snprintf(path, sizeof(path), "%s/%s", generation_path(generation),
+             generation_file_names[GENERATION_NODES]);
+    uint8_t *blocks = fixture_read(path, &bytes);
+    assert_int_equal(bytes, generation_manifest(generation)->files[GENERATION_NODES].bytes);
+    return blocks;
+}
+
+static struct block_view block_at(const struct manifest *m, const uint8_t *blocks, uint64_t number)
+{
+    struct block_view view;
+    assert_int_equal(
+        block_open(&m->geometry, number, blocks + number * m->geometry.block_bytes, &view),
+        BLOCK_OK);
+    return view;
+}
+
+uint64_t build_fixture_records(const char *path, build_fixture_record_fn check, void *context)
+{
+    struct generation *generation = NULL;
+    struct error err;
+    uint64_t seen = 0;
+    fixture_must(generation_open(path, &generation, &err), &err);
+    const struct manifest *m = generation_manifest(generation);
+    uint8_t *blocks = blocks_read(generation);
+    for (uint64_t number = 0; number < m->block_count; number++) {
+        struct block_view view = block_at(m, blocks, number);
+        for (uint32_t slot = 0; slot < view.record_count; slot++, seen++)
+            check(&view, slot, context);
+    }
+    free(blocks);
+    generation_close(generation);
+    return seen;
+}
+
+uint64_t build_fixture_reached(const char *path)
+{
+    struct generation *generation = NULL;
+    struct error err;
+    uint64_t records = 0;
+    fixture_must(generation_open(path, &generation, &err), &err);
+    const struct manifest *m = generation_manifest(generation);
+    uint8_t *blocks = blocks_read(generation);
+    uint8_t *seen = calloc(m->block_count, 1);
+    uint64_t *stack = calloc(m->block_count, sizeof(*stack));
+    assert_true(seen && stack);
+    uint64_t depth = 0;
+    stack[depth++] = m->entry_node / m->geometry.nodes_per_block;
+    seen[stack[0]] = 1;
+    while (depth > 0) {
+        struct block_view view = block_at(m, blocks, stack[--depth]);
+        records += view.record_count;
+        for (uint32_t slot = 0; slot < view.record_count; slot++) {
+            uint32_t ids[BLOCK_DEGREE_MAX + 1];
+            enum block_fault fault = BLOCK_OK;
+            uint32_t degree = block_neighbors(&view, slot, ids, &fault);
+            assert_int_equal(fault, BLOCK_OK);
+            for (uint32_t i = 0; i < degree; i++) {
+                uint32_t block = ids[i] / m->geometry.nodes_per_block;
+                if (!seen[block])
+                    stack[depth++] = block;
+                seen[block] = 1;
+            }
+        }
+    }
+    free(stack);
+    free(seen);
+    free(blocks);
+    generation_close(generation);
+    return records;
+}
