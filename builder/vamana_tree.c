@@ -135,14 +135,16 @@ static uint32_t root_find(const struct vector_set *set, uint32_t own_count, uint
 
 static enum status arrays_alloc(struct tree *t, struct error *err)
 {
-    void *marks = NULL;
+    void *cursor = NULL;
+    void *reached = NULL;
     void *stack = NULL;
-    enum status status =
-        bulk_alloc(t->own_count, 2 * sizeof(uint8_t), "reachability marks", &marks, err);
-    t->cursor = marks;
-    t->reached = marks == NULL ? NULL : t->cursor + t->own_count;
+    enum status status = bulk_alloc(t->own_count, sizeof(uint8_t), "tree walk", &cursor, err);
     if (!status)
-        status = bulk_alloc(t->own_count, sizeof(uint32_t), "reachability walk", &stack, err);
+        status = bulk_alloc(t->own_count, sizeof(uint8_t), "reached rows", &reached, err);
+    if (!status)
+        status = bulk_alloc(t->own_count, sizeof(uint32_t), "tree walk", &stack, err);
+    t->cursor = cursor;
+    t->reached = reached;
     t->stack = stack;
     return status;
 }
@@ -176,7 +178,8 @@ enum status vamana_tree(const struct vector_set *set, const struct vamana_params
     }
 out:
     vamana_scratch_destroy(scratch);
-    bulk_free(t.cursor, t.own_count, 2 * sizeof(uint8_t));
+    bulk_free(t.cursor, t.own_count, sizeof(uint8_t));
+    bulk_free(t.reached, t.own_count, sizeof(uint8_t));
     bulk_free(t.stack, t.own_count, sizeof(uint32_t));
     return status;
 }

@@ -154,7 +154,8 @@ uint32_t packed_reached(const struct packed *packed, uint32_t node)
     uint32_t *stack = calloc(lists->block_count, sizeof(*stack));
     uint32_t depth = 0;
     uint32_t count = 1;
-    assert_true(seen != NULL && stack != NULL);
+    assert_non_null(seen);
+    assert_non_null(stack);
     stack[depth++] = node / capacity;
     seen[node / capacity] = 1;
     while (depth > 0) {

@@ -169,7 +169,8 @@ static void partition_part(uint32_t i, uint32_t shards, char part[WORK_PART_BYTE
     if (i == 2 * shards)
         snprintf(part, WORK_PART_BYTES, "sample");
     else
-        snprintf(part, WORK_PART_BYTES, "%s-%u", i < shards ? "own" : "borrowed", i % shards);
+        snprintf(part, WORK_PART_BYTES, "%s-%u", i < shards ? "own" : "borrowed",
+                 i < shards ? i : i - shards);
 }
 
 static void cut_write(const struct cut *cut, struct work *work)
@@ -290,10 +291,14 @@ void shard_fixture_create(struct shard_fixture *fixture, const struct shard_spec
     for (uint32_t row = 0; row < count; row++)
         row_make(spec, row, vector_fixture_slot(&cut.rows, row));
     MUST(vector_set_prepare(&cut.rows, 0.0f, &err), err);
+    if (count == 0 || spec->shard_count == 0)
+        abort(); /* there is no such cut */
     cut.owner = calloc(count, sizeof(*cut.owner));
     cut.borrowers = calloc(count, sizeof(*cut.borrowers));
     cut.index = calloc(count, sizeof(*cut.index));
-    assert_true(cut.owner && cut.borrowers && cut.index);
+    assert_non_null(cut.owner);
+    assert_non_null(cut.borrowers);
+    assert_non_null(cut.index);
     cut_fill(&cut);
     cut_write(&cut, fixture->work);
     plan_make(fixture, &cut);

@@ -95,7 +95,8 @@ static void tree_check(const struct tree_case *c)
     uint8_t *reached = calloc(c->set.count, 1);
     uint32_t *queue = calloc(c->set.count, sizeof(*queue));
     uint32_t end = 1;
-    assert_true(reached != NULL && queue != NULL);
+    assert_non_null(reached);
+    assert_non_null(queue);
     assert_in_range(c->result.root, 0, own_count - 1);
     queue[0] = c->result.root;
     reached[c->result.root] = 1;
