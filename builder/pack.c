@@ -129,14 +129,20 @@ static double list_bytes_mean(const struct pack_input *input, const struct block
     return total / sampled;
 }
 
-/* True if, whatever the final node ids, the edges that must stay fit every block. */
-static bool kept_fits(const struct pack_input *input, const struct block_geometry *geometry,
-                      const struct pack_order *order, uint32_t *block_bytes, uint32_t *load)
+/* *fits: whatever the final node ids, the edges that must stay fit every block. */
+static enum status kept_fits(const struct pack_input *input, const struct block_geometry *geometry,
+                             const struct pack_order *order, bool *fits, struct error *err)
 {
+    void *scratch = NULL;
+    *fits = true;
     if (input->kept == NULL)
-        return true;
-    memset(block_bytes, 0, order->block_count * sizeof(*block_bytes));
-    memset(load, 0, order->block_count * sizeof(*load));
+        return STATUS_OK;
+    enum status status =
+        bulk_alloc(order->block_count, 2 * sizeof(uint32_t), "block list bytes", &scratch, err);
+    if (status)
+        return status;
+    uint32_t *block_bytes = scratch;
+    uint32_t *load = block_bytes + order->block_count;
     for (uint32_t row = 0; row < order->row_count; row++) {
         uint32_t block = order->node_of_row[row] / geometry->nodes_per_block;
         /* Degree, selectors of two bits, gaps of the widest. */
@@ -145,9 +151,9 @@ static bool kept_fits(const struct pack_input *input, const struct block_geometr
         load[block]++;
     }
     for (uint32_t block = 0; block < order->block_count; block++)
-        if ((int64_t)block_bytes[block] > block_list_budget(geometry, load[block]))
-            return false;
-    return true;
+        *fits = *fits && (int64_t)block_bytes[block] <= block_list_budget(geometry, load[block]);
+    bulk_free(scratch, order->block_count, 2 * sizeof(uint32_t));
+    return STATUS_OK;
 }
 
 /* ---- geometry ---- */
@@ -343,6 +349,10 @@ static enum status choose(struct packer *p, struct error *err)
             return status;
         capacity = p->geometry->nodes_per_block;
         bool fits = trimmed != PACK_TRIM_IMPOSSIBLE;
+        if (fits && p->input->total > p->input->graph->count) /* ids were guessed */
+            status = kept_fits(p->input, p->geometry, p->order, &fits, err);
+        if (status)
+            return status;
         bool cheap = fits && (double)trimmed <= TRIM_SHARE_MAX * (double)p->edges;
         if (cheap || (fits && p->params->nodes_per_block))
             return STATUS_OK;
@@ -403,15 +413,14 @@ enum status pack_order_make(const struct pack_input *input, const struct pack_pa
     struct block_geometry given = *geometry;
     struct packer p = {.input = input, .params = params, .geometry = &given, .order = order};
     uint32_t capacity = geometry->nodes_per_block;
-    size_t blocks_max = input->graph->count;
-    void *scratch = NULL;
+    enum status status = STATUS_OK;
     memset(order, 0, sizeof(*order));
-    enum status status =
-        bulk_alloc(blocks_max, 2 * sizeof(uint32_t), "block list bytes", &scratch, err);
     while (!status) {
-        uint32_t *bytes = scratch;
+        bool fits = false;
         status = order_assign(&p, capacity, err);
-        if (status || kept_fits(input, geometry, order, bytes, bytes + order->block_count))
+        if (!status)
+            status = kept_fits(input, geometry, order, &fits, err);
+        if (status || fits)
             break;
         /* Hubs of the spanning tree in one block, too many to list: fewer rows to a block. */
         if (--capacity == 0)
@@ -420,7 +429,6 @@ enum status pack_order_make(const struct pack_input *input, const struct pack_pa
                                geometry->block_bytes, params->dim_bytes);
         pack_order_destroy(order);
     }
-    bulk_free(scratch, blocks_max, 2 * sizeof(uint32_t));
     if (status)
         pack_order_destroy(order);
     return status;

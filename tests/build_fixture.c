@@ -109,8 +109,12 @@ void *build_fixture_input(struct build_fixture *f, enum element_type type, uint3
     float *row = malloc(dim * sizeof(*row));
     assert_true(rows && row);
     for (uint32_t i = 0; i < count; i++) {
-        for (uint32_t d = 0; d < dim; d++)
-            row[d] = (float)(element_at(i, d) - (type == ELEMENT_I8 ? 128.0 : 0.0));
+        for (uint32_t d = 0; d < dim; d++) {
+            const double value = element_at(i, d);
+            row[d] = (float)(type != ELEMENT_I8 ? value
+                             : value > 128.0    ? value - 128.0
+                                                : value - 129.0);
+        }
         element_from_f32(type, row, dim, rows + i * row_bytes);
     }
     free(row);

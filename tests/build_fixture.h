@@ -38,8 +38,8 @@ struct build_params build_fixture_params(const struct build_fixture *f);
 
 /* Writes rows under f->input, which gets the suffix of their type. */
 void build_fixture_write(struct build_fixture *f, struct vector_shape shape, const void *rows);
-/* Writes rows of 16 overlapping clusters, of elements 1..255 (i8: 128 less), and returns them,
- * malloc'd. */
+/* Writes rows of 16 overlapping clusters, of elements 1..255 (i8: -128..127 without 0), and returns
+ * them, malloc'd. */
 void *build_fixture_input(struct build_fixture *f, enum element_type type, uint32_t count,
                           uint32_t dim);
 /* Writes f->keys. */

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # nightjar-build from the outside: what it refuses, how it says so, and that nothing is left after a
-# refusal, and after a signal or a full disk what the same command completes. Ends with `N passed, N failed[, N skipped]`.
+# refusal; and that after a signal or a full disk the same command goes on where it stopped. Ends with
+# `N passed, N failed[, N skipped]`.
 set -uo pipefail
 export LC_ALL=C OMP_WAIT_POLICY=passive
 
@@ -59,7 +60,8 @@ u8bin() {
 readonly F32_ONE=1065353216 F32_NAN=2143289344 F32_INFINITY=2139095040
 
 u8bin good.u8bin 2000 16
-big_rows=20000
+{ u32 10 2000 && zeros 80000; } >wide.fbin
+big_rows=6000
 [[ $mode == release ]] || big_rows=4000
 u8bin big.u8bin $big_rows 64
 small=(--degree 16 --build-list 24 --code-bytes 8 --quiet)
@@ -81,9 +83,9 @@ refused() {
         fail "$claim: stderr lacks '$phrase'"
     elif [[ -s out ]]; then
         fail "$claim: wrote to stdout"
-    elif [[ -e gen ]]; then
-        fail "$claim: left its output behind"
-        rm -rf gen
+    elif [[ -e gen || -e gen.work ]]; then
+        fail "$claim: left gen or gen.work behind"
+        rm -rf gen gen.work
     else
         pass
     fi
@@ -156,7 +158,8 @@ else
 fi
 if "$build" --input good.u8bin --output one "${small[@]}" >out 2>err; then
     fail "an existing output is refused"
-elif grep -q one err && diff -r --exclude=build-report.json one two >>err; then
+elif grep -q one err && [[ ! -e one.work ]] &&
+    diff -r --exclude=build-report.json one two >>err; then
     pass
 else
     fail "a refused build leaves the existing output alone"
@@ -166,6 +169,21 @@ if "$build" --input good.u8bin --plan "${small[@]}" >out 2>err && grep -q '^  gr
 else
     fail "--plan works without --output"
 fi
+if "$build" --plan --count 1000000 --dim 8 --type f32 --memory 120M --json "${small[@]}" >out 2>err &&
+    grep -q '"vectors": 1000000, "dim": 8, "type": "f32", ' out && grep -q '"fits": true, ' out &&
+    ! grep -q '"shards": 1, ' out; then
+    pass
+else
+    fail "--plan works without --input"
+fi
+refused "count without plan" 2 "--count" --input good.u8bin --output gen --count 5 --dim 5
+refused "plan without a dimension" 2 "--dim" --plan --count 5
+refused "shard without stage" 2 "--shard" --input good.u8bin --output gen --shard 0
+refused "unknown stage" 2 "encode" --input good.u8bin --output gen --stage encode
+refused "too many shards" 1 "at most 22 shards" --input good.u8bin --output gen --shards 23 --quiet
+refused "too little replication" 2 "--replication" --input good.u8bin --output gen --replication 0.9
+refused "a block too small for a vector" 1 "cannot hold one record" --input wide.fbin --output gen \
+    --block-bytes 4096 --quiet
 if [[ $mode == release ]]; then
     # Not under a sanitizer: its shadow memory is resident too.
     field() {
@@ -189,93 +207,124 @@ fi
 
 # --- signals -----------------------------------------------------------------------------------
 
-# start_build FILE: in the background; back when FILE of its output holds data (or it has ended).
+big=(--input big.u8bin --threads 1 --shards 2 "${small[@]}")
+"$build" "${big[@]}" --output whole >out 2>err || fail "a build of two shards"
+digest() {
+    "$tool" verify --digest "$1" 2>>err
+}
+wanted=$(digest whole)
+
+# start_build FILE: in the background; back when FILE holds data (or it has ended).
 start_build() {
-    "$build" --input big.u8bin --output gen --threads 1 "${small[@]}" >out 2>err &
+    "$build" "${big[@]}" --output gen >out 2>err &
     pid=$!
-    until [[ -s gen/$1 ]] || ! kill -0 "$pid" 2>/dev/null; do
+    until [[ -s $1 ]] || ! kill -0 "$pid" 2>/dev/null; do
         read -rt 0.01 <> <(:) || :
     done
 }
-
-"$build" --input big.u8bin --output whole --threads 1 "${small[@]}" >out 2>err
-for signal in INT TERM HUP; do
-    start_build .
-    kill -s "$signal" "$pid"
-    wait "$pid"
-    status=$?
-    if ((status != 1)) || [[ -e gen/manifest.json ]] || ! grep -q interrupted err; then
-        fail "SIG$signal: exit $status, $(ls -d gen gen.work 2>/dev/null)"
-    elif [[ -e gen.work ]] && ! grep -q 'kept in gen.work' err; then
-        fail "SIG$signal: does not say that work is kept"
-    elif [[ ! -e gen.work && -e gen ]]; then
-        fail "SIG$signal: output without its work"
-    elif "$build" --input big.u8bin --output gen --threads 2 "${small[@]}" >out 2>err &&
-        diff -r --exclude=build-report.json whole gen >err && [[ ! -e gen.work ]]; then
+# kept CLAIM: the build that has just failed left nothing, or what it says on a second line.
+kept() {
+    if [[ -e gen/manifest.json ]]; then
+        fail "$1: left a manifest"
+    elif [[ -e gen.work ]] && (($(wc -l <err) == 2)) &&
+        grep -q '^nightjar-build: finished work is kept in gen.work: ' err; then
+        pass
+    elif [[ ! -e gen.work && ! -e gen ]] && (($(wc -l <err) == 1)); then
         pass
     else
-        fail "SIG$signal: the same command completes the build"
+        fail "$1: $(ls -d gen gen.work 2>/dev/null) are there"
+    fi
+}
+# completed CLAIM: the same command ends as if nothing had happened.
+completed() {
+    if ! "$build" "${big[@]}" --output gen >out 2>err; then
+        fail "$1: the same command does not go on"
+    elif [[ $(digest gen) != "$wanted" || -e gen.work ]]; then
+        fail "$1: another outcome"
+    else
+        pass
     fi
     rm -rf gen gen.work
+}
+
+signals=(INT TERM HUP)
+moments=(gen gen.work/job gen.work/ingest.done gen.work/partition.done gen.work/graph-00000.done
+    gen.work/pack-00001.done gen/nodes.blk)
+for i in "${!moments[@]}"; do
+    signal=${signals[i % 3]}
+    start_build "${moments[i]}"
+    kill -s "$signal" "$pid" 2>/dev/null
+    wait "$pid"
+    status=$?
+    if ((status == 0)); then
+        skip "SIG$signal at ${moments[i]}: the build was faster"
+        rm -rf gen gen.work
+        continue
+    fi
+    if ((status == 1)) && head -n 1 err | grep -q '^nightjar-build: interrupted'; then
+        pass
+    else
+        fail "SIG$signal at ${moments[i]}: exit $status"
+    fi
+    kept "SIG$signal at ${moments[i]}"
+    completed "SIG$signal at ${moments[i]}"
 done
 
-# Killed early, at its first data and at its blocks: whatever is there is not a generation.
-for file in . codes.bin nodes.blk; do
-    start_build "$file"
+# Killed: whatever is there is not a generation, and the same command makes one of it.
+for moment in gen gen.work/partition.done gen/nodes.blk; do
+    start_build "$moment"
     kill -KILL "$pid" 2>/dev/null
     wait "$pid" 2>/dev/null
     if [[ -e gen/manifest.json ]]; then
-        skip "killed at $file: the build was faster"
-    elif [[ -x $tool ]] && "$tool" verify gen >out 2>err; then
-        fail "killed at $file: what is left opens"
+        skip "killed at $moment: the build was faster"
+    elif "$tool" verify gen >out 2>err; then
+        fail "killed at $moment: what is left opens"
     else
         pass
     fi
-    rm -rf gen gen.work
+    completed "killed at $moment"
 done
 
 # --- no space left -----------------------------------------------------------------------------
 
 if [[ ${NIGHTJAR_MODE-} == tsan ]]; then
     skip "a file size limit: clang's OpenMP runtime does not start under one"
-elif (ulimit -f 64 && "$build" --input good.u8bin --output gen "${small[@]}" >out 2>err); then
-    fail "a file size limit is an error"
-elif [[ ! -e gen/manifest.json ]] && "$build" --input good.u8bin --output gen "${small[@]}" >out 2>err &&
-    diff -r --exclude=build-report.json one gen >err; then
-    pass
 else
-    fail "without the file size limit the same command completes the build"
+    # In units of 1024 bytes: before the first piece, in the partition, in the blocks.
+    for limit in 0 16 64; do
+        if (ulimit -f $limit && "$build" "${big[@]}" --output gen 2>&1 >/dev/null) | cat >err; then
+            fail "a file size limit of $limit is an error"
+        else
+            kept "a file size limit of $limit"
+        fi
+        completed "a file size limit of $limit"
+    done
 fi
-rm -rf gen gen.work
 
 mkdir disk
 if ((EUID == 0)) && mount -t tmpfs -o size=64k tmpfs disk 2>/dev/null; then
     mounted=("$work/disk")
-    # 2000 x 16 bytes and keys and codes are 64 KB: refused at 64k and less before any work.
-    if "$build" --input good.u8bin --output disk/gen "${small[@]}" >out 2>err; then
-        fail "a full disk is an error"
-    elif (($(wc -l <err) == 1)) && grep -qi 'no space left' err && [[ ! -e disk/gen && ! -e disk/gen.work ]]; then
-        pass
-    else
-        fail "a disk too small leaves nothing and is named"
-    fi
-    # A disk that fills up; more space; the same command.
-    for size in 128k 256k; do
+    # 2000 x 16 bytes and keys and codes are 64 KB: refused at 64k and less before any work, and at
+    # more by a write that fails.
+    for size in 64k 128k 400k; do
         mount -o "remount,size=$size" disk
         if "$build" --input good.u8bin --output disk/gen "${small[@]}" >out 2>err; then
             fail "a full disk of $size is an error"
-        elif ! grep -qi 'no space left' err || ! grep -q 'kept in disk/gen.work' err || [[ -e disk/gen/manifest.json ]]; then
-            fail "a full disk of $size is named and finished work kept"
+        elif ! head -n 1 err | grep -qi 'no space left' || [[ -e disk/gen/manifest.json ]]; then
+            fail "a full disk of $size is named and leaves no generation"
+        elif [[ $size == 64k && -n $(ls -A disk) ]]; then
+            fail "a full disk of $size leaves nothing"
         else
             pass
         fi
     done
-    mount -o "remount,size=16m" disk
+    # What the disk took is of use when there is room.
+    mount -o "remount,size=64m" disk
     if "$build" --input good.u8bin --output disk/gen "${small[@]}" >out 2>err &&
-        diff -r --exclude=build-report.json one disk/gen >err; then
+        [[ $(digest disk/gen) == "$(digest one)" && ! -e disk/gen.work ]]; then
         pass
     else
-        fail "with space again the same command completes the build"
+        fail "a build goes on when the disk has room again"
     fi
 else
     skip "full disk: no tmpfs can be mounted"

@@ -239,19 +239,31 @@ static void a_billion_byte_vectors_fit_64_gib(void **state)
     assert_in_range(size.shard_count, 2, 20);
 }
 
+/* Buffers for all other shards make it more again where there are many small ones. */
+static const struct vector_shape million = {.count = 1000000, .dim = 96, .type = ELEMENT_F32};
+
+static uint64_t floor_bytes(const struct build_params *params, const struct vector_shape *shape)
+{
+    uint64_t least = UINT64_MAX;
+    for (uint32_t shards = 1; shards <= build_shards_max(shape->count); shards++)
+        least = MIN(least, size_of(params, shape, shards).memory_bytes);
+    return least;
+}
+
 static void no_budget_below_the_floor_is_enough(void **state)
 {
     (void)state;
+    static const struct vector_shape *const shapes[] = {&billion, &million};
     struct build_params params = params_plain();
-    struct build_size size;
-    uint64_t least = UINT64_MAX;
-    for (uint32_t shards = 1; shards <= PARTITION_SHARDS_MAX; shards++)
-        least = MIN(least, size_of(&params, &billion, shards).memory_bytes);
-    assert_false(build_size_choose(&params, &billion, least - 1, 1, &size));
-    assert_true(size.memory_bytes == least); /* the figure that the refusal names */
-    assert_true(build_size_choose(&params, &billion, least, 1, &size));
-    assert_false(build_size_choose(&params, &billion, 0, 4, &size));
-    assert_true(size.memory_bytes == least);
+    for (size_t i = 0; i < ARRAY_LENGTH(shapes); i++) {
+        struct build_size size;
+        uint64_t least = floor_bytes(&params, shapes[i]);
+        assert_false(build_size_choose(&params, shapes[i], least - 1, 1, &size));
+        assert_true(size.memory_bytes == least); /* the figure that the refusal names */
+        assert_true(build_size_choose(&params, shapes[i], least, 1, &size));
+        assert_false(build_size_choose(&params, shapes[i], 0, 4, &size));
+        assert_true(size.memory_bytes == least);
+    }
 }
 
 /* All lanes are to be at work at once, if that can be had; one shard at a time is better than none.
@@ -270,6 +282,11 @@ static void lanes_share_the_budget(void **state)
             assert_true(build_size_choose(&params, &billion, limit, lanes, &size));
             assert_int_equal(size.shard_count, wanted);
         }
+    struct build_size size;
+    uint64_t least = floor_bytes(&params, &million);
+    assert_int_equal(fewest(&params, &million, least, 8), 0);
+    assert_true(build_size_choose(&params, &million, least, 8, &size));
+    assert_int_equal(size.shard_count, fewest(&params, &million, least, 1));
 }
 
 /* ---- ends of the ranges ---- */

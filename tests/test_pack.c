@@ -300,11 +300,11 @@ struct sharded {
 
 static const uint32_t starts[SHARDS + 1] = {0, 700, 1100, TOTAL};
 
-static void sharded_init(struct sharded *s, uint32_t degree, uint8_t kept)
+static void sharded_init(struct sharded *s, uint32_t degree, uint32_t span, uint8_t kept)
 {
     struct error err;
     memset(s, 0, sizeof(*s));
-    pack_fixture_graph(TOTAL, degree, SPAN, 12, &s->whole);
+    pack_fixture_graph(TOTAL, degree, span, 12, &s->whole);
     s->kept = malloc(TOTAL);
     assert_non_null(s->kept);
     memset(s->kept, kept, TOTAL);
@@ -352,7 +352,7 @@ static void shards_share_a_geometry_and_list_each_others_nodes(void **state)
         struct pack_params params = {.dim_bytes = 128, .adjacency = encodings[e], .seed = 5};
         struct sharded s;
         struct error err;
-        sharded_init(&s, 24, 1);
+        sharded_init(&s, 24, SPAN, 1);
         assert_int_equal(pack_choose(&s.inputs[1], &params, &s.geometry, &s.orders[1], &err),
                          STATUS_OK);
         for (uint32_t p = 0; p < SHARDS; p += 2)
@@ -382,7 +382,7 @@ static void expected_nodes_are_distinct(void **state)
     struct pack_params params = {.dim_bytes = 100, .nodes_per_block = 13, .seed = 5};
     struct sharded s;
     struct error err;
-    sharded_init(&s, 16, 1);
+    sharded_init(&s, 16, SPAN, 1);
     for (uint32_t p = 0; p < SHARDS; p++) {
         uint8_t taken[TOTAL + 13] = {0};
         assert_int_equal(pack_choose(&s.inputs[p], &params, &s.geometry, &s.orders[p], &err),
@@ -400,12 +400,51 @@ static void expected_nodes_are_distinct(void **state)
     sharded_fini(&s);
 }
 
+/* The other shards' rows get numbers strewn over all there are, far from those expected. */
+static void sharded_strew(struct sharded *s)
+{
+    enum { FAR = 1u << 31 };
+    uint32_t capacity = s->geometry.nodes_per_block;
+    s->geometry.node_limit = UINT32_MAX / capacity * capacity;
+    s->geometry.gap_width[BLOCK_GAP_WIDTHS - 1] = 32;
+    for (uint32_t row = 0; row < TOTAL; row++)
+        if (row < starts[1] || row >= starts[2])
+            s->node_of_position[row] = FAR + row * 1400000u;
+}
+
+/* The one that chooses does not know the others' numbers either. */
+static void chosen_geometry_has_room_for_kept_edges_whatever_the_numbers(void **state)
+{
+    (void)state;
+    struct pack_params params = {.dim_bytes = 64,
+                                 .block_bytes = 8192,
+                                 .adjacency = BLOCK_ADJACENCY_GAPS,
+                                 .nodes_per_block = 48,
+                                 .seed = 5};
+    struct sharded s;
+    struct pack_lists lists;
+    struct error err;
+    sharded_init(&s, 120, TOTAL, 100);
+    for (uint32_t p = 1; p < SHARDS; p++)
+        assert_int_equal(
+            p == 1 ? pack_choose(&s.inputs[p], &params, &s.geometry, &s.orders[p], &err)
+                   : pack_order_make(&s.inputs[p], &params, &s.geometry, &s.orders[p], &err),
+            STATUS_OK);
+    sharded_number(&s);
+    sharded_strew(&s);
+    pack_fixture_lists(&s.inputs[1], &s.geometry, &s.orders[1], s.node_of_position, s.first_node[1],
+                       &lists);
+    assert_true(lists.trimmed != PACK_TRIM_IMPOSSIBLE);
+    pack_fixture_check(&s.inputs[1], s.node_of_position, &lists);
+    pack_lists_destroy(&lists);
+    sharded_fini(&s);
+}
+
 /* A geometry chosen for lists of which nothing must stay: where most must, blocks get fewer rows,
  * and whatever the numbers of the others, trimming comes out. */
 static void order_of_a_given_geometry_makes_room_for_kept_edges(void **state)
 {
     (void)state;
-    enum { FAR = 1u << 31 };
     for (size_t e = 0; e < ARRAY_LENGTH(encodings); e++) {
         struct pack_params params = {.dim_bytes = 64,
                                      .block_bytes = 8192,
@@ -414,7 +453,7 @@ static void order_of_a_given_geometry_makes_room_for_kept_edges(void **state)
                                      .seed = 5};
         struct sharded s;
         struct error err = {0};
-        sharded_init(&s, 180, 150);
+        sharded_init(&s, 180, SPAN, 150);
         s.inputs[0].kept = NULL;
         assert_int_equal(pack_choose(&s.inputs[0], &params, &s.geometry, &s.orders[0], &err),
                          STATUS_OK);
@@ -425,10 +464,7 @@ static void order_of_a_given_geometry_makes_room_for_kept_edges(void **state)
         assert_in_range(s.orders[1].block_count, 400 / 12, 400 / 8);
         assert_int_equal(s.orders[1].nodes_per_block, 14);
         sharded_number(&s);
-        s.geometry.node_limit = UINT32_MAX / 14 * 14;
-        s.geometry.gap_width[BLOCK_GAP_WIDTHS - 1] = 32;
-        for (uint32_t row = starts[2]; row < TOTAL; row++) /* strewn over all numbers there are */
-            s.node_of_position[row] = FAR + (row - starts[2]) * 5000000u;
+        sharded_strew(&s);
         struct pack_lists lists;
         pack_fixture_lists(&s.inputs[1], &s.geometry, &s.orders[1], s.node_of_position,
                            s.first_node[1], &lists);
@@ -496,6 +532,7 @@ int main(void)
         cmocka_unit_test(swaps_never_lower_the_share),
         cmocka_unit_test(shards_share_a_geometry_and_list_each_others_nodes),
         cmocka_unit_test(expected_nodes_are_distinct),
+        cmocka_unit_test(chosen_geometry_has_room_for_kept_edges_whatever_the_numbers),
         cmocka_unit_test(order_of_a_given_geometry_makes_room_for_kept_edges),
         cmocka_unit_test(geometry_that_cannot_be_is_refused),
     };

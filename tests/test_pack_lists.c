@@ -117,6 +117,24 @@ static void hand_make(struct hand *hand, const uint32_t ids[HAND_ROWS][HAND_DEGR
     assert_int_equal(pack_lists_trim(&hand->lists, &err), STATUS_OK);
 }
 
+/* Whoever reads a node has read its block-mates; edges to them take no room, kept or not. */
+static void block_mates_fall_out_of_lists(void **state)
+{
+    (void)state;
+    static const uint32_t ids[HAND_ROWS][HAND_DEGREE] = {{100, 1, 102, 103, 104, 105, 106, 107},
+                                                         {0, 201, 202, 203, 204, 205, 206, 207}};
+    static const uint32_t kept[HAND_ROWS] = {3, 0};
+    struct hand hand;
+    hand_make(&hand, ids, kept, HAND_ROWS * (HAND_DEGREE - 1));
+    assert_int_equal(hand.lists.outside, HAND_ROWS * (HAND_DEGREE - 1));
+    assert_int_equal(hand.lists.trimmed, 0);
+    assert_int_equal(hand.lists.kept[0], 2);
+    assert_int_equal(hand.lists.kept[1], 0);
+    assert_memory_equal(graph_neighbors(&hand.lists.graph, 1), ids[1] + 1,
+                        (HAND_DEGREE - 1) * sizeof(uint32_t));
+    pack_lists_destroy(&hand.lists);
+}
+
 /* 500 is in both lists: a kept edge of row 1, but nearer to row 0. One of the two goes before all
  * else; the one left must stay, and so must the other kept edges, down to where they do not fit. */
 static void trimming_takes_shared_edges_then_the_farthest_and_never_a_kept_one(void **state)
@@ -339,6 +357,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lists_that_overflow_are_trimmed_and_blocks_stay_reachable),
         cmocka_unit_test(trimming_spares_the_only_way_to_a_block),
+        cmocka_unit_test(block_mates_fall_out_of_lists),
         cmocka_unit_test(trimming_takes_shared_edges_then_the_farthest_and_never_a_kept_one),
         cmocka_unit_test(check_names_what_is_broken),
     };
