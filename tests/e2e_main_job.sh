@@ -161,6 +161,11 @@ else
     fail "current names $(readlink u8/root/current)"
 fi
 
+check "u8: a build of three shards" "$bin/nightjar-build" --input u8/base.u8bin \
+    --output u8/root/gen-3 --shards 3 --quiet
+check "u8: verify three shards" "$bin/nightjar" verify u8/root/gen-3
+bench_gate "u8 in three shards" --index u8/root/gen-3 "${files[@]}"
+
 # --- f32, cosine and ip --------------------------------------------------------------------------
 
 for metric in cosine ip; do

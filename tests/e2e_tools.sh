@@ -211,7 +211,11 @@ mkdir root
 "$bin/nightjar-build" --input base.u8bin --output root/keyed --keys keys.u64bin "${small[@]}" \
     >/dev/null
 "$bin/nightjar-build" --input base.fbin --output root/cosine --metric cosine "${small[@]}" >/dev/null
+"$bin/nightjar-build" --input base.u8bin --output root/sharded --shards 2 "${small[@]}" >/dev/null
 "$bin/nightjar" groundtruth --input base.u8bin --queries q.u8bin --output t.bin -k 10
+check "info" "$bin/nightjar" info root/sharded
+says "info counts the shards" "shards            2, replication at most "
+check "verify a generation of two shards" "$bin/nightjar" verify root/sharded
 
 search=(nightjar search --search-list 20 --index)
 { u32 1 3 && zeros 3; } >one.u8bin

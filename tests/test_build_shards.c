@@ -336,6 +336,50 @@ static void build_stopped_again_and_again_goes_on_to_the_same_bytes(void **state
     build_fixture_expect_same(build_fixture_digest(f->output), wanted);
 }
 
+/* Once the manifest has its name it is too late: what is told is what is there. */
+static void build_stopped_in_its_last_calls_says_what_is_there(void **state)
+{
+    struct build_fixture *f = *state;
+    struct build_summary summary;
+    free(build_fixture_input(f, ELEMENT_U8, 300, 8));
+    struct build_params params = params_small(f, 2);
+    struct stopper counter = {.stop_at = -1};
+    const struct store_faults faults = {stop_at_nth, &counter};
+    store_inject(&faults);
+    const struct digest128 wanted = build_fixture_once(f, &params, NULL);
+    store_inject(NULL);
+    const int total = atomic_load(&counter.calls);
+    int finished = 0;
+    for (int n = total - 20; n <= total; n++) {
+        if (build_stopped_at(&params, n, &summary) == STATUS_OK) {
+            finished++;
+            assert_false(fixture_exists(f->work));
+        } else {
+            expect_left(f, &summary);
+            build_fixture_build(&params, NULL);
+        }
+        build_fixture_expect_same(build_fixture_digest(f->output), wanted);
+        build_fixture_clear(f);
+    }
+    assert_in_range(finished, 1, 20);
+}
+
+static void number_of_shards_is_settled_by_the_first_run(void **state)
+{
+    struct build_fixture *f = *state;
+    struct build_summary summary;
+    free(build_fixture_input(f, ELEMENT_U8, 900, 12));
+    struct build_params params = params_small(f, 3);
+    const struct digest128 wanted = build_fixture_once(f, &params, NULL);
+    assert_int_equal(build_stopped_at(&params, 60, &summary), STATUS_CANCELLED);
+    assert_true(summary.kept);
+    params.shards = 0; /* alone, this would be one */
+    build_fixture_expect_same(build_fixture_once(f, &params, &summary), wanted);
+    assert_int_equal(summary.manifest.shard_count, 3);
+    (void)build_fixture_once(f, &params, &summary);
+    assert_int_equal(summary.manifest.shard_count, 1);
+}
+
 /* Without its work directory it would be refused: it is whole. */
 static void build_killed_before_it_removed_its_work_only_removes_it(void **state)
 {
@@ -484,6 +528,8 @@ int main(void)
         CASE(shards_change_the_generation),
         CASE(stopped_build_goes_on_to_the_same_bytes),
         CASE(build_stopped_again_and_again_goes_on_to_the_same_bytes),
+        CASE(build_stopped_in_its_last_calls_says_what_is_there),
+        CASE(number_of_shards_is_settled_by_the_first_run),
         CASE(build_killed_before_it_removed_its_work_only_removes_it),
         CASE(work_outlives_its_output),
         CASE(stages_one_by_one_give_the_same_bytes),
