@@ -72,8 +72,12 @@ struct build_summary {
 /* Runs every stage that is not done yet; the calling thread's OpenMP team has params->threads
  * threads meanwhile. Progress goes to stderr (progress.h). *summary is written in any case, and may
  * be NULL. A failure before the first piece is finished leaves nothing; a later one leaves the work
- * directory and an incomplete generation, which the same call completes: STATUS_INVALID       a
- * parameter or the input is wrong STATUS_NOT_FOUND     a file that is to be read is missing
+ * directory and an incomplete generation, which the same call completes. (Should nothing but the
+ * last fsync fail, or the process be killed after it, the generation is complete and the same call
+ * only removes the work directory.)
+ *
+ *   STATUS_INVALID       a parameter or the input is wrong
+ *   STATUS_NOT_FOUND     a file that is to be read is missing
  *   STATUS_EXISTS        `output` is there already, or the work directory is another build's
  *   STATUS_NO_MEMORY     it would not fit memory_bytes or the machine (found before reading a row)
  *   STATUS_IO, _CORRUPT  reading or writing failed
