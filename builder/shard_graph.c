@@ -13,7 +13,7 @@
 
 /* L of a borrowed row, of an own row's: a row finds the bulk of its neighbours where it is owned.
  */
-#define BORROWED_LIST_SHARE 0.5
+#define BORROWED_LIST_SHARE 0.7
 
 /* A shard's graph in RAM on its way to disk. */
 struct spill {
