@@ -33,7 +33,7 @@
 #endif
 
 enum {
-    COUNT = 12000,
+    COUNT = 5000,
     FAILED = 1, /* exit codes of the child */
     EXCEEDED = 2,
 };
