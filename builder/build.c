@@ -129,20 +129,17 @@ static enum status memory_plan(struct build *b, struct error *err)
     uint64_t available = memory_available();
     bool asked = budget != 0 && (available == 0 || budget <= available);
     uint64_t limit = asked ? budget : available;
-    uint32_t most = build_shards_max(b->shape.count);
 
     b->memory_limit = limit == 0 ? UINT64_MAX : limit;
-    if (b->params.shards > most)
-        return error_set(err, STATUS_INVALID, "%s: %llu vectors can be cut into at most %u shards",
-                         b->params.input, (unsigned long long)b->shape.count, most);
-    uint32_t settled = b->params.shards != 0 ? b->params.shards : shards_of_job(b);
-    bool fits = false;
-    if (settled >= 1 && settled <= most) {
-        build_size_compute(&b->params, &b->shape, settled, &b->size);
-        fits = b->size.memory_bytes <= b->memory_limit;
-    }
-    if (!fits && b->params.shards == 0)
-        fits = build_size_choose(&b->params, &b->shape, b->memory_limit, b->numa_count, &b->size);
+    enum status status = build_shards_check(&b->params, &b->shape, err);
+    if (status != STATUS_OK)
+        return status;
+    struct build_size_request request = {
+        .limit_bytes = b->memory_limit,
+        .lanes = b->numa_count,
+        .earlier = shards_of_job(b),
+    };
+    bool fits = build_size_settle(&b->params, &b->shape, &request, &b->size);
     return fits ? STATUS_OK : memory_refuse(b, limit, asked, err);
 }
 
