@@ -421,7 +421,7 @@ static enum status build_begin(struct build *b, struct error *err)
         return status;
     manifest_begin(b);
     b->report.threads = b->params.threads;
-    b->report.memory_planned_bytes = b->size.memory_bytes;
+    b->report.memory_planned_bytes = build_size_peak_bytes(&b->size, b->lanes.lane_count);
     b->report.shard_count = b->size.shard_count;
     status = output_begin(b, err);
     if (status != STATUS_OK || !b->fresh)
