@@ -236,11 +236,12 @@ static enum status lanes_begin(struct build *b, struct error *err)
             shard_bytes = MAX(shard_bytes, b->size.shard_bytes[stage]);
             shared_bytes = MAX(shared_bytes, b->size.shared_bytes[stage]);
         }
-    b->lane_array = calloc(MAX(b->numa_count, 1u), sizeof(*b->lane_array));
-    if (b->lane_array == NULL)
+    struct topology_lane one = {.numa = TOPOLOGY_ANY, .threads = b->params.threads};
+    struct topology_lane *lanes = calloc(MAX(b->numa_count, 1u), sizeof(*lanes));
+    if (lanes == NULL)
         return error_set(err, STATUS_NO_MEMORY, "no memory for lanes");
-    b->lanes = (struct lanes){.topology = b->topology, .lanes = b->lane_array, .lane_count = 1};
-    b->lane_array[0] = (struct topology_lane){.numa = TOPOLOGY_ANY, .threads = b->params.threads};
+    lanes[0] = one;
+    b->lanes = (struct lanes){.topology = b->topology, .lanes = lanes, .lane_count = 1};
     if (b->numa_count < 2 || b->size.shard_count < 2 || b->params.one_stage)
         return STATUS_OK;
     struct topology_lane_request request = {
@@ -251,10 +252,9 @@ static enum status lanes_begin(struct build *b, struct error *err)
         .fixed_bytes = b->size.fixed_bytes + shared_bytes,
     };
     b->lanes.lane_count =
-        topology_plan_lanes(topology_numa(b->topology, 0), b->numa_count, &request, b->lane_array);
+        topology_plan_lanes(topology_numa(b->topology, 0), b->numa_count, &request, lanes);
     if (b->lanes.lane_count == 1) /* all CPUs on one shard, wherever its memory is */
-        b->lane_array[0] =
-            (struct topology_lane){.numa = TOPOLOGY_ANY, .threads = b->params.threads};
+        lanes[0] = one;
     return STATUS_OK;
 }
 
@@ -568,7 +568,7 @@ static void build_release(struct build *b, enum status status, struct build_summ
     codec_destroy(b->codec);
     bulk_free(b->node_of_position, b->shape.count, sizeof(uint32_t));
     topology_destroy(b->topology);
-    free(b->lane_array);
+    free(b->lanes.lanes);
     free(b->report.shards);
 }
 

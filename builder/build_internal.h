@@ -28,8 +28,7 @@ struct build {
     uint64_t memory_limit;
     uint32_t numa_count; /* 0: not asked for */
     struct topology *topology;
-    struct topology_lane *lane_array;
-    struct lanes lanes;
+    struct lanes lanes; /* its array is ours */
     char work_path[4096];
     struct work *work;
     bool fresh; /* no piece was there at the start */
