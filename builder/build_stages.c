@@ -22,6 +22,7 @@
 #include "common/file_io.h"
 #include "common/memory.h"
 #include "layout/block_walk.h"
+#include "layout/digest.h"
 
 static const struct work_piece train_piece = {BUILD_STAGE_TRAIN, WORK_WHOLE};
 static const struct work_piece navigation_piece = {BUILD_STAGE_NAVIGATION, WORK_WHOLE};
@@ -278,9 +279,8 @@ static enum status partition_stage_run(struct build *b, const struct build_monit
 static enum status small_file_write(struct build *b, enum generation_file file, const void *data,
                                     size_t bytes, struct navigation_info *info, struct error *err)
 {
-    XXH128_hash_t hash = XXH3_128bits(data, bytes);
     info->bytes[file] = bytes;
-    info->digest[file] = (struct digest128){.low = hash.low64, .high = hash.high64};
+    info->digest[file] = digest_of(XXH3_128bits(data, bytes));
     return generation_writer_write(b->writer, file, 0, data, bytes, err);
 }
 
@@ -367,9 +367,9 @@ struct read_back {
 static enum status digest_compare(const struct read_back *r, enum generation_file file,
                                   struct digest128 wanted, struct error *err)
 {
-    XXH128_hash_t hash = XXH3_128bits_digest(r->hash);
+    struct digest128 found = digest_of(XXH3_128bits_digest(r->hash));
     (void)XXH3_128bits_reset(r->hash);
-    if (hash.low64 == wanted.low && hash.high64 == wanted.high)
+    if (found.low == wanted.low && found.high == wanted.high)
         return STATUS_OK;
     return error_set(err, STATUS_CORRUPT, "%s/%s: reads back other bytes than were written",
                      file_label(r->b->params.output), generation_file_names[file]);
