@@ -30,7 +30,6 @@
 enum {
     MIB = 1 << 20,
     JOB_BYTES = 2048,
-    OUTPUT_PATH_BYTES = 4200, /* of a file in the output; a longer path is no path for the kernel */
 };
 
 /* ---- parameters ---- */
@@ -305,9 +304,9 @@ static enum status stage_choice_check(const struct build *b, struct error *err)
 
 /* ---- output ---- */
 
-static void output_file_path(const struct build *b, const char *name, char path[OUTPUT_PATH_BYTES])
+void build_output_path(const struct build *b, const char *name, char path[BUILD_PATH_BYTES])
 {
-    snprintf(path, OUTPUT_PATH_BYTES, "%s/%s", b->params.output, name);
+    snprintf(path, BUILD_PATH_BYTES, "%s/%s", b->params.output, name);
 }
 
 /* Some pieces are bytes of the output: where a file of it is gone, so are they. */
@@ -315,8 +314,8 @@ static void output_missed(const struct build *b)
 {
     bool missing = false;
     for (unsigned file = 0; file < GENERATION_FILE_COUNT; file++) {
-        char path[OUTPUT_PATH_BYTES];
-        output_file_path(b, generation_file_names[file], path);
+        char path[BUILD_PATH_BYTES];
+        build_output_path(b, generation_file_names[file], path);
         missing = missing || (access(path, F_OK) != 0 && errno == ENOENT);
     }
     if (!missing)
@@ -342,7 +341,7 @@ static bool output_is_finished(struct build *b)
 {
     struct generation *generation = NULL;
     struct manifest wanted = b->manifest;
-    char parent[OUTPUT_PATH_BYTES];
+    char parent[BUILD_PATH_BYTES];
 
     if (b->fresh || (b->params.one_stage && b->params.stage != BUILD_STAGE_CHECK) ||
         generation_open(b->params.output, &generation, NULL) != STATUS_OK)
@@ -356,7 +355,7 @@ static bool output_is_finished(struct build *b)
     bool same = id.low == found->generation_id.low && id.high == found->generation_id.high;
     b->manifest = *found;
     generation_close(generation);
-    output_file_path(b, "..", parent);
+    build_output_path(b, "..", parent);
     return same && directory_sync(b->params.output) && directory_sync(parent);
 }
 

@@ -18,6 +18,10 @@
 #include "common/topology.h"
 #include "layout/generation.h"
 
+enum {
+    BUILD_PATH_BYTES = 4200, /* of a file in the output; a longer path is no path for the kernel */
+};
+
 struct build {
     struct build_params params; /* code_bytes and threads resolved */
     struct build_clock clock;
@@ -45,6 +49,9 @@ struct build {
     struct manifest manifest;
     struct build_report report;
 };
+
+/* "OUTPUT/NAME". */
+void build_output_path(const struct build *b, const char *name, char path[BUILD_PATH_BYTES]);
 
 /* The stage has a piece for each shard. */
 bool build_stage_sharded(enum build_stage stage);

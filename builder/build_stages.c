@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -438,10 +437,9 @@ static enum status on_walk(void *context, uint64_t blocks_read, struct error *er
  * who reads a block has all its nodes. */
 static enum status walk(struct build *b, const struct build_monitor *monitor, struct error *err)
 {
-    char path[4200];
+    char path[BUILD_PATH_BYTES];
     struct block_walk_result result;
-    snprintf(path, sizeof(path), "%s/%s", b->params.output,
-             generation_file_names[GENERATION_NODES]);
+    build_output_path(b, generation_file_names[GENERATION_NODES], path);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return error_set_os(err, errno, "%s: cannot open", file_label(path));
