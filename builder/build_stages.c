@@ -468,6 +468,12 @@ static enum status walk(struct build *b, const struct build_monitor *monitor, st
     return STATUS_OK;
 }
 
+/* The mean number of shards a row was built in. */
+static double replication_found(const struct build *b)
+{
+    return 1.0 + (double)b->manifest.borrowed_rows / (double)b->shape.count;
+}
+
 /* Sums what the pieces tell into the manifest. */
 static enum status facts_collect(struct build *b, struct error *err)
 {
@@ -505,7 +511,7 @@ static enum status facts_collect(struct build *b, struct error *err)
         };
     }
     m->mean_degree = (double)edges / (double)b->shape.count;
-    b->report.replication = 1.0 + (double)b->manifest.borrowed_rows / (double)b->shape.count;
+    b->report.replication = replication_found(b);
     return status;
 }
 
@@ -544,7 +550,7 @@ void build_report_collect(struct build *b)
     if (ignored == STATUS_OK)
         ignored = costs_collect(b, NULL);
     (void)ignored;
-    report->replication = 1.0 + (double)b->manifest.borrowed_rows / (double)b->shape.count;
+    report->replication = replication_found(b);
     report->reached_nodes = b->shape.count;
     if (report->total.cpu_s > 0.0)
         report->points_per_second_core = (double)b->shape.count / report->total.cpu_s;
