@@ -87,6 +87,59 @@ enum status build_params_check(const struct build_params *params, struct error *
     return status;
 }
 
+/* ---- what is read ---- */
+
+static enum status source_look(const char *path, struct build_source *source, struct error *err)
+{
+    struct stat info;
+    int os_error = stat(path, &info) == 0 ? 0 : errno;
+    if (os_error == ENOENT)
+        return error_set(err, STATUS_NOT_FOUND, "%s: no such file", file_label(path));
+    if (os_error != 0)
+        return error_set_os(err, os_error, "%s: cannot be looked at", file_label(path));
+    *source = (struct build_source){
+        .bytes = (uint64_t)info.st_size,
+        .modified = info.st_mtim,
+        .inode = (uint64_t)info.st_ino,
+    };
+    return STATUS_OK;
+}
+
+/* The inode is left out: work may go on with a copy that has the original's time. */
+static void source_format(const struct build_source *source, const char *name, char *text,
+                          size_t bytes)
+{
+    snprintf(text, bytes, "%s_bytes %llu\n%s_modified %lld.%09ld\n", name,
+             (unsigned long long)source->bytes, name, (long long)source->modified.tv_sec,
+             source->modified.tv_nsec);
+}
+
+static enum status source_check(const char *path, const struct build_source *source,
+                                struct error *err)
+{
+    struct build_source now = {0};
+    enum status status = source_look(path, &now, err);
+    if (status != STATUS_OK)
+        return status;
+    if (now.bytes == source->bytes && now.inode == source->inode &&
+        now.modified.tv_sec == source->modified.tv_sec &&
+        now.modified.tv_nsec == source->modified.tv_nsec)
+        return STATUS_OK;
+    return error_set(err, STATUS_INVALID, "%s: changed while it was read", file_label(path));
+}
+
+/* After a stage that read the input: several stages do, and all must have read the same. What they
+ * left is of no use otherwise, and should the file get its old time back it would seem to be. */
+static enum status sources_check(const struct build *b, struct error *err)
+{
+    enum status status = source_check(b->params.input, &b->input, err);
+    if (status == STATUS_OK && b->params.keys != NULL)
+        status = source_check(b->params.keys, &b->keys, err);
+    for (unsigned stage = 0; status != STATUS_OK && stage <= BUILD_STAGE_PARTITION; stage++)
+        work_piece_forget(b->work, (struct work_piece){(enum build_stage)stage, WORK_WHOLE});
+    return status;
+}
+
 /* ---- before the first row ---- */
 
 static enum status memory_refuse(const struct build *b, uint64_t limit, bool asked,
@@ -161,32 +214,16 @@ static enum status disk_check(const char *path, uint64_t needed, const char *wha
     return STATUS_OK;
 }
 
-static enum status file_identity(const char *path, const char *name, char *text, size_t bytes,
-                                 struct error *err)
-{
-    struct stat info;
-    if (stat(path, &info) != 0 && errno == ENOENT)
-        return error_set(err, STATUS_NOT_FOUND, "%s: no such file", file_label(path));
-    if (stat(path, &info) != 0)
-        return error_set_os(err, errno, "%s: cannot be looked at", file_label(path));
-    snprintf(text, bytes, "%s_bytes %llu\n%s_modified %lld.%09ld\n", name,
-             (unsigned long long)info.st_size, name, (long long)info.st_mtim.tv_sec,
-             info.st_mtim.tv_nsec);
-    return STATUS_OK;
-}
-
 /* All that the bytes of the generation depend on, a line each. */
-static enum status job_format(const struct build *b, char *text, size_t bytes, struct error *err)
+static void job_format(const struct build *b, char *text, size_t bytes)
 {
     const struct build_params *p = &b->params;
     char input[160];
     char keys[160] = "keys none\n";
 
-    enum status status = file_identity(p->input, "input", input, sizeof(input), err);
-    if (status == STATUS_OK && p->keys != NULL)
-        status = file_identity(p->keys, "keys", keys, sizeof(keys), err);
-    if (status != STATUS_OK)
-        return status;
+    source_format(&b->input, "input", input, sizeof(input));
+    if (p->keys != NULL)
+        source_format(&b->keys, "keys", keys, sizeof(keys));
     snprintf(text, bytes,
              "nightjar-build %s\nformat %d\n%s%svectors %llu\ndim %u\ntype %s\nmetric %s\n"
              "degree %u\nbuild-list %u\nalpha %.17g\ncodec %d\ncode-bytes %u\nblock-bytes %u\n"
@@ -196,7 +233,6 @@ static enum status job_format(const struct build *b, char *text, size_t bytes, s
              metric_name(p->metric), p->degree, p->build_list, p->alpha, (int)p->codec,
              p->code_bytes, p->block_bytes, p->navigation_share, (unsigned long long)p->seed,
              b->size.shard_count, b->size.replication);
-    return STATUS_OK;
 }
 
 static void work_path_set(struct build *b)
@@ -215,11 +251,15 @@ static void work_path_set(struct build *b)
 static enum status work_begin(struct build *b, struct error *err)
 {
     char job[JOB_BYTES];
+    enum status status = STATUS_OK;
 
-    enum status status = job_format(b, job, sizeof(job), err);
-    if (status == STATUS_OK)
-        status = work_open(b->work_path, job, b->params.one_stage ? WORK_SHARED : WORK_ALONE,
-                           &b->work, err);
+    if (b->params.keys != NULL)
+        status = source_look(b->params.keys, &b->keys, err);
+    if (status != STATUS_OK)
+        return status;
+    job_format(b, job, sizeof(job));
+    status =
+        work_open(b->work_path, job, b->params.one_stage ? WORK_SHARED : WORK_ALONE, &b->work, err);
     if (status == STATUS_OK)
         b->fresh = work_is_empty(b->work);
     return status;
@@ -395,6 +435,8 @@ static enum status build_begin(struct build *b, struct error *err)
         status = error_set(err, STATUS_INVALID, "no input file is named");
     if (status == STATUS_OK && b->params.output == NULL)
         status = error_set(err, STATUS_INVALID, "no output directory is named");
+    if (status == STATUS_OK) /* before it is opened: what is opened later is then found out */
+        status = source_look(b->params.input, &b->input, err);
     if (status == STATUS_OK)
         status = vector_file_open(b->params.input, &b->file, err);
     if (status != STATUS_OK)
@@ -478,7 +520,12 @@ static enum status whole_run(struct build *b, enum build_stage stage, struct err
     struct build_monitor monitor = {.progress = &b->progress, .cancel = b->params.cancel};
     if (work_piece_done(b->work, (struct work_piece){stage, WORK_WHOLE}))
         return STATUS_OK;
-    return build_stage_whole_run(b, stage, &monitor, &cost, err);
+    enum status status = build_stage_whole_run(b, stage, &monitor, &cost, err);
+    if (stage > BUILD_STAGE_PARTITION || status == STATUS_CANCELLED)
+        return status;
+    /* If the stage failed too, that may be why. */
+    enum status changed = sources_check(b, err);
+    return changed != STATUS_OK ? changed : status;
 }
 
 /* Runs what is not done of a stage; all it builds on is done. */
@@ -540,7 +587,9 @@ static enum status stages_run(struct build *b, struct error *err)
 /* Leaves nothing where nothing was finished; else everything, so that the build can go on. */
 static void build_release(struct build *b, enum status status, struct build_summary *summary)
 {
-    bool nothing = b->work == NULL || (b->fresh && work_is_empty(b->work));
+    bool empty = b->work == NULL || work_is_empty(b->work);
+    /* An earlier run's work may only be out of reach for the moment. */
+    bool nothing = b->work == NULL || (b->fresh && empty);
     if (b->finished && !b->params.keep_work)
         work_remove(b->work);
     else if (nothing && !b->params.one_stage)
@@ -554,7 +603,7 @@ static void build_release(struct build *b, enum status status, struct build_summ
     summary->finished = b->finished;
     /* What stands in the way of the same command stays there. */
     summary->kept =
-        status != STATUS_OK && status != STATUS_EXISTS && !nothing && !b->params.one_stage;
+        status != STATUS_OK && status != STATUS_EXISTS && !empty && !b->params.one_stage;
     memcpy(summary->work_path, b->work_path, sizeof(summary->work_path));
     if (b->finished) {
         summary->manifest = b->manifest;

@@ -5,6 +5,8 @@
 #ifndef NIGHTJAR_BUILDER_BUILD_INTERNAL_H
 #define NIGHTJAR_BUILDER_BUILD_INTERNAL_H
 
+#include <time.h>
+
 #include "builder/build.h"
 #include "builder/build_monitor.h"
 #include "builder/build_size.h"
@@ -22,10 +24,18 @@ enum {
     BUILD_PATH_BYTES = 4200, /* of a file in the output; a longer path is no path for the kernel */
 };
 
+/* What a file that is read looked like before. */
+struct build_source {
+    uint64_t bytes;
+    struct timespec modified;
+    uint64_t inode;
+};
+
 struct build {
     struct build_params params; /* code_bytes and threads resolved */
     struct build_clock clock;
     struct progress progress;
+    struct build_source input, keys;
     struct vector_file *file;
     struct vector_shape shape;
     struct build_size size;
