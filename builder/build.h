@@ -76,7 +76,8 @@ struct build_summary {
  * last fsync fail, or the process be killed after it, the generation is complete and the same call
  * only removes the work directory.)
  *
- *   STATUS_INVALID       a parameter or the input is wrong
+ *   STATUS_INVALID       a parameter or the input is wrong, or the input changed while it was read
+ *                        (then none of the finished pieces is kept)
  *   STATUS_NOT_FOUND     a file that is to be read is missing
  *   STATUS_EXISTS        `output` is there already, or the work directory is another build's
  *   STATUS_NO_MEMORY     it would not fit memory_bytes or the machine (found before reading a row)

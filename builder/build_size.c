@@ -315,3 +315,28 @@ bool build_size_choose(const struct build_params *params, const struct vector_sh
     /* One shard at a time, if all lanes are too much. */
     return lanes > 1 && build_size_choose(params, shape, limit_bytes, 1, size);
 }
+
+enum status build_shards_check(const struct build_params *params, const struct vector_shape *shape,
+                               struct error *err)
+{
+    uint32_t most = build_shards_max(shape->count);
+    const char *input = params->input;
+    if (params->shards <= most)
+        return STATUS_OK;
+    return error_set(err, STATUS_INVALID, "%s%s%llu vectors can be cut into at most %u shards",
+                     input != NULL ? input : "", input != NULL ? ": " : "",
+                     (unsigned long long)shape->count, most);
+}
+
+bool build_size_settle(const struct build_params *params, const struct vector_shape *shape,
+                       const struct build_size_request *request, struct build_size *size)
+{
+    uint32_t shards = params->shards != 0 ? params->shards : request->earlier;
+    if (shards >= 1 && shards <= build_shards_max(shape->count)) {
+        build_size_compute(params, shape, shards, size);
+        if (size->memory_bytes <= request->limit_bytes)
+            return true;
+    }
+    return params->shards == 0 &&
+           build_size_choose(params, shape, request->limit_bytes, request->lanes, size);
+}

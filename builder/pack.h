@@ -92,11 +92,6 @@ void pack_lists_put(struct pack_lists *lists, uint32_t node, const uint32_t *ids
 NODISCARD enum status pack_lists_trim(struct pack_lists *lists, struct error *err);
 void pack_lists_destroy(struct pack_lists *lists);
 
-/* The global node that `position` is expected to become before all shards have an order: as if
- * other shards' positions were nodes. No two positions share one. */
-uint32_t pack_node_expected(const struct pack_input *input, const struct pack_order *order,
-                            uint32_t position);
-
 /* Names the first invariant that trimmed lists break: geometry in range; records first in their
  * blocks, no block empty; lists ascending, of ids in other blocks below node_limit, all edges of
  * `input`'s lists as node_of_position[] numbers them, kept ones present or shared by a block-mate;

@@ -49,6 +49,11 @@ void pack_assign_swaps(struct pack_work *work, uint32_t capacity, uint32_t block
  * swaps left it. */
 double pack_mate_share(const struct pack_work *work);
 
+/* The global node that `position` is expected to become before all shards have an order: as if
+ * other shards' positions were nodes. No two positions share one. */
+uint32_t pack_node_expected(const struct pack_input *input, const struct pack_order *order,
+                            uint32_t position);
+
 /* Ascending; lists are short. */
 void pack_ids_sort(uint32_t *ids, uint32_t count);
 

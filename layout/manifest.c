@@ -11,6 +11,8 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "layout/digest.h"
+
 const char *const generation_file_names[GENERATION_FILE_COUNT] = {
     [GENERATION_NODES] = "nodes.blk", [GENERATION_CODES] = "codes.bin",
     [GENERATION_CODEC] = "codec.bin", [GENERATION_NAVIGATION] = "navigation.bin",
@@ -79,8 +81,7 @@ struct digest128 manifest_generation_id(const struct manifest *manifest)
         .shard_count = manifest->shard_count,
         .replication = manifest->replication,
     };
-    XXH128_hash_t hash = XXH3_128bits(&identity, sizeof(identity));
-    return (struct digest128){.low = hash.low64, .high = hash.high64};
+    return digest_of(XXH3_128bits(&identity, sizeof(identity)));
 }
 
 /* ---- rules ---- */

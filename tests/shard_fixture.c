@@ -36,6 +36,14 @@ uint32_t shard_fixture_rows(const struct shard_fixture *fixture)
     return fixture->plan.starts[fixture->plan.shard_count];
 }
 
+uint32_t shard_fixture_owner(const struct shard_plan *plan, uint32_t position)
+{
+    uint32_t shard = 0;
+    while (plan->starts[shard + 1] <= position)
+        shard++;
+    return shard;
+}
+
 struct shard_spec shard_fixture_spec(uint32_t count, uint32_t shard_count)
 {
     return (struct shard_spec){

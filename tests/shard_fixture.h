@@ -56,6 +56,8 @@ struct shard_spec shard_fixture_spec(uint32_t count, uint32_t shard_count);
 
 uint64_t shard_fixture_key(uint32_t row);
 uint32_t shard_fixture_rows(const struct shard_fixture *fixture);
+/* The shard that owns `position`. */
+uint32_t shard_fixture_owner(const struct shard_plan *plan, uint32_t position);
 
 /* Runs the graph stage of all shards; `hooks` may be NULL. */
 void shard_fixture_graphs(struct shard_fixture *fixture, const struct shard_graph_hooks *hooks);

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "builder/build.h"
+#include "builder/build_size.h"
 #include "common/random.h"
 #include "layout/store.h"
 #include "tests/build_fixture.h"
@@ -237,6 +238,29 @@ static void threads_do_not_change_a_byte(void **state)
         params.numa = i > 0;
         digests[i] = build_fixture_once(f, &params, NULL);
     }
+    build_fixture_expect_same(digests[1], digests[0]);
+}
+
+/* On a made-up machine of two nodes, each of which builds a shard. */
+static void lanes_change_the_planned_memory_and_not_a_byte(void **state)
+{
+    struct build_fixture *f = *state;
+    const struct vector_shape shape = {.count = 2500, .dim = 24, .type = ELEMENT_F32};
+    struct digest128 digests[2];
+    free(build_fixture_input(f, shape.type, (uint32_t)shape.count, shape.dim));
+    setenv("HWLOC_SYNTHETIC", "NUMANode:2(memory=4GiB) Core:1 PU:1", 1);
+    for (uint32_t numa = 0; numa < 2; numa++) {
+        struct build_params params = params_small(f, 3);
+        struct build_summary summary;
+        struct build_size size;
+        params.threads = 2;
+        params.numa = numa != 0;
+        digests[numa] = build_fixture_once(f, &params, &summary);
+        build_size_compute(&params, &shape, params.shards, &size);
+        assert_true(build_size_peak_bytes(&size, 2) > size.memory_bytes);
+        assert_true(summary.report.memory_planned_bytes == build_size_peak_bytes(&size, numa + 1));
+    }
+    unsetenv("HWLOC_SYNTHETIC");
     build_fixture_expect_same(digests[1], digests[0]);
 }
 
@@ -525,6 +549,7 @@ int main(void)
         CASE(small_input_is_cut_into_as_many_shards_as_can_be),
         CASE(uneven_clusters_are_cut_into_shards),
         CASE(threads_do_not_change_a_byte),
+        CASE(lanes_change_the_planned_memory_and_not_a_byte),
         CASE(shards_change_the_generation),
         CASE(stopped_build_goes_on_to_the_same_bytes),
         CASE(build_stopped_again_and_again_goes_on_to_the_same_bytes),

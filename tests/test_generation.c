@@ -18,6 +18,7 @@
 
 #include "common/memory.h"
 #include "common/random.h"
+#include "layout/digest.h"
 #include "layout/generation.h"
 #include "layout/navigation.h"
 #include "tests/generation_fixture.h"
@@ -73,9 +74,8 @@ static void forge_digest(const char *path, enum generation_file file)
     int fd = open(name, O_RDONLY | O_CLOEXEC);
     assert_int_equal(read(fd, data, bytes), bytes);
     close(fd);
-    XXH128_hash_t hash = XXH3_128bits(data, bytes);
+    manifest.files[file].xxh3 = digest_of(XXH3_128bits(data, bytes));
     free(data);
-    manifest.files[file].xxh3 = (struct digest128){.low = hash.low64, .high = hash.high64};
     write_manifest(path, &manifest);
 }
 

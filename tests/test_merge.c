@@ -314,7 +314,7 @@ static void merged_check(const struct shard_fixture *fixture, const struct row_l
             assert_true(merged_has(merged, p, own->ids[i], merged->kept[p]));
         for (uint32_t s = 1; s < fixture->plan.shard_count; s++)
             stitches += merged_has(merged, p, root_of(fixture, s), merged->kept[p]) &&
-                        fixture->plan.parents[s] == shard_owner(&fixture->plan, p);
+                        fixture->plan.parents[s] == shard_fixture_owner(&fixture->plan, p);
         assert_in_range(merged->kept[p], own->kept, own->kept + 1);
         assert_true(merged->kept[p] == own->kept || stitches == 1);
     }
@@ -332,7 +332,7 @@ static void infos_check(const struct shard_fixture *fixture, const struct row_li
             uint32_t degree = graph_degree(&merged->graph, p);
             for (uint32_t i = 0; i < degree; i++)
                 wanted.inner_edges +=
-                    shard_owner(&fixture->plan, graph_neighbors(&merged->graph, p)[i]) == s;
+                    shard_fixture_owner(&fixture->plan, graph_neighbors(&merged->graph, p)[i]) == s;
             wanted.edges += degree;
             wanted.pruned_rows += all[p].count > 1;
             wanted.degree_max = MAX(wanted.degree_max, degree);
