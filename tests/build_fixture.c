@@ -3,7 +3,6 @@
  */
 #include "tests/build_fixture.h"
 
-#include <ftw.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -16,6 +15,7 @@
 
 #include "common/random.h"
 #include "layout/block.h"
+#include "tests/directory_fixture.h"
 
 enum { SEED = 20240607, CLUSTERS = 16 };
 
@@ -50,18 +50,10 @@ int build_fixture_teardown(void **state)
     return result;
 }
 
-static int entry_remove(const char *path, const struct stat *info, int type, struct FTW *walk)
-{
-    (void)info;
-    (void)type;
-    (void)walk;
-    return remove(path);
-}
-
 void build_fixture_clear(const struct build_fixture *f)
 {
-    nftw(f->output, entry_remove, 16, FTW_DEPTH | FTW_PHYS);
-    nftw(f->work, entry_remove, 16, FTW_DEPTH | FTW_PHYS);
+    directory_fixture_remove(f->output);
+    directory_fixture_remove(f->work);
 }
 
 /* ---- inputs ---- */

@@ -5,7 +5,6 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -21,27 +20,17 @@
 #include "common/random.h"
 #include "layout/block.h"
 #include "layout/navigation.h"
+#include "tests/directory_fixture.h"
 
 int fixture_directory_setup(void **state)
 {
-    const char *base = getenv("TMPDIR");
-    char *path = NULL;
-    if (asprintf(&path, "%s/nightjar-test.XXXXXX", base && *base ? base : "/tmp") < 0)
-        return -1;
-    if (!mkdtemp(path)) {
+    char *path = malloc(DIRECTORY_FIXTURE_BYTES);
+    if (!path || directory_fixture_create(path) != 0) {
         free(path);
         return -1;
     }
     *state = path;
     return 0;
-}
-
-static int remove_entry(const char *path, const struct stat *info, int type, struct FTW *walk)
-{
-    (void)info;
-    (void)type;
-    (void)walk;
-    return remove(path);
 }
 
 /* What fixture_path() gave out since the setup. */
@@ -69,7 +58,7 @@ int fixture_directory_teardown(void **state)
         paths = entry->next;
         free(entry);
     }
-    int result = nftw(*state, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+    int result = directory_fixture_remove(*state);
     free(*state);
     return result;
 }

@@ -13,6 +13,7 @@
 
 #include "builder/merge.h"
 #include "builder/shard_graph.h"
+#include "tests/directory_fixture.h"
 #include "tests/vector_fixture.h"
 
 struct shard_spec {
@@ -28,7 +29,7 @@ struct shard_spec {
 
 struct shard_fixture {
     struct shard_spec spec;
-    char directory[128];
+    char directory[DIRECTORY_FIXTURE_BYTES];
     struct work *work;
     struct shard_plan plan;
     struct vector_set all; /* every row, by position, prepared: what distances are */

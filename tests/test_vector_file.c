@@ -26,7 +26,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <sched.h>
 #include <signal.h>
 #include <unistd.h>
@@ -34,6 +33,7 @@
 #include "common/file_io.h"
 #include "common/random.h"
 #include "common/vector_file.h"
+#include "tests/directory_fixture.h"
 
 /* ---- interrupted and short reads ---- */
 
@@ -68,37 +68,25 @@ ssize_t preadv(int fd, const struct iovec *parts, int count, off_t offset)
 /* ---- fixture: a directory of its own ---- */
 
 struct fixture {
-    char directory[128];
+    char directory[DIRECTORY_FIXTURE_BYTES];
     char path[4200];
     struct error err;
 };
 
-static int remove_entry(const char *path, const struct stat *info, int kind, struct FTW *position)
-{
-    (void)info;
-    (void)kind;
-    (void)position;
-    return remove(path);
-}
-
 static int setup(void **state)
 {
     struct fixture *fixture = calloc(1, sizeof(*fixture));
-    const char *base = getenv("TMPDIR");
     if (!fixture)
         return -1;
-    if (!base || strlen(base) > 90)
-        base = "/tmp";
-    snprintf(fixture->directory, sizeof(fixture->directory), "%s/test_vector.XXXXXX", base);
     *state = fixture;
     reads_are_bad = false;
-    return mkdtemp(fixture->directory) ? 0 : -1;
+    return directory_fixture_create(fixture->directory);
 }
 
 static int teardown(void **state)
 {
     struct fixture *fixture = *state;
-    int result = nftw(fixture->directory, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+    int result = directory_fixture_remove(fixture->directory);
     free(fixture);
     reads_are_bad = false;
     return result;

@@ -13,44 +13,32 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
-#include <ftw.h>
 #include <unistd.h>
 
 #include "common/file_io.h"
 #include "common/random.h"
 #include "common/vector_file.h"
+#include "tests/directory_fixture.h"
 
 struct fixture {
-    char directory[128];
+    char directory[DIRECTORY_FIXTURE_BYTES];
     char path[256];
     struct error err;
 };
 
-static int remove_entry(const char *path, const struct stat *info, int kind, struct FTW *position)
-{
-    (void)info;
-    (void)kind;
-    (void)position;
-    return remove(path);
-}
-
 static int setup(void **state)
 {
     struct fixture *fixture = calloc(1, sizeof(*fixture));
-    const char *base = getenv("TMPDIR");
     if (!fixture)
         return -1;
-    if (!base || strlen(base) > 90)
-        base = "/tmp";
-    snprintf(fixture->directory, sizeof(fixture->directory), "%s/test_truth.XXXXXX", base);
     *state = fixture;
-    return mkdtemp(fixture->directory) ? 0 : -1;
+    return directory_fixture_create(fixture->directory);
 }
 
 static int teardown(void **state)
 {
     struct fixture *fixture = *state;
-    int result = nftw(fixture->directory, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+    int result = directory_fixture_remove(fixture->directory);
     free(fixture);
     return result;
 }
