@@ -3,7 +3,6 @@
  */
 #include "tests/generation_fixture.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -269,17 +268,6 @@ uint64_t fixture_length(const char *path)
     return (uint64_t)info.st_size;
 }
 
-int fixture_entries(const char *path)
-{
-    DIR *directory = opendir(path);
-    assert_non_null(directory);
-    int count = -2;
-    while (readdir(directory))
-        count++;
-    closedir(directory);
-    return count;
-}
-
 uint8_t *fixture_read(const char *path, size_t *bytes)
 {
     *bytes = (size_t)fixture_length(path);
@@ -383,7 +371,7 @@ void fixture_expect_reference(const char *path, const char *directory)
         generation_close(generation);
     }
     assert_memory_equal(&digests[0], &digests[1], sizeof(digests[0]));
-    assert_int_equal(fixture_entries(path), fixture_entries(both[1]));
+    assert_int_equal(directory_fixture_entries(path), directory_fixture_entries(both[1]));
 }
 
 /* ---- failing calls ---- */

@@ -12,7 +12,6 @@
 
 #include <cmocka.h>
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #include "common/file_io.h"
@@ -52,10 +51,7 @@ static const char *at(struct fixture *fixture, const char *name)
 static const char *put(struct fixture *fixture, const char *name, const void *bytes, size_t count)
 {
     const char *path = at(fixture, name);
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    assert_true(fd >= 0);
-    assert_int_equal(write(fd, bytes, count), (ssize_t)count);
-    close(fd);
+    directory_fixture_write(path, bytes, count);
     return path;
 }
 
