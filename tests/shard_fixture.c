@@ -326,6 +326,23 @@ void shard_fixture_merges(struct shard_fixture *fixture)
 
 /* ---- pieces ---- */
 
+struct work_piece shard_graph_piece(uint32_t shard)
+{
+    return (struct work_piece){BUILD_STAGE_GRAPH, shard};
+}
+
+struct work_piece shard_merge_piece(uint32_t shard)
+{
+    return (struct work_piece){BUILD_STAGE_MERGE, shard};
+}
+
+uint32_t shard_piece_u32(const uint8_t *data, size_t offset)
+{
+    uint32_t value;
+    memcpy(&value, data + offset, sizeof(value));
+    return value;
+}
+
 uint8_t *shard_fixture_section(const struct shard_fixture *fixture, struct work_piece piece,
                                const char *part, uint32_t section, size_t *bytes)
 {

@@ -65,6 +65,13 @@ void shard_fixture_merges(struct shard_fixture *fixture);
 
 struct shard_graph_params shard_fixture_graph_params(const struct shard_fixture *fixture);
 
+/* The piece of the graph or merge stage of one shard. */
+struct work_piece shard_graph_piece(uint32_t shard);
+struct work_piece shard_merge_piece(uint32_t shard);
+
+/* The u32 at a byte of a section. */
+uint32_t shard_piece_u32(const uint8_t *data, size_t offset);
+
 /* All of a section, malloc'd. */
 uint8_t *shard_fixture_section(const struct shard_fixture *fixture, struct work_piece piece,
                                const char *part, uint32_t section, size_t *bytes);
