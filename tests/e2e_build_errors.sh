@@ -4,6 +4,8 @@
 # `N passed, N failed[, N skipped]`.
 set -uo pipefail
 export LC_ALL=C OMP_WAIT_POLICY=passive
+# shellcheck source=tests/counts.sh
+source "$(dirname "${BASH_SOURCE[0]}")/counts.sh" || exit 1
 
 build=${NIGHTJAR_BUILD:?directory of the programs}/nightjar-build
 tool=$NIGHTJAR_BUILD/nightjar
@@ -19,20 +21,6 @@ cleanup() {
 }
 trap cleanup EXIT
 cd "$work" || exit 1
-
-passed=0 failed=0 skipped=0
-pass() {
-    passed=$((passed + 1))
-}
-fail() {
-    failed=$((failed + 1))
-    printf 'FAILED: %s\n' "$*"
-    [[ ! -s err ]] || sed 's/^/  stderr: /' err
-}
-skip() {
-    skipped=$((skipped + 1))
-    printf 'skipped: %s\n' "$*"
-}
 
 # --- inputs ------------------------------------------------------------------------------------
 
@@ -330,7 +318,4 @@ else
     skip "full disk: no tmpfs can be mounted"
 fi
 
-line="$passed passed, $failed failed"
-((skipped == 0)) || line+=", $skipped skipped"
-echo "$line"
-((failed == 0))
+summary

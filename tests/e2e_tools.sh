@@ -4,6 +4,8 @@
 # conversions. Ends with `N passed, N failed[, N skipped]`.
 set -euo pipefail
 export LC_ALL=C
+# shellcheck source=tests/counts.sh
+source "$(dirname "${BASH_SOURCE[0]}")/counts.sh"
 
 bin=${NIGHTJAR_BUILD:?directory of the programs}
 mode=${NIGHTJAR_MODE:-release}
@@ -21,19 +23,6 @@ cleanup() {
 trap cleanup EXIT
 cd "$work"
 
-passed=0 failed=0 skipped=0
-pass() {
-    passed=$((passed + 1))
-}
-fail() {
-    failed=$((failed + 1))
-    printf 'FAILED: %s\n' "$*"
-    [[ ! -s err ]] || sed 's/^/  stderr: /' err
-}
-skip() {
-    skipped=$((skipped + 1))
-    printf 'skipped: %s\n' "$*"
-}
 # check CLAIM COMMAND...: succeeds, with nothing on stderr
 check() {
     local claim=$1
@@ -457,7 +446,4 @@ else
     skip "full disk: no tmpfs can be mounted"
 fi
 
-line="$passed passed, $failed failed"
-((skipped == 0)) || line+=", $skipped skipped"
-echo "$line"
-((failed == 0))
+summary
