@@ -6,6 +6,8 @@ set -uo pipefail
 export LC_ALL=C OMP_WAIT_POLICY=passive
 # shellcheck source=tests/counts.sh
 source "$(dirname "${BASH_SOURCE[0]}")/counts.sh" || exit 1
+# shellcheck source=tests/bytes.sh
+source "$(dirname "${BASH_SOURCE[0]}")/bytes.sh" || exit 1
 
 build=${NIGHTJAR_BUILD:?directory of the programs}/nightjar-build
 tool=$NIGHTJAR_BUILD/nightjar
@@ -24,19 +26,7 @@ cd "$work" || exit 1
 
 # --- inputs ------------------------------------------------------------------------------------
 
-# u32 NUMBER...: little-endian
-u32() {
-    local n
-    for n in "$@"; do
-        # shellcheck disable=SC2059 # the format is the bytes
-        printf "$(printf '\\x%02x\\x%02x\\x%02x\\x%02x' $((n & 255)) $((n >> 8 & 255)) \
-            $((n >> 16 & 255)) $((n >> 24 & 255)))"
-    done
-}
-# zeros COUNT and noise COUNT: bytes
-zeros() {
-    head -c "$1" /dev/zero
-}
+# noise COUNT
 noise() {
     head -c "$1" /dev/urandom
 }

@@ -6,6 +6,8 @@ set -euo pipefail
 export LC_ALL=C
 # shellcheck source=tests/counts.sh
 source "$(dirname "${BASH_SOURCE[0]}")/counts.sh"
+# shellcheck source=tests/bytes.sh
+source "$(dirname "${BASH_SOURCE[0]}")/bytes.sh"
 
 bin=${NIGHTJAR_BUILD:?directory of the programs}
 mode=${NIGHTJAR_MODE:-release}
@@ -69,18 +71,6 @@ refused() {
     else
         pass
     fi
-}
-# u32 NUMBER...: little-endian
-u32() {
-    local n
-    for n in "$@"; do
-        # shellcheck disable=SC2059 # the format is the bytes
-        printf "$(printf '\\x%02x\\x%02x\\x%02x\\x%02x' $((n & 255)) $((n >> 8 & 255)) \
-            $((n >> 16 & 255)) $((n >> 24 & 255)))"
-    done
-}
-zeros() {
-    head -c "$1" /dev/zero
 }
 # flip FILE OFFSET: changes one byte
 flip() {
