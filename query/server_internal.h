@@ -136,8 +136,6 @@ ALWAYS_INLINE void counter_add(_Atomic uint64_t *counter, uint64_t amount)
 
 /* ---- server.c ---- */
 
-/* Wakes the epoll thread. Any thread. */
-void server_wake(struct server *server);
 /* Queues a connection whose window has room again; called with its mutex held. Any thread. */
 void server_resume_push(struct server *server, struct connection *connection);
 /* Queues a connection that has parseable input left. Epoll thread. */

@@ -4,6 +4,10 @@
 # conversions. Ends with `N passed, N failed[, N skipped]`.
 set -euo pipefail
 export LC_ALL=C
+# shellcheck source=tests/counts.sh
+source "$(dirname "${BASH_SOURCE[0]}")/counts.sh"
+# shellcheck source=tests/bytes.sh
+source "$(dirname "${BASH_SOURCE[0]}")/bytes.sh"
 
 bin=${NIGHTJAR_BUILD:?directory of the programs}
 mode=${NIGHTJAR_MODE:-release}
@@ -21,19 +25,6 @@ cleanup() {
 trap cleanup EXIT
 cd "$work"
 
-passed=0 failed=0 skipped=0
-pass() {
-    passed=$((passed + 1))
-}
-fail() {
-    failed=$((failed + 1))
-    printf 'FAILED: %s\n' "$*"
-    [[ ! -s err ]] || sed 's/^/  stderr: /' err
-}
-skip() {
-    skipped=$((skipped + 1))
-    printf 'skipped: %s\n' "$*"
-}
 # check CLAIM COMMAND...: succeeds, with nothing on stderr
 check() {
     local claim=$1
@@ -80,18 +71,6 @@ refused() {
     else
         pass
     fi
-}
-# u32 NUMBER...: little-endian
-u32() {
-    local n
-    for n in "$@"; do
-        # shellcheck disable=SC2059 # the format is the bytes
-        printf "$(printf '\\x%02x\\x%02x\\x%02x\\x%02x' $((n & 255)) $((n >> 8 & 255)) \
-            $((n >> 16 & 255)) $((n >> 24 & 255)))"
-    done
-}
-zeros() {
-    head -c "$1" /dev/zero
 }
 # flip FILE OFFSET: changes one byte
 flip() {
@@ -457,7 +436,4 @@ else
     skip "full disk: no tmpfs can be mounted"
 fi
 
-line="$passed passed, $failed failed"
-((skipped == 0)) || line+=", $skipped skipped"
-echo "$line"
-((failed == 0))
+summary

@@ -34,28 +34,6 @@ static struct build_params params_small(const struct build_fixture *f, uint32_t 
 
 /* ---- what comes out ---- */
 
-struct record_check {
-    const uint8_t *rows;
-    const uint64_t *keys; /* NULL: the row */
-    uint8_t *seen;
-    uint64_t count;
-    size_t row_bytes;
-};
-
-static void record_is_its_row(const struct block_view *view, uint32_t slot, void *context)
-{
-    struct record_check *check = context;
-    const uint64_t key = block_key(view, slot);
-    uint64_t row = key;
-    if (check->keys)
-        for (row = 0; row < check->count && check->keys[row] != key; row++)
-            ;
-    assert_true(row < check->count);
-    assert_int_equal(check->seen[row]++, 0);
-    assert_memory_equal(block_vector(view, slot), check->rows + row * check->row_bytes,
-                        check->row_bytes);
-}
-
 /* The generation is sound, has every row once and leads to all of them. */
 static struct digest128 expect_whole(const struct build_fixture *f,
                                      const struct build_params *params,
@@ -63,22 +41,15 @@ static struct digest128 expect_whole(const struct build_fixture *f,
                                      const uint64_t *keys)
 {
     const struct manifest *m = &summary->manifest;
-    uint8_t *seen = calloc(m->vector_count, 1);
-    struct record_check check = {.rows = rows,
-                                 .keys = keys,
-                                 .seen = seen,
-                                 .count = m->vector_count,
-                                 .row_bytes = m->dim * element_bytes(m->type)};
-    assert_non_null(seen);
+    const struct vector_shape shape = {.count = m->vector_count, .dim = m->dim, .type = m->type};
     assert_int_equal(m->shard_count, params->shards);
     assert_true(params->shards > 1 || m->borrowed_rows == 0);
     assert_true((double)m->borrowed_rows <=
                 (params->replication - 1.0) * (double)m->vector_count + 1.0);
     struct digest128 digest = build_fixture_digest(f->output);
-    assert_int_equal(build_fixture_records(f->output, record_is_its_row, &check), m->vector_count);
+    build_fixture_expect_rows(f->output, shape, rows, keys);
     assert_int_equal(build_fixture_reached(f->output), m->vector_count);
     assert_int_equal(summary->report.reached_nodes, m->vector_count);
-    free(seen);
     return digest;
 }
 

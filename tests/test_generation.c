@@ -21,6 +21,7 @@
 #include "layout/digest.h"
 #include "layout/generation.h"
 #include "layout/navigation.h"
+#include "tests/directory_fixture.h"
 #include "tests/generation_fixture.h"
 #include "tests/golden_file.h"
 
@@ -107,7 +108,7 @@ static void generation_round_trips(void **state)
     if (generation_verify(generation, &blocks, &err) != STATUS_OK)
         fail_msg("%s", err.text);
     assert_int_equal(blocks, FIXTURE_BLOCKS);
-    assert_int_equal(fixture_entries(path), GENERATION_FILE_COUNT + 1);
+    assert_int_equal(directory_fixture_entries(path), GENERATION_FILE_COUNT + 1);
     generation_close(generation);
 }
 

@@ -19,18 +19,6 @@
 
 static const struct work_piece partition_piece = {BUILD_STAGE_PARTITION, WORK_WHOLE};
 
-static struct work_piece graph_piece(uint32_t shard)
-{
-    return (struct work_piece){BUILD_STAGE_GRAPH, shard};
-}
-
-static uint32_t u32_at(const uint8_t *data, size_t offset)
-{
-    uint32_t value;
-    memcpy(&value, data + offset, sizeof(value));
-    return value;
-}
-
 /* ---- rows ---- */
 
 static void rows_check(const struct shard_fixture *fixture, uint32_t shard, uint32_t spare)
@@ -269,13 +257,14 @@ static void own_lists_check(const struct shard_fixture *fixture, const struct pa
     size_t at = 0;
     struct graph tree;
     struct error err;
-    uint8_t *data = shard_fixture_section(fixture, graph_piece(part->rows.shard), "own", 0, &bytes);
+    uint8_t *data =
+        shard_fixture_section(fixture, shard_graph_piece(part->rows.shard), "own", 0, &bytes);
     assert_int_equal(graph_create(&tree, part->rows.own_count, fixture->spec.degree, &err),
                      STATUS_OK);
     for (uint32_t id = 0; id < part->rows.own_count; id++) {
         uint32_t degree = graph_degree(part->graph, id);
-        uint32_t kept = list_head_kept(u32_at(data, at));
-        assert_int_equal(list_head_degree(u32_at(data, at)), degree);
+        uint32_t kept = list_head_kept(shard_piece_u32(data, at));
+        assert_int_equal(list_head_degree(shard_piece_u32(data, at)), degree);
         assert_in_range(kept, 0, MIN(degree, fixture->spec.degree - 1));
         assert_memory_equal(data + at + 4, graph_neighbors(part->graph, id),
                             degree * sizeof(uint32_t));
@@ -298,21 +287,21 @@ static size_t lent_list_check(const struct part *part, uint32_t owner, uint32_t 
     const struct shard_plan *plan = part->rows.plan;
     const uint32_t *ids = graph_neighbors(part->graph, id);
     uint32_t start = plan->starts[owner];
-    uint32_t degree = list_head_degree(u32_at(data, 4));
+    uint32_t degree = list_head_degree(shard_piece_u32(data, 4));
     uint32_t at = 0;
-    assert_int_equal(u32_at(data, 0), shard_position(&part->rows, id) - start);
-    assert_int_equal(list_head_kept(u32_at(data, 4)), 0);
+    assert_int_equal(shard_piece_u32(data, 0), shard_position(&part->rows, id) - start);
+    assert_int_equal(list_head_kept(shard_piece_u32(data, 4)), 0);
     for (uint32_t i = 0; i < graph_degree(part->graph, id); i++) {
         uint32_t position = shard_position(&part->rows, ids[i]);
         uint32_t place = 0;
         if (shard_fixture_owner(plan, position) == owner) {
-            assert_int_equal(u32_at(data, 8 + 4 * (size_t)at++), position - start);
+            assert_int_equal(shard_piece_u32(data, 8 + 4 * (size_t)at++), position - start);
             continue;
         }
-        while (place < halo_count && u32_at(halo, 4 * (size_t)place) != position)
+        while (place < halo_count && shard_piece_u32(halo, 4 * (size_t)place) != position)
             place++;
         if (place < halo_count)
-            assert_int_equal(u32_at(data, 8 + 4 * (size_t)at++), place | SHARD_GRAPH_HALO);
+            assert_int_equal(shard_piece_u32(data, 8 + 4 * (size_t)at++), place | SHARD_GRAPH_HALO);
     }
     assert_int_equal(at, degree);
     return 8 + 4 * (size_t)degree;
@@ -329,7 +318,7 @@ static uint32_t lent_section_check(const struct shard_fixture *fixture, const st
     uint32_t left_out = 0;
     size_t bytes;
     uint8_t *data =
-        shard_fixture_section(fixture, graph_piece(part->rows.shard), "lent", owner, &bytes);
+        shard_fixture_section(fixture, shard_graph_piece(part->rows.shard), "lent", owner, &bytes);
     while (id < id_end && shard_fixture_owner(plan, shard_position(&part->rows, id)) < owner)
         id++;
     if (bytes == 0) { /* nothing borrowed from it */
@@ -338,13 +327,13 @@ static uint32_t lent_section_check(const struct shard_fixture *fixture, const st
         free(data);
         return 0;
     }
-    uint32_t rows = u32_at(data, 0);
-    uint32_t halo_count = u32_at(data, 4);
+    uint32_t rows = shard_piece_u32(data, 0);
+    uint32_t halo_count = shard_piece_u32(data, 4);
     const uint8_t *halo = data + 8;
     assert_in_range(halo_count, 0, rows * SHARD_GRAPH_HALO_PER_ROW);
     for (uint32_t i = 0; i < halo_count; i++) {
-        uint32_t position = u32_at(halo, 4 * (size_t)i);
-        assert_true(i == 0 || position > u32_at(halo, 4 * (size_t)(i - 1)));
+        uint32_t position = shard_piece_u32(halo, 4 * (size_t)i);
+        assert_true(i == 0 || position > shard_piece_u32(halo, 4 * (size_t)(i - 1)));
         assert_int_not_equal(shard_fixture_owner(plan, position), owner);
         assert_memory_equal(halo + 4 * (size_t)halo_count + i * row_bytes,
                             vector_set_row(&fixture->all, position), row_bytes);
@@ -352,7 +341,7 @@ static uint32_t lent_section_check(const struct shard_fixture *fixture, const st
     size_t at = 8 + halo_count * (4 + row_bytes);
     for (uint32_t i = 0; i < rows; i++, id++) {
         assert_int_equal(shard_fixture_owner(plan, shard_position(&part->rows, id)), owner);
-        left_out += graph_degree(part->graph, id) - list_head_degree(u32_at(data, at + 4));
+        left_out += graph_degree(part->graph, id) - list_head_degree(shard_piece_u32(data, at + 4));
         at += lent_list_check(part, owner, id, data + at, halo, halo_count);
     }
     assert_true(id == id_end || shard_fixture_owner(plan, shard_position(&part->rows, id)) > owner);
@@ -374,7 +363,7 @@ static uint32_t root_check(const struct shard_fixture *fixture, uint32_t shard)
     assert_memory_equal(vector, vector_set_row(&fixture->all, position),
                         fixture->all.dim * element_bytes(fixture->all.type));
     assert_int_equal(
-        work_piece_read(fixture->work, graph_piece(shard), &info, sizeof(info), &cost, &err),
+        work_piece_read(fixture->work, shard_graph_piece(shard), &info, sizeof(info), &cost, &err),
         STATUS_OK);
     assert_int_equal(info.root, position);
     assert_int_equal(info.reserved, 0);
@@ -455,8 +444,8 @@ static void graph_piece_is_the_same_at_any_thread_count(void **state)
                 omp_set_num_threads(1 + 2 * i);
                 if (p + section == 0 || i == 1)
                     shard_fixture_graphs(fixture, NULL);
-                data[i] =
-                    shard_fixture_section(fixture, graph_piece(1), parts[p], section, &bytes[i]);
+                data[i] = shard_fixture_section(fixture, shard_graph_piece(1), parts[p], section,
+                                                &bytes[i]);
             }
             assert_int_equal(bytes[0], bytes[1]);
             assert_memory_equal(data[0], data[1], bytes[0]);
@@ -478,7 +467,7 @@ static void a_wish_to_stop_leaves_no_graph_piece(void **state)
     assert_int_equal(
         shard_graph_run(&fixture->plan, 0, &params, NULL, &fixture->monitor, &cost, &err),
         STATUS_CANCELLED);
-    assert_false(work_piece_done(fixture->work, graph_piece(0)));
+    assert_false(work_piece_done(fixture->work, shard_graph_piece(0)));
 }
 
 /* ---- pieces that lie ---- */
@@ -549,14 +538,14 @@ static void visits_of_nowhere_are_corrupt(void **state)
     struct shard_spec spec = shard_fixture_spec(300, 2);
     shard_fixture_create(fixture, &spec);
     shard_fixture_graphs(fixture, NULL);
-    struct shard_piece *piece = shard_piece_load(fixture, graph_piece(1));
+    struct shard_piece *piece = shard_piece_load(fixture, shard_graph_piece(1));
     for (size_t i = 0; i < ARRAY_LENGTH(words); i++) {
         struct hot_visits visits;
         struct error err = {0};
         shard_piece_commit_word(fixture, piece, &words[i]);
         assert_int_equal(shard_visits_load(&fixture->plan, &visits, &err), STATUS_CORRUPT);
         assert_null(visits.rows);
-        assert_false(work_piece_done(fixture->work, graph_piece(1)));
+        assert_false(work_piece_done(fixture->work, shard_graph_piece(1)));
     }
     shard_piece_free(piece);
 }
@@ -568,7 +557,7 @@ static void root_of_nowhere_is_corrupt(void **state)
     struct shard_spec spec = shard_fixture_spec(300, 2);
     shard_fixture_create(fixture, &spec);
     shard_fixture_graphs(fixture, NULL);
-    struct shard_piece *piece = shard_piece_load(fixture, graph_piece(1));
+    struct shard_piece *piece = shard_piece_load(fixture, shard_graph_piece(1));
     const uint32_t roots[] = {UINT32_MAX, 300, fixture->plan.starts[1] - 1, 0};
     for (size_t i = 0; i < ARRAY_LENGTH(roots); i++) {
         float vector[12];
@@ -594,7 +583,7 @@ static void list_that_does_not_fit_is_corrupt(void **state)
     struct shard_spec spec = shard_fixture_spec(300, 1);
     shard_fixture_create(fixture, &spec);
     shard_fixture_graphs(fixture, NULL);
-    struct shard_piece *piece = shard_piece_load(fixture, graph_piece(0));
+    struct shard_piece *piece = shard_piece_load(fixture, shard_graph_piece(0));
     for (size_t i = 0; i < ARRAY_LENGTH(lists); i++) {
         struct work_input *input = NULL;
         struct error err;
@@ -602,8 +591,9 @@ static void list_that_does_not_fit_is_corrupt(void **state)
         uint32_t degree;
         uint32_t kept;
         shard_piece_commit_with(fixture, piece, "own", 0, lists[i], sizeof(lists[i]));
-        assert_int_equal(work_input_open(fixture->work, graph_piece(0), "own", 0, 0, &input, &err),
-                         STATUS_OK);
+        assert_int_equal(
+            work_input_open(fixture->work, shard_graph_piece(0), "own", 0, 0, &input, &err),
+            STATUS_OK);
         enum status status = shard_list_read(input, ids, 3, &degree, &kept, &err);
         assert_int_equal(status, i == 0 ? STATUS_OK : STATUS_CORRUPT);
         if (i == 0) {

@@ -37,6 +37,24 @@ static uint64_t total_bytes(const struct manifest *manifest)
     return total;
 }
 
+/* The command line of a command on one generation: parses the options of `spec` and the operand
+ * GEN, and opens that. NULL: *outcome is what to return. */
+static struct generation *open_operand(struct args_spec spec, int argc, char **argv,
+                                       enum cmd_outcome *outcome, struct error *err)
+{
+    struct args_positionals rest;
+    struct generation *generation;
+    spec.positional_name = "GEN";
+    spec.positional_min = 1;
+    spec.positional_max = 1;
+    if (!cmd_parse(&spec, argc, argv, &rest, outcome, err))
+        return NULL;
+    if (generation_open(rest.items[0], &generation, err) == STATUS_OK)
+        return generation;
+    *outcome = CMD_FAILED;
+    return NULL;
+}
+
 /* ---- info ---- */
 
 static void print_info(const char *path, const struct manifest *manifest)
@@ -123,35 +141,28 @@ enum cmd_outcome cmd_info(int argc, char **argv, struct error *err)
         .summary = "Show what a generation is: its vectors, parameters, geometry and size.",
         .options = table,
         .option_count = ARRAY_LENGTH(table),
-        .positional_name = "GEN",
-        .positional_min = 1,
-        .positional_max = 1,
     };
-    struct args_positionals rest;
     enum cmd_outcome outcome;
-    if (!cmd_parse(&spec, argc, argv, &rest, &outcome, err))
+    struct generation *generation = open_operand(spec, argc, argv, &outcome, err);
+    if (generation == NULL)
         return outcome;
-    struct generation *generation;
-    if (generation_open(rest.items[0], &generation, err) != STATUS_OK)
-        return CMD_FAILED;
     if (json)
-        print_info_json(rest.items[0], generation_manifest(generation));
+        print_info_json(generation_path(generation), generation_manifest(generation));
     else
-        print_info(rest.items[0], generation_manifest(generation));
+        print_info(generation_path(generation), generation_manifest(generation));
     generation_close(generation);
     return CMD_OK;
 }
 
 /* ---- verify ---- */
 
-static enum status verify_run(const char *path, const struct generation *generation,
-                              struct error *err)
+static enum status verify_run(const struct generation *generation, struct error *err)
 {
     uint64_t blocks;
     enum status status = generation_verify(generation, &blocks, err);
     if (status == STATUS_OK)
-        printf("%s: whole: %" PRIu64 " blocks and %" PRIu64 " bytes checked\n", path, blocks,
-               total_bytes(generation_manifest(generation)));
+        printf("%s: whole: %" PRIu64 " blocks and %" PRIu64 " bytes checked\n",
+               generation_path(generation), blocks, total_bytes(generation_manifest(generation)));
     return status;
 }
 
@@ -181,19 +192,12 @@ enum cmd_outcome cmd_verify(int argc, char **argv, struct error *err)
         .summary = "Check every byte of a generation against its checksums and formats.",
         .options = table,
         .option_count = ARRAY_LENGTH(table),
-        .positional_name = "GEN",
-        .positional_min = 1,
-        .positional_max = 1,
     };
-    struct args_positionals rest;
     enum cmd_outcome outcome;
-    if (!cmd_parse(&spec, argc, argv, &rest, &outcome, err))
+    struct generation *generation = open_operand(spec, argc, argv, &outcome, err);
+    if (generation == NULL)
         return outcome;
-    struct generation *generation;
-    enum status status = generation_open(rest.items[0], &generation, err);
-    if (status != STATUS_OK)
-        return CMD_FAILED;
-    status = digest ? digest_run(generation, err) : verify_run(rest.items[0], generation, err);
+    enum status status = digest ? digest_run(generation, err) : verify_run(generation, err);
     generation_close(generation);
     return cmd_outcome_of(status);
 }
