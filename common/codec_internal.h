@@ -110,7 +110,58 @@ NODISCARD enum status codec_train_with(const struct codec_params *params, unsign
 NODISCARD enum status codec_deserialize_with(const uint8_t *bytes, size_t length, unsigned features,
                                              struct codec **out, struct error *err);
 
+/* ---- what a codec sees of a vector ---- */
+
+/* Dimensions that are quantized: ip has one of its own. */
+ALWAYS_INLINE uint32_t codec_view_dims(const struct codec_params *params)
+{
+    return params->dim + (params->metric == METRIC_IP ? 1u : 0u);
+}
+
+/* |row| in double. Summation order is fixed. */
+double codec_view_norm(const struct codec_params *params, const void *row);
+
+/* What the codec makes of a vector: its elements times `scale`, then, under ip, `extra`. */
+struct codec_view {
+    double scale; /* 1 leaves elements exact */
+    float extra;
+};
+
+/* The view under which a row is trained on and encoded. */
+struct codec_view codec_view_of_row(const struct codec_params *params, const void *row);
+
+/* Coordinates [first, first + count) of a vector in `view`; first + count <= codec_view_dims(). */
+void codec_view_load(const struct codec_params *params, const void *row,
+                     const struct codec_view *view, size_t first, size_t count, float *out);
+
+/* The views of a training sample; under ip raises params->norm_max to the sample's largest norm,
+ * else sets it to 0. *out is the caller's. */
+NODISCARD enum status codec_views_create(struct codec_params *params, const void *rows,
+                                         size_t count, struct codec_view **out, struct error *err);
+void codec_views_destroy(struct codec_view *views, size_t count);
+
+/* How a query is seen, and how squared distances to it become estimates: distance * scale + offset.
+ */
+struct codec_query_view {
+    struct codec_view view;
+    float scale, offset;
+};
+
+struct codec_query_view codec_view_of_query(const struct codec_params *params, const void *query);
+
 /* ---- kernels ---- */
+
+/* Asks for the cache lines of a code. `bytes` of one that is known to lie in one line may be given
+ * as 1. */
+ALWAYS_INLINE void codec_prefetch(const uint8_t *code, size_t bytes)
+{
+    PREFETCH(code);
+    if (bytes == 1)
+        return;
+    for (size_t i = 64; i < bytes; i += 64)
+        PREFETCH(code + i);
+    PREFETCH(code + bytes - 1);
+}
 
 enum {
     CODEC_LANES = 16,          /* vectors a group */
@@ -176,42 +227,20 @@ struct codec_pq {
     const struct codec_pq_kernels *kernels;
     float *centroids; /* as the body of codec.bin */
     float *lanes;     /* the same subspace after subspace, each 16 groups in lanes layout */
-    size_t floats;    /* 256 * codec_pq_dims(): the length of each */
+    size_t floats;    /* 256 * codec_view_dims(): the length of each */
 };
-
-/* Dimensions that are quantized: ip has one of its own. */
-ALWAYS_INLINE uint32_t codec_pq_dims(const struct codec_params *params)
-{
-    return params->dim + (params->metric == METRIC_IP ? 1u : 0u);
-}
 
 ALWAYS_INLINE uint32_t codec_pq_first(const struct codec_params *params, uint32_t subspace)
 {
-    uint32_t dims = codec_pq_dims(params);
+    uint32_t dims = codec_view_dims(params);
     return subspace * (dims / params->code_bytes) + MIN(subspace, dims % params->code_bytes);
 }
 
 ALWAYS_INLINE uint32_t codec_pq_sub_dim(const struct codec_params *params, uint32_t subspace)
 {
-    uint32_t dims = codec_pq_dims(params);
+    uint32_t dims = codec_view_dims(params);
     return dims / params->code_bytes + (subspace < dims % params->code_bytes ? 1u : 0u);
 }
-
-/* |row| in double. Summation order is fixed. */
-double codec_pq_norm(const struct codec_params *params, const void *row);
-
-/* What the codec makes of a vector: its elements times `scale`, then, under ip, `extra`. */
-struct codec_pq_view {
-    double scale; /* 1 leaves elements exact */
-    float extra;
-};
-
-/* The view under which a row is trained on and encoded. */
-struct codec_pq_view codec_pq_view_of_row(const struct codec_params *params, const void *row);
-
-/* Coordinates [first, first + count) of a vector in `view`; first + count <= codec_pq_dims(). */
-void codec_pq_load(const struct codec_params *params, const void *row,
-                   const struct codec_pq_view *view, size_t first, size_t count, float *out);
 
 size_t codec_pq_table_bytes(const struct codec *codec);
 void codec_pq_table_build(const struct codec *codec, const void *query, void *table);
