@@ -7,11 +7,11 @@
  *   offset size
  *        0    4  magic         "NJCD"
  *        4    4  u32 version   1
- *        8    4  u32 kind      enum codec_kind: 1 = PQ
+ *        8    4  u32 kind      enum codec_kind: 1 = PQ, 3 = scalar
  *       12    4  u32 metric    enum metric: 1 = l2, 2 = ip, 3 = cosine
  *       16    4  u32 element   enum element_type: 1 = u8, 2 = i8, 3 = f16, 4 = f32
  *       20    4  u32 dim       1..8192
- *       24    4  u32 code_bytes  1..dim
+ *       24    4  u32 code_bytes  PQ: 1..dim; scalar: see codec_scalar_internal.h
  *       28    4  f32 norm_max  ip: M, the largest norm, finite and >= 0; else 0
  *       32    8  u64 seed      of the training
  *       40   24  reserved      zeros
@@ -30,6 +30,8 @@
  * to q' = q * M / |q|, |q' - x|^2 = 2 M^2 - 2 q'.x there, and what a code gets wrong weighs only as
  * much as the query is far. Summing -q.c instead errs by the residual times all of |q|: on 1 M SIFT
  * recall@10 at L = 30 was 0.83 so, where l2 has 0.95.
+ *
+ * The scalar body and scalar codes are in codec_scalar_internal.h.
  *
  * "Lanes" layout, used for whatever SIMD walks: vectors in groups of 16, each group [dim][16], so
  * one 64-byte load takes the same dimension of 16 vectors. It exists in memory only.
@@ -78,6 +80,10 @@ _Static_assert(offsetof(struct codec_file_header, reserved1) == 40, "codec.bin o
 /* What a codec kind implements; the meaning of each call is its namesake's in codec.h. `params` and
  * `features` reach train() and read() checked. */
 struct codec_ops {
+    const char *name; /* in manifests and on command lines */
+    /* Whether params->code_bytes suits the other parameters, which are checked. */
+    enum status (*code_bytes_check)(const struct codec_params *params, enum status fault,
+                                    struct error *err);
     enum status (*train)(const struct codec_params *params, unsigned features, const void *rows,
                          size_t count, struct codec **out, struct error *err);
     void (*destroy)(struct codec *codec);
@@ -101,6 +107,7 @@ struct codec {
 };
 
 extern const struct codec_ops codec_pq_ops;
+extern const struct codec_ops codec_scalar_ops;
 
 /* codec_train() and codec_deserialize() limited to `features`, a subset of cpu_features(): the hook
  * by which tests walk the instruction sets. */

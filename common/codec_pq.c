@@ -10,6 +10,7 @@
  * Threads: training runs one subspace a thread, or all threads on one subspace when there are fewer
  * subspaces than threads; either way the bytes are the same. Encoding is pure.
  */
+#include <inttypes.h>
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
@@ -293,7 +294,19 @@ static enum status pq_body_read(const struct codec_params *params, unsigned feat
     return STATUS_OK;
 }
 
+static enum status pq_code_bytes_check(const struct codec_params *params, enum status fault,
+                                       struct error *err)
+{
+    if (params->code_bytes >= 1 && params->code_bytes <= params->dim)
+        return STATUS_OK;
+    return error_set(err, fault,
+                     "codec: code_bytes is %" PRIu32 ", pq takes 1..%" PRIu32 ", the dimension",
+                     params->code_bytes, params->dim);
+}
+
 const struct codec_ops codec_pq_ops = {
+    .name = "pq",
+    .code_bytes_check = pq_code_bytes_check,
     .train = pq_train,
     .destroy = pq_destroy,
     .encode = pq_encode,
