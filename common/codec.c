@@ -18,10 +18,30 @@
 
 static const uint8_t file_magic[4] = {'N', 'J', 'C', 'D'};
 
-/* NULL for a kind that this build does not know. */
+/* By kind; NULL for one that this build does not know. */
+static const struct codec_ops *const kinds[] = {
+    [CODEC_PQ] = &codec_pq_ops,
+    [CODEC_SCALAR] = &codec_scalar_ops,
+};
+
 static const struct codec_ops *ops_of(uint32_t kind)
 {
-    return kind == CODEC_PQ ? &codec_pq_ops : NULL;
+    return kind < ARRAY_LENGTH(kinds) ? kinds[kind] : NULL;
+}
+
+const char *codec_kind_name(enum codec_kind kind)
+{
+    const struct codec_ops *ops = ops_of((uint32_t)kind);
+    return ops ? ops->name : "none";
+}
+
+enum codec_kind codec_kind_parse(const char *name)
+{
+    for (size_t kind = 0; kind < ARRAY_LENGTH(kinds); kind++) {
+        if (kinds[kind] && strcmp(name, kinds[kind]->name) == 0)
+            return (enum codec_kind)kind;
+    }
+    return CODEC_NONE;
 }
 
 static bool element_is_vector(uint32_t type)
@@ -29,8 +49,8 @@ static bool element_is_vector(uint32_t type)
     return type == ELEMENT_U8 || type == ELEMENT_I8 || type == ELEMENT_F16 || type == ELEMENT_F32;
 }
 
-/* Ranges of everything but the kind; a fault has the given status, as it may come from a caller or
- * from a file. */
+/* Ranges of everything but the kind, which is known; a fault has the given status, as it may come
+ * from a caller or from a file. */
 static enum status params_check(const struct codec_params *params, enum status fault,
                                 struct error *err)
 {
@@ -47,12 +67,12 @@ static enum status params_check(const struct codec_params *params, enum status f
         return error_set(err, fault, "codec: dimension %" PRIu32 " is not in 1..%d", params->dim,
                          VECTOR_DIM_MAX);
     }
-    if (params->code_bytes < 1 || params->code_bytes > params->dim) {
-        return error_set(err, fault,
-                         "codec: %" PRIu32 " code bytes are not in 1..%" PRIu32 ", the dimension",
-                         params->code_bytes, params->dim);
-    }
-    return STATUS_OK;
+    return ops_of((uint32_t)params->kind)->code_bytes_check(params, fault, err);
+}
+
+enum status codec_code_bytes_check(const struct codec_params *params, struct error *err)
+{
+    return ops_of((uint32_t)params->kind)->code_bytes_check(params, STATUS_INVALID, err);
 }
 
 enum status codec_train_with(const struct codec_params *params, unsigned features, const void *rows,
