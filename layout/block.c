@@ -455,6 +455,13 @@ uint32_t block_neighbors(const struct block_view *view, uint32_t slot, uint32_t 
     return 0;
 }
 
+void block_list_prefetch(const struct block_view *view, uint32_t slot)
+{
+    const uint8_t *list = view->bytes + load_u16(view->offsets + (size_t)slot * sizeof(uint16_t));
+    PREFETCH(list);
+    PREFETCH(list + 64); /* a list of usual length takes two lines */
+}
+
 /* ---- lists alone ---- */
 
 /* u16 record count, offsets as in a block but from the start of this, lists, tail. */

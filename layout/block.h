@@ -137,6 +137,14 @@ ALWAYS_INLINE const void *block_vector(const struct block_view *view, uint32_t s
 uint32_t block_neighbors(const struct block_view *view, uint32_t slot, uint32_t *ids,
                          enum block_fault *fault);
 
+/* Ask for the memory that block_neighbors() will read: first the offset, later, when that has
+ * arrived, the list itself. */
+ALWAYS_INLINE void block_offset_prefetch(const struct block_view *view, uint32_t slot)
+{
+    PREFETCH(view->offsets + (size_t)slot * sizeof(uint16_t));
+}
+void block_list_prefetch(const struct block_view *view, uint32_t slot);
+
 /* ---- lists apart from their block: for those who keep all lists in memory, but not the vectors */
 
 enum { BLOCK_LISTS_EXTRA_BYTES = 4 + BLOCK_TAIL_BYTES }; /* beside offsets and lists, at most */

@@ -342,6 +342,7 @@ static enum status worker_init(struct worker *w, struct error *err)
         .depth = engine->buffer_count,
         .buffers = w->buffers,
         .buffers_bytes = engine->buffer_count * engine->buffer_bytes,
+        .file = engine->index->nodes_fd,
         .faults = engine->params.faults,
     };
     status = block_io_create(&io, &w->io, err);

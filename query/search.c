@@ -22,6 +22,7 @@ enum {
     BATCH_IDS = 1024,   /* neighbours estimated in one go */
     READS_PER_LIST = 4, /* blocks a query may read, as a multiple of L: a bound, not a target */
     READS_EXTRA = 64,
+    EXPAND_BATCH = 4, /* lists fetched side by side when they are in memory */
 };
 
 /* With a stop ratio, records are expanded also when their exact distance is within so many times
@@ -31,8 +32,9 @@ static const float expand_ratio = 1.5f;
 
 enum status search_scratch_init(struct search_scratch *s, struct error *err)
 {
-    s->ids = calloc(BATCH_IDS + BLOCK_DEGREE_MAX + 1, sizeof(*s->ids));
-    s->distances = calloc(BATCH_IDS + BLOCK_DEGREE_MAX + 1, sizeof(*s->distances));
+    s->ids = calloc(BATCH_IDS + BLOCK_DEGREE_MAX + BLOCK_NODES_MAX + 1, sizeof(*s->ids));
+    s->distances =
+        calloc(BATCH_IDS + BLOCK_DEGREE_MAX + BLOCK_NODES_MAX + 1, sizeof(*s->distances));
     s->exact = calloc(BLOCK_NODES_MAX, sizeof(*s->exact));
     if (s->ids && s->distances && s->exact)
         return STATUS_OK;
@@ -344,33 +346,70 @@ static bool past_ratio(const struct search *s, float code_distance)
 
 /* ---- lists in memory ---- */
 
-/* The lists of the node's block. */
-static void lists_view(const struct index *index, uint32_t block, struct block_view *view)
+/* The lists of the node's block, and where the node's is. */
+struct list_place {
+    struct block_view view;
+    uint32_t block, slot;
+};
+
+static const void *lists_of(const struct index *index, uint32_t block)
 {
-    if (index->lists)
-        block_lists_view(&index->geometry, block, index->lists[block], view);
-    else
-        block_view_trusted(&index->geometry, block, index_cached_block(index, block), view);
+    return index->lists ? (const void *)index->lists[block] : index_cached_block(index, block);
 }
 
-/* Offers the neighbours of all that ranks, until nothing new does: a search by codes alone. */
+static void list_open(const struct index *index, struct list_place *place)
+{
+    if (index->lists)
+        block_lists_view(&index->geometry, place->block, index->lists[place->block], &place->view);
+    else
+        block_view_trusted(&index->geometry, place->block, lists_of(index, place->block),
+                           &place->view);
+}
+
+/* Takes up to EXPAND_BATCH of the best nodes not expanded yet. */
+static uint32_t expand_take(struct search *s, struct list_place *places)
+{
+    uint32_t count = 0, at;
+    while (count < EXPAND_BATCH && (at = frontier_next(&s->frontier)) != FRONTIER_NONE) {
+        s->frontier.states[at] = FRONTIER_EXPANDED;
+        uint32_t node = frontier_node(s->frontier.entries[at]);
+        uint32_t block = index_block_of(s->index, node);
+        places[count].block = block;
+        places[count].slot = node - block * s->index->geometry.nodes_per_block;
+        PREFETCH(lists_of(s->index, block));
+        count++;
+    }
+    return count;
+}
+
+/* Offers the neighbours of all that ranks, until nothing new does: a search by codes alone. A list
+ * is three loads that wait for one another (block, offset, list), so some are fetched side by side.
+ */
 static void expand_from_memory(struct search *s)
 {
-    const struct index *index = s->index;
-    uint32_t place;
-    while ((place = frontier_next(&s->frontier)) != FRONTIER_NONE) {
-        s->frontier.states[place] = FRONTIER_EXPANDED;
-        uint32_t node = frontier_node(s->frontier.entries[place]);
-        uint32_t block = index_block_of(index, node);
-        struct block_view view;
-        lists_view(index, block, &view);
-        uint32_t count = list_gather(s, &view, node - view.first_node, 0);
-        for (uint32_t slot = 0; slot < view.record_count; slot++) { /* block-mates */
-            s->scratch->ids[count] = view.first_node + slot;
-            count += seen_add(s->seen, SEEN_SLOTS - 1, view.first_node + slot);
+    struct list_place places[EXPAND_BATCH];
+    uint32_t taken;
+    while ((taken = expand_take(s, places)) > 0) {
+        for (uint32_t i = 0; i < taken; i++) {
+            list_open(s->index, &places[i]);
+            block_offset_prefetch(&places[i].view, places[i].slot);
         }
-        s->stats.hops++;
-        offer(s, count);
+        for (uint32_t i = 0; i < taken; i++)
+            block_list_prefetch(&places[i].view, places[i].slot);
+        uint32_t count = 0;
+        for (uint32_t i = 0; i < taken; i++) {
+            const struct block_view *view = &places[i].view;
+            count = list_gather(s, view, places[i].slot, count);
+            for (uint32_t slot = 0; slot < view->record_count; slot++) { /* block-mates */
+                s->scratch->ids[count] = view->first_node + slot;
+                count += seen_add(s->seen, SEEN_SLOTS - 1, view->first_node + slot);
+            }
+            if (count >= BATCH_IDS || i + 1 == taken) {
+                offer(s, count);
+                count = 0;
+            }
+        }
+        s->stats.hops += taken;
     }
 }
 

@@ -108,7 +108,9 @@ static struct block_io_params bench_params(const struct bench *bench, uint32_t d
     return (struct block_io_params){.kind = bench->kind,
                                     .depth = depth,
                                     .buffers = bench->buffers,
-                                    .buffers_bytes = (size_t)DEPTH * BLOCK};
+                                    .buffers_bytes = (size_t)DEPTH * BLOCK,
+                                    /* half the rings have the file registered */
+                                    .file = depth % 2 == 0 ? bench->fd : -1};
 }
 
 /* Skips the test where the kernel of the test machine refuses io_uring. */
