@@ -242,6 +242,7 @@ static struct fit fit_grid(const struct magnitudes *x, float inverse)
     float dots[LANES] = {0}, norms[LANES] = {0};
     const float top = x->top;
     for (size_t d = 0; d < x->padded; d += LANES) {
+#pragma omp simd
         for (size_t l = 0; l < LANES; l++) {
             float value = x->values[d + l], level = value * inverse;
             level = level < top ? level : top;
@@ -377,21 +378,29 @@ static size_t scalar_table_bytes(const struct codec *codec)
     return sizeof(struct codec_scalar_table) + chunks * CODEC_SCALAR_CHUNK;
 }
 
+/* To nearest, and within QUERY_MAX what rounding errors, infinities or NaN have put beyond. */
+ALWAYS_INLINE int32_t round_value(float value)
+{
+    value = value < QUERY_MAX ? value : QUERY_MAX;
+    value = value > -QUERY_MAX ? value : -QUERY_MAX;
+    return (int32_t)(value < 0 ? value - 0.5f : value + 0.5f);
+}
+
 /* Rounds a chunk of the query to bytes, in the order of a code's bits; the sum of what it wrote. */
 static int32_t put_chunk(const float *values, size_t dims, uint32_t bits, float inverse,
                          int8_t *query)
 {
     const size_t bytes = codec_scalar_bytes(dims, bits);
-    const size_t stride = codec_scalar_bytes(CODEC_SCALAR_CHUNK, bits);
     int32_t sum = 0;
     memset(query, 0, CODEC_SCALAR_CHUNK);
-    for (size_t d = 0; d < dims; d++) {
-        float value = values[d] * inverse;
-        value = value < QUERY_MAX ? value : QUERY_MAX; /* rounding errors, infinities and NaN */
-        value = value > -QUERY_MAX ? value : -QUERY_MAX;
-        int32_t rounded = (int32_t)(value < 0 ? value - 0.5f : value + 0.5f);
-        query[d / bytes * stride + d % bytes] = (int8_t)rounded;
-        sum += rounded;
+    for (size_t first = 0; first < dims; first += bytes) {
+        const size_t count = MIN(bytes, dims - first);
+        for (size_t i = 0; i < count; i++) {
+            int32_t rounded = round_value(values[first + i] * inverse);
+            query[i] = (int8_t)rounded;
+            sum += rounded;
+        }
+        query += codec_scalar_bytes(CODEC_SCALAR_CHUNK, bits);
     }
     return sum;
 }

@@ -76,8 +76,17 @@ static const struct codec_scalar_kernels kernels_scalar = {
     .gather = {[1] = gather_1, [2] = gather_2, [4] = gather_4},
 };
 
+/* AVX-512 without VNNI has no product of bytes that AVX2 lacks. */
 const struct codec_scalar_kernels *codec_scalar_kernels_get(unsigned features)
 {
+#if defined(__x86_64__)
+    const unsigned vnni = CPU_AVX2 | CPU_AVX512 | CPU_AVX512_VNNI;
+    if ((features & vnni) == vnni)
+        return &codec_scalar_kernels_vnni;
+    if (features & CPU_AVX2)
+        return &codec_scalar_kernels_avx2;
+#else
     (void)features;
+#endif
     return &kernels_scalar;
 }
