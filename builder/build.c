@@ -61,7 +61,7 @@ enum status build_params_check(const struct build_params *params, struct error *
     } ranges[] = {
         {"degree", params->degree, BUILD_DEGREE_MIN, BUILD_DEGREE_MAX},
         {"build list", params->build_list, 1, BUILD_LIST_MAX},
-        {"code bytes", params->code_bytes, 1, VECTOR_DIM_MAX},
+        {"code bytes", params->code_bytes, params->codec == CODEC_PQ, VECTOR_DIM_MAX},
         {"threads", params->threads, 0, BUILD_THREADS_MAX},
         {"shards", params->shards, 0, PARTITION_SHARDS_MAX},
         {"block bytes", params->block_bytes, 0, BLOCK_BYTES_MAX},
@@ -71,8 +71,8 @@ enum status build_params_check(const struct build_params *params, struct error *
     if (params->metric != METRIC_L2 && params->metric != METRIC_IP &&
         params->metric != METRIC_COSINE)
         return error_set(err, STATUS_INVALID, "unknown metric; l2, ip or cosine is wanted");
-    if (params->codec != CODEC_PQ)
-        return error_set(err, STATUS_INVALID, "unknown codec; product quantization is wanted");
+    if (params->codec != CODEC_PQ && params->codec != CODEC_SCALAR)
+        return error_set(err, STATUS_INVALID, "unknown codec; pq or scalar is wanted");
     for (size_t i = 0; status == STATUS_OK && i < ARRAY_LENGTH(ranges); i++)
         status = range_check(ranges[i].name, ranges[i].value, ranges[i].min, ranges[i].max, err);
     if (status == STATUS_OK && params->block_bytes % BLOCK_PAGE_BYTES != 0)
@@ -445,9 +445,10 @@ static enum status build_begin(struct build *b, struct error *err)
     status = scan_shape_check(b->params.input, &b->shape, err);
     if (status != STATUS_OK)
         return status;
-    b->params.code_bytes = MIN(b->params.code_bytes, b->shape.dim);
     work_path_set(b);
-    status = block_check_asked(b, err);
+    status = build_code_bytes_resolve(&b->params, &b->shape, err);
+    if (status == STATUS_OK)
+        status = block_check_asked(b, err);
     if (status == STATUS_OK)
         status = topology_begin(b, err);
     if (status == STATUS_OK)

@@ -41,7 +41,8 @@ struct build_params {
     uint32_t build_list; /* L = 100; 1..BUILD_LIST_MAX */
     double alpha;        /* 1.2; 1..BUILD_ALPHA_MAX */
     enum codec_kind codec;
-    uint32_t code_bytes;   /* 32, lowered to dim where dim is smaller */
+    uint32_t code_bytes;   /* pq: 32, lowered to dim where dim is smaller; scalar: one of its sizes,
+                            * or 0 for 4 bits a dimension */
     uint64_t memory_bytes; /* 0: no limit but the machine's */
     uint32_t shards;       /* 0: as few as the memory allows */
     double replication;    /* 1.8; most shards a row is in, on average: 1..BUILD_REPLICATION_MAX */

@@ -46,6 +46,7 @@ static void signals_install(void)
 struct options {
     struct build_params params;
     const char *metric;
+    const char *codec;
     const char *stage;
     const char *type;
     uint64_t count;
@@ -85,6 +86,9 @@ static enum args_result options_check(struct options *o, struct error *err)
     if (o->shard_given && o->stage == NULL)
         return usage(err, "--shard is for --stage");
     p->metric = metric_parse(o->metric);
+    p->codec = codec_kind_parse(o->codec);
+    if (p->codec == CODEC_PQ && p->code_bytes == 0)
+        p->code_bytes = 32;
     p->numa = strcmp(o->numa, "on") == 0;
     p->one_stage = o->stage != NULL;
     p->shard = o->shard_given ? o->shard : WORK_WHOLE;
@@ -138,11 +142,17 @@ static enum args_result options_parse(int argc, char **argv, struct options *o, 
          .help = "how much nearer a neighbour must be to stand for another",
          .min = 1,
          .max = BUILD_ALPHA_MAX},
+        {.name = "codec",
+         .kind = ARGS_STRING,
+         .target = &o->codec,
+         .choices = "pq|scalar",
+         .help = "how vectors are compressed: product or scalar quantization"},
         {.name = "code-bytes",
          .kind = ARGS_U32,
          .target = &p->code_bytes,
          .value_name = "BYTES",
-         .help = "compressed size of a vector, at most its dimension",
+         .help = "compressed size of a vector: pq at most its dimension, else 32; scalar 1, 2 or 4 "
+                 "bits a dimension and 2 bytes, else 4 bits",
          .min = 1,
          .max = VECTOR_DIM_MAX},
         {.name = "memory",
@@ -410,13 +420,12 @@ int main(int argc, char **argv)
         .params = {.degree = 64,
                    .build_list = 100,
                    .alpha = 1.2,
-                   .codec = CODEC_PQ,
-                   .code_bytes = 32,
                    .seed = 1,
                    .replication = 1.8,
                    .navigation_share = 0.01,
                    .cancel = &stop_requested},
         .metric = "l2",
+        .codec = "pq",
         .type = "u8",
         .numa = "on",
     };

@@ -145,7 +145,7 @@ static enum status run_train(struct plan_run *run, struct error *err)
         .metric = run->set.metric,
         .type = run->set.type,
         .dim = run->set.dim,
-        .code_bytes = MIN(run->params.code_bytes, run->set.dim),
+        .code_bytes = run->params.code_bytes,
         .seed = run->params.seed,
         .norm_max = run->set.norm_max,
     };
@@ -338,6 +338,8 @@ enum status build_plan_make(const struct build_params *params, const struct vect
         return status;
     made.shape = file != NULL ? vector_file_shape(file) : *shape;
     status = scan_shape_check(file != NULL ? params->input : "the plan", &made.shape, err);
+    if (status == STATUS_OK)
+        status = build_code_bytes_resolve(&run.params, &made.shape, err);
     if (status == STATUS_OK)
         status = numa_count(params, &made.numa_nodes, err);
     if (status == STATUS_OK)

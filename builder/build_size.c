@@ -30,6 +30,7 @@ enum {
     VAMANA_PIECES_BYTES = 64 * 1024 * 4,
     PACK_BATCH_BYTES = 2 * MIB, /* pack_assign.c: the choices of a batch of rows */
     PQ_CENTROIDS = 256,
+    SCALAR_FLOATS_PER_DIM = 5,             /* the mean, signs of four rounds */
     STREAMS_BYTES = 4 * WORK_BUFFER_BYTES, /* open pieces, read or written, and their records */
     SHARD_ROWS_MIN = 64,
 };
@@ -54,6 +55,29 @@ struct size_input {
     const struct vector_shape *shape;
 };
 
+/* Bytes of a code. */
+static uint32_t code_bytes_of(const struct build_params *params, const struct vector_shape *shape)
+{
+    if (params->codec == CODEC_PQ)
+        return MIN(params->code_bytes, shape->dim);
+    return params->code_bytes != 0 ? params->code_bytes
+                                   : codec_scalar_code_bytes(shape->dim, params->metric, 4);
+}
+
+enum status build_code_bytes_resolve(struct build_params *params, const struct vector_shape *shape,
+                                     struct error *err)
+{
+    const struct codec_params codec = {
+        .kind = params->codec,
+        .metric = params->metric,
+        .type = shape->type,
+        .dim = shape->dim,
+        .code_bytes = code_bytes_of(params, shape),
+    };
+    params->code_bytes = codec.code_bytes;
+    return codec_code_bytes_check(&codec, err);
+}
+
 static struct size_input input_make(const struct build_params *params,
                                     const struct vector_shape *shape)
 {
@@ -69,7 +93,7 @@ static struct size_input input_make(const struct build_params *params,
         .navigation_count =
             navigation_sample_count((uint32_t)shape->count, params->navigation_share),
         .degree = params->degree,
-        .code_bytes = MIN(params->code_bytes, shape->dim),
+        .code_bytes = code_bytes_of(params, shape),
         .block_bytes = params->block_bytes,
         .threads = params->threads,
         .params = params,
@@ -93,17 +117,20 @@ static uint64_t vamana_bytes(uint64_t count, uint64_t degree)
     return count * (graph_row_bytes(degree) + 3 * sizeof(uint32_t)) + edges + VAMANA_PIECES_BYTES;
 }
 
-/* The sample; each thread's subspace of it as f32 with k-means' labels, distances and trial sums;
- * centroids and their working copies. */
+/* The sample with its views. PQ: each thread's subspace of it as f32 with k-means' labels,
+ * distances and trial sums; centroids and their working copies. Scalar: mean and signs. */
 static uint64_t train_bytes(const struct size_input *in)
 {
     uint64_t sample = encode_sample_rows((uint32_t)in->count);
+    uint64_t sample_bytes = sample * (in->packed_bytes + 16 + 4);
+    if (in->params->codec == CODEC_SCALAR)
+        return sample_bytes + SCALAR_FLOATS_PER_DIM * sizeof(float) * (in->dim + 1);
     uint64_t subspace_dim = (in->dim + in->code_bytes - 1) / in->code_bytes;
     uint64_t subspaces = MIN(in->threads, in->code_bytes);
     uint64_t floats = in->dim * sizeof(float);
 
-    return sample * (in->packed_bytes + 16 + 4) +
-           subspaces * sample * (subspace_dim * sizeof(float) + 32) + 4 * PQ_CENTROIDS * floats;
+    return sample_bytes + subspaces * sample * (subspace_dim * sizeof(float) + 32) +
+           4 * PQ_CENTROIDS * floats;
 }
 
 /* ---- shards ---- */
@@ -260,7 +287,8 @@ static uint64_t blocks_bytes(const struct size_input *in, uint32_t shards)
 static void disk_compute(const struct size_input *in, struct build_size *size)
 {
     uint64_t n = in->count;
-    uint64_t codec = PQ_CENTROIDS * sizeof(float) * in->dim;
+    uint64_t floats_per_dim = in->params->codec == CODEC_PQ ? PQ_CENTROIDS : 1;
+    uint64_t codec = floats_per_dim * sizeof(float) * in->dim;
     uint64_t hot = MIN(n, (uint64_t)HOT_QUERIES_MAX * HOT_SEARCH_LIST) * sizeof(uint32_t);
     uint64_t borrowed = (uint64_t)((size->replication - 1.0) * (double)n);
     uint64_t list = (in->degree + 1) * sizeof(uint32_t);

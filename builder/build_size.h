@@ -33,6 +33,11 @@ struct build_size {
     uint64_t disk_least_bytes; /* vectors, keys and codes alone: it cannot be less */
 };
 
+/* Makes params->code_bytes definite for the input: lowered to the dimension, or chosen where it is
+ * 0. STATUS_INVALID if the codec has no such codes. */
+NODISCARD enum status build_code_bytes_resolve(struct build_params *params,
+                                               const struct vector_shape *shape, struct error *err);
+
 /* Pure arithmetic for a number of shards. `params` within build.h's ranges and with its thread
  * count resolved (not 0); `shape` as scan_shape_check() accepts it; 1 <= shards <=
  * build_shards_max(). */

@@ -72,7 +72,12 @@ static enum status params_check(const struct codec_params *params, enum status f
 
 enum status codec_code_bytes_check(const struct codec_params *params, struct error *err)
 {
-    return ops_of((uint32_t)params->kind)->code_bytes_check(params, STATUS_INVALID, err);
+    const struct codec_ops *ops = ops_of((uint32_t)params->kind);
+    if (!ops) {
+        return error_set(err, STATUS_UNSUPPORTED, "codec kind %u is unknown",
+                         (unsigned)params->kind);
+    }
+    return ops->code_bytes_check(params, STATUS_INVALID, err);
 }
 
 enum status codec_train_with(const struct codec_params *params, unsigned features, const void *rows,

@@ -50,7 +50,7 @@ struct codec_params {
 
 /* Whether params->kind has codes of params->code_bytes for params->dim and params->metric, which
  * are valid: PQ any from 1 to dim, scalar those of codec_scalar_code_bytes(). If not,
- * STATUS_INVALID and what would do. */
+ * STATUS_INVALID and what would do; STATUS_UNSUPPORTED for a kind that this build does not know. */
 NODISCARD enum status codec_code_bytes_check(const struct codec_params *params, struct error *err);
 
 /* Size of a scalar code at `bits` (1, 2 or 4) a dimension: the bits, rounded up to bytes, and 2.

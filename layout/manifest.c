@@ -184,12 +184,18 @@ static enum status blocks_check(const struct manifest *manifest, struct error *e
 
 static enum status build_check(const struct manifest *manifest, struct error *err)
 {
-    if (manifest->codec_kind != CODEC_PQ)
-        return error_set(err, STATUS_UNSUPPORTED, "codec kind %d, this build knows pq (%d)",
-                         (int)manifest->codec_kind, CODEC_PQ);
+    const struct codec_params codec = {
+        .kind = manifest->codec_kind,
+        .metric = manifest->metric,
+        .type = manifest->type,
+        .dim = manifest->dim,
+        .code_bytes = manifest->code_bytes,
+    };
+    enum status status = codec_code_bytes_check(&codec, err);
+    if (status != STATUS_OK)
+        return status;
     const uint64_t count = manifest->vector_count;
     const struct range_rule ranges[] = {
-        {"code_bytes", manifest->code_bytes, 1, manifest->dim},
         {"degree", manifest->degree, 1, BLOCK_DEGREE_MAX},
         {"build_list", manifest->build_list, 1, UINT32_MAX},
         {"block_bytes_asked", manifest->block_bytes_asked, 0, BLOCK_BYTES_MAX},
@@ -199,7 +205,7 @@ static enum status build_check(const struct manifest *manifest, struct error *er
         {"navigation_count", manifest->navigation_count, 1, count},
         {"hot_count", manifest->hot_count, 0, count},
     };
-    enum status status = ranges_check(ranges, ARRAY_LENGTH(ranges), err);
+    status = ranges_check(ranges, ARRAY_LENGTH(ranges), err);
     if (status != STATUS_OK)
         return status;
     const struct real_rule reals[] = {

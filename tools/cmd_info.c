@@ -24,11 +24,6 @@ static const char *adjacency_name(const struct manifest *manifest)
     return manifest->geometry.adjacency == BLOCK_ADJACENCY_GAPS ? "gaps" : "plain";
 }
 
-static const char *codec_name(const struct manifest *manifest)
-{
-    return manifest->codec_kind == CODEC_PQ ? "pq" : "none";
-}
-
 static uint64_t total_bytes(const struct manifest *manifest)
 {
     uint64_t total = 0;
@@ -76,7 +71,8 @@ static void print_info(const char *path, const struct manifest *manifest)
            manifest->build_list, manifest->alpha, manifest->seed);
     printf("shards            %u, replication at most %g, %" PRIu64 " rows borrowed\n",
            manifest->shard_count, manifest->replication, manifest->borrowed_rows);
-    printf("codec             %s, %u bytes a vector\n", codec_name(manifest), manifest->code_bytes);
+    printf("codec             %s, %u bytes a vector\n", codec_kind_name(manifest->codec_kind),
+           manifest->code_bytes);
     printf("blocks            %" PRIu64 " of %u bytes, %u vectors each, %s lists\n",
            manifest->block_count, manifest->geometry.block_bytes,
            manifest->geometry.nodes_per_block, adjacency_name(manifest));
@@ -111,7 +107,7 @@ static void print_info_json(const char *path, const struct manifest *manifest)
     printf(",\"degree\":%u,\"build_list\":%u,\"alpha\":%g,\"seed\":%" PRIu64
            ",\"codec\":\"%s\",\"code_bytes\":%u",
            manifest->degree, manifest->build_list, manifest->alpha, manifest->seed,
-           codec_name(manifest), manifest->code_bytes);
+           codec_kind_name(manifest->codec_kind), manifest->code_bytes);
     printf(",\"shard_count\":%u,\"replication\":%g,\"borrowed_rows\":%" PRIu64 ",\"entry_node\":%u",
            manifest->shard_count, manifest->replication, manifest->borrowed_rows,
            manifest->entry_node);
