@@ -463,29 +463,49 @@ fi
 
 # --- memory ------------------------------------------------------------------------------------
 
+# memory_run MEMBERS MEMORY QUERIES TRUTH CLIENTS: one line of `nightjar bench`, kept in memory-runs
+memory_run() {
+    bench memory-runs "$1" --index "$gen" --memory "$2" --threads "$threads" --queries "$3" \
+        --groundtruth "$4" -k 10 --search-list 40 --concurrency "$5" --duration "$duration"
+}
+# memory_point PERCENT BYTES: a budget asked by one client and by 32; one JSON line
+memory_point() {
+    local one name
+    memory_run "\"percent\":$1" "$2" "$few" "$few_truth" 1 >"$work/one"
+    memory_run "\"percent\":$1" "$2" "$query" "$truth" 32 >"$work/point"
+    one=
+    for name in recall reads_per_query mean_us; do
+        one+=",\"one_$name\":$(field "$name" "$work/one")"
+    done
+    sed "s/^{/{\"memory_bytes\":$2$one,/" "$work/point"
+}
+
+# From codes and navigation alone to every block in memory; what lies between is given as a share of
+# nodes.blk.
 if wanted memory; then
-    heading "Memory: blocks cached beside codes and navigation (L = 40, 16 clients)"
+    heading "Memory, from the smallest budget to everything (L = 40; one client and 32)"
+    rm -f "$out/memory-runs.json"
+    memory_run '"percent":0' codes "$few" "$few_truth" 1 >"$work/point"
+    fixed=$(($(field codes_bytes "$work/point") + $(field navigation_bytes "$work/point")))
     nightjar info --json "$gen" >"$work/info"
     nodes_bytes=$(field nodes.blk "$work/info")
-    codes_bytes=$(($(field codes.bin "$work/info") + $(field codec.bin "$work/info")))
-    fixed=$((codes_bytes + $(field navigation.bin "$work/info") +
-        $(field navigation_count "$work/info") * $(field code_bytes "$work/info")))
     block_count=$(field block_count "$work/info")
-    : >"$out/memory.json"
-    for percent in 0 1 2 5 10 20 40 60 80 100; do
+    for percent in 0 2 5 12 25 50 75 100; do
         # The table that finds cached blocks takes 4 bytes a block, but for all or none.
         memory=$((fixed + nodes_bytes * percent / 100 + 4 * block_count))
         case $percent in
         0) memory=$fixed ;;
         100) memory=$((fixed + nodes_bytes)) ;;
         esac
-        bench memory "\"percent\":$percent,\"memory_bytes\":$memory" --index "$gen" \
-            --memory "$memory" --threads "$threads" --queries "$query" --groundtruth "$truth" \
-            --search-list 40 --concurrency 16 --duration "$duration"
-    done | table 'memory_MiB=memory_bytes*9.5367431640625e-7:%.1f' 'blocks_%=percent:%d' \
-        'blocks_cached=cached_blocks:%d' 'recall@10=recall:%.4f' \
+        memory_point "$percent" "$memory"
+    done | tee "$out/memory.json" | table 'memory_MiB=memory_bytes*9.5367431640625e-7:%.1f' \
+        'of_blocks_%=percent:%d' 'codes_MiB=codes_bytes*9.5367431640625e-7:%.1f' \
+        'navigation_MiB=navigation_bytes*9.5367431640625e-7:%.1f' \
+        'cache_MiB=cache_bytes*9.5367431640625e-7:%.1f' 'blocks_cached=cached_blocks:%d' \
+        'mean_ms,_1_client=one_mean_us*0.001:%.2f' 'reads/query=one_reads_per_query:%.2f' \
+        'recall@10=one_recall:%.4f' 'QPS,_32_clients=qps:%.0f' \
         'reads/query=reads_per_query:%.2f' 'cached/query=cache_hits_per_query:%.2f' \
-        'QPS=qps:%.0f' 'mean_ms=mean_us*0.001:%.2f' 'CPU_µs/query=cpu_us_per_query:%.0f'
+        'recall@10=recall:%.4f' 'CPU_µs/query=cpu_us_per_query:%.0f'
 fi
 
 # --- plots -------------------------------------------------------------------------------------
@@ -514,8 +534,10 @@ if ((${#ladders[@]} > 0)); then
         plot recall-reads "Reads by recall" "recall@10" "reads a query"
 fi
 if wanted memory; then
-    points memory "" "%d clients" memory_bytes reads_per_query 9.5367431640625e-7 |
-        plot memory-reads "Reads by memory" "memory tier, MiB" "reads a query"
+    {
+        points memory "" "1 client" memory_bytes one_reads_per_query 9.5367431640625e-7
+        points memory "" "%d clients" memory_bytes reads_per_query 9.5367431640625e-7
+    } | plot memory-reads "Reads by memory" "memory tier, MiB" "reads a query"
 fi
 
 # --- f32, cosine, ip ---------------------------------------------------------------------------
