@@ -135,10 +135,12 @@ static void print_json(const struct bench *bench, const struct point *point)
     if (bench->local.engine != NULL) {
         struct index_memory memory = index_memory_of(bench->local.index);
         printf(",\"hops_per_query\":%.3f,\"code_distances_per_query\":%.2f,"
-               "\"exact_distances_per_query\":%.2f,\"cached_blocks\":%" PRIu64 ",\"resident\":%s",
+               "\"exact_distances_per_query\":%.2f,\"codes_bytes\":%" PRIu64
+               ",\"navigation_bytes\":%" PRIu64 ",\"cache_bytes\":%" PRIu64
+               ",\"cached_blocks\":%" PRIu64 ",\"resident\":%s",
                per_query(point, sums->hops), per_query(point, sums->code_distances),
-               per_query(point, sums->exact_distances), memory.cached_blocks,
-               memory.resident ? "true" : "false");
+               per_query(point, sums->exact_distances), memory.codes_bytes, memory.navigation_bytes,
+               memory.cache_bytes, memory.cached_blocks, memory.resident ? "true" : "false");
     }
     printf("}\n");
     fflush(stdout);
