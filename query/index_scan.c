@@ -40,6 +40,7 @@ struct scanner {
     uint8_t *buffer;
     uint8_t *arena; /* the piece that lists go to */
     size_t arena_used;
+    uint64_t lists_bytes; /* what all its pieces hold */
     pthread_t thread;
     bool started;
 };
@@ -108,13 +109,13 @@ static uint8_t *lists_room(struct scanner *self, size_t bytes)
         pthread_mutex_lock(&self->scan->lock);
         arena->next = index->arenas;
         index->arenas = arena;
-        index->memory.lists_bytes += sizeof(*arena) + ARENA_BYTES;
         pthread_mutex_unlock(&self->scan->lock);
         self->arena = arena->bytes;
         self->arena_used = 0;
     }
     uint8_t *room = self->arena + self->arena_used;
     self->arena_used += bytes;
+    self->lists_bytes += bytes;
     return room;
 }
 
@@ -241,6 +242,9 @@ enum status index_scan(struct index *index, bool encode, struct error *err)
     for (uint32_t i = 0; i + 1 < threads; i++)
         if (scanners[i].started)
             pthread_join(scanners[i].thread, NULL);
+    /* What is left of a piece was never touched, so it is no memory. */
+    for (uint32_t i = 0; i < threads; i++)
+        index->memory.lists_bytes += scanners[i].lists_bytes;
     status = scan.status;
     if (status && err)
         *err = scan.error;
