@@ -35,4 +35,17 @@ struct index_plan {
 NODISCARD enum status index_plan_make(const struct manifest *manifest, uint64_t budget,
                                       struct index_plan *out, struct error *err);
 
+/* A budget from which on the tier holds something that it does not below. */
+struct index_step {
+    uint64_t budget;
+    struct index_plan plan;
+};
+
+enum { INDEX_STEPS_MAX = 8 };
+
+/* The steps of `manifest`, ascending, from the least budget to the one that makes it resident;
+ * returns how many there are. */
+uint32_t index_plan_steps(const struct manifest *manifest,
+                          struct index_step steps[INDEX_STEPS_MAX]);
+
 #endif

@@ -10,6 +10,7 @@
 
 #include "layout/generation.h"
 #include "layout/publish.h"
+#include "query/index_plan.h"
 #include "tools/cmd.h"
 
 enum { DIGEST_TEXT_BYTES = 33 };
@@ -52,6 +53,20 @@ static struct generation *open_operand(struct args_spec spec, int argc, char **a
 
 /* ---- info ---- */
 
+/* What a daemon would hold at which --memory. */
+static void print_steps(const struct manifest *manifest)
+{
+    struct index_step steps[INDEX_STEPS_MAX];
+    uint32_t count = index_plan_steps(manifest, steps);
+    for (uint32_t i = 0; i < count; i++) {
+        const struct index_plan *plan = &steps[i].plan;
+        printf("%-17s %" PRIu64 " bytes (%.1f MiB): codes of %u bytes%s%s\n",
+               i == 0 ? "--memory from" : "", steps[i].budget, (double)steps[i].budget / 0x1p20,
+               plan->code_bytes, plan->lists ? ", lists of all vectors" : "",
+               plan->resident ? ", all blocks: no reads" : "");
+    }
+}
+
 static void print_info(const char *path, const struct manifest *manifest)
 {
     char id[DIGEST_TEXT_BYTES], input[DIGEST_TEXT_BYTES];
@@ -88,6 +103,7 @@ static void print_info(const char *path, const struct manifest *manifest)
                manifest->files[f].bytes, (double)manifest->files[f].bytes / count);
     printf("total             %" PRIu64 " bytes, %.1f a vector\n", total_bytes(manifest),
            (double)total_bytes(manifest) / count);
+    print_steps(manifest);
 }
 
 static void print_info_json(const char *path, const struct manifest *manifest)
@@ -122,8 +138,15 @@ static void print_info_json(const char *path, const struct manifest *manifest)
     for (int f = 0; f < GENERATION_FILE_COUNT; f++)
         printf("%s\"%s\":%" PRIu64, f > 0 ? "," : "", generation_file_names[f],
                manifest->files[f].bytes);
-    printf("},\"total_bytes\":%" PRIu64 ",\"bytes_per_vector\":%.3f}\n", total_bytes(manifest),
-           (double)total_bytes(manifest) / (double)manifest->vector_count);
+    printf("},\"total_bytes\":%" PRIu64 ",\"bytes_per_vector\":%.3f,\"memory\":[",
+           total_bytes(manifest), (double)total_bytes(manifest) / (double)manifest->vector_count);
+    struct index_step steps[INDEX_STEPS_MAX];
+    uint32_t count = index_plan_steps(manifest, steps);
+    for (uint32_t i = 0; i < count; i++)
+        printf("%s{\"budget\":%" PRIu64 ",\"code_bytes\":%u,\"lists\":%s,\"resident\":%s}",
+               i > 0 ? "," : "", steps[i].budget, steps[i].plan.code_bytes,
+               steps[i].plan.lists ? "true" : "false", steps[i].plan.resident ? "true" : "false");
+    printf("]}\n");
 }
 
 enum cmd_outcome cmd_info(int argc, char **argv, struct error *err)
