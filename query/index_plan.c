@@ -110,11 +110,11 @@ static uint64_t plan_fill(const struct manifest *m, uint64_t budget, struct inde
     uint64_t nodes_bytes = m->files[GENERATION_NODES].bytes;
     if (budget < least)
         return least;
-    if (budget - least >= nodes_bytes) {
+    codes_choose(m, budget, plan);
+    if (budget - spent(plan) >= nodes_bytes) {
         resident_set(m, budget, plan);
         return least;
     }
-    codes_choose(m, budget, plan);
     uint64_t lists = lists_bound(m);
     if (lists < nodes_bytes / LISTS_SHARE && lists <= budget - spent(plan)) {
         plan->lists = true;
