@@ -45,15 +45,16 @@ static void codes_set(const struct manifest *m, uint32_t bits, uint32_t code_byt
  * estimated ten times as fast. */
 static void codes_choose(const struct manifest *m, uint64_t budget, struct index_plan *plan)
 {
+    static const uint32_t bits_tried[] = {4, 2, 1};
+    codes_set(m, 0, m->code_bytes, plan);
     if (m->codec_kind == CODEC_SCALAR)
         return;
-    static const uint32_t bits_tried[] = {4, 2, 1};
     for (size_t i = 0; i < ARRAY_LENGTH(bits_tried); i++) {
         uint32_t bytes = codec_scalar_code_bytes(m->dim, m->metric, bits_tried[i]);
         bool fast = plan->resident && bits_tried[i] == 4;
         if (bytes < m->code_bytes + (fast ? 0 : m->code_bytes / 2))
             return;
-        uint64_t more = saturating_sub(codes_total(m, bytes), codes_total(m, m->code_bytes));
+        uint64_t more = codes_total(m, bytes) - codes_total(m, m->code_bytes);
         if (plan->codes_bytes + plan->navigation_bytes + more > budget)
             continue;
         codes_set(m, bits_tried[i], bytes, plan);
