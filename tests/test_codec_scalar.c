@@ -17,6 +17,7 @@
 #include "common/codec_scalar_internal.h"
 #include "common/cpu.h"
 #include "common/random.h"
+#include "tests/golden_file.h"
 
 enum { SEED = 20240613, HEADER = 64 };
 
@@ -759,6 +760,7 @@ static void codec_survives_serialisation(void **state)
     struct error err;
     size_t length, copy_length;
     uint8_t *file = serialize(codec, &length);
+    golden_file_compare("codec_scalar.bin", file, length);
     assert_int_equal(length, HEADER + 4 + 4 * 6); /* ip has a coordinate of its own */
     assert_int_equal(file[8], 3);
     assert_int_equal(codec_deserialize(file, length, &copy, &err), STATUS_OK);
