@@ -184,7 +184,7 @@ static float *decode(const struct subject *s, const uint8_t *code, double *facto
     for (uint32_t first = 0; first < s->dims; first += 128) {
         uint32_t t = MIN(128u, s->dims - first), n = (t * s->bits + 7) / 8;
         for (uint32_t d = 0; d < t; d++) {
-            uint32_t u = bytes[d % n] >> (s->bits * (d / n)) & ((1u << s->bits) - 1);
+            uint32_t u = (uint32_t)bytes[d % n] >> (s->bits * (d / n)) & ((1u << s->bits) - 1);
             y[first + d] = 2 * (float)u - (float)((1u << s->bits) - 1);
         }
         bytes += n;
