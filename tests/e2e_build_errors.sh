@@ -73,6 +73,9 @@ refused "no arguments" 2 "--input"
 refused "no output" 2 "--output" --input good.u8bin
 refused "unknown option" 2 "--frobnicate" --input good.u8bin --output gen --frobnicate
 refused "unknown metric" 2 "hamming" --input good.u8bin --output gen --metric hamming
+refused "unknown codec" 2 "opaque" --input good.u8bin --output gen --codec opaque
+refused "codec's other size" 1 "4, 6 or 10" --input good.u8bin --output gen --codec scalar \
+    --code-bytes 7 --quiet
 refused "degree too small" 2 "--degree" --input good.u8bin --output gen --degree 3
 refused "degree not a number" 2 "--degree" --input good.u8bin --output gen --degree many
 refused "odd block size" 2 "4096" --input good.u8bin --output gen --block-bytes 5000

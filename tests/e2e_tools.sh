@@ -196,6 +196,28 @@ check "info" "$bin/nightjar" info root/sharded
 says "info counts the shards" "shards            2, replication at most "
 check "verify a generation of two shards" "$bin/nightjar" verify root/sharded
 
+# Scalar codes, of four bits unless a size says otherwise; recall is against brute force.
+check "build with scalar codes" "$bin/nightjar-build" --input base.u8bin --output root/scalar \
+    --codec scalar --degree 16 --build-list 24 --quiet
+check "verify scalar codes" "$bin/nightjar" verify root/scalar
+check "info" "$bin/nightjar" info root/scalar
+says "info names the codec and its size" "codec             scalar, 10 bytes a vector"
+check "build with scalar codes of two bits" "$bin/nightjar-build" --input base.fbin \
+    --output root/scalar2 --metric cosine --codec scalar --code-bytes 6 --degree 16 \
+    --build-list 24 --quiet
+check "verify scalar codes of two bits" "$bin/nightjar" verify root/scalar2
+check "search by scalar codes" "$bin/nightjar" search --index root/scalar --queries q.u8bin -k 10 \
+    --search-list 40 --output found.ibin
+check "bench with scalar codes" "$bin/nightjar" bench --index root/scalar --queries q.u8bin \
+    --groundtruth t.bin -k 10 --search-list 40 --duration 0 --json
+if grep -q '"recall":\(0\.9[5-9]\|1\)' out; then
+    pass
+else
+    fail "recall of scalar codes: $(head -c 200 out)"
+fi
+refused "a size that scalar codes have not" 1 "4, 6 or 10" nightjar-build --input base.u8bin \
+    --output made --codec scalar --code-bytes 8 --quiet
+
 search=(nightjar search --search-list 20 --index)
 { u32 1 3 && zeros 3; } >one.u8bin
 refused "queries of another dimension" 1 "one.u8bin: queries of 3 dimensions, root/gen has 16" \

@@ -157,6 +157,13 @@ static void build_handles_tiny_inputs(void **state)
             assert_int_equal(summary.manifest.navigation_count, counts[c]);
             assert_int_equal(summary.manifest.code_bytes, dims[d]); /* lowered to dim */
             build_fixture_clear(f);
+            params.codec = CODEC_SCALAR;
+            params.code_bytes = 0;
+            build_verified(f, &params, &summary);
+            assert_int_equal(summary.manifest.codec_kind, CODEC_SCALAR);
+            assert_int_equal(summary.manifest.code_bytes,
+                             codec_scalar_code_bytes(dims[d], params.metric, 4));
+            build_fixture_clear(f);
         }
 }
 

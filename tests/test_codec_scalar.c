@@ -17,6 +17,7 @@
 #include "common/codec_scalar_internal.h"
 #include "common/cpu.h"
 #include "common/random.h"
+#include "tests/golden_file.h"
 
 enum { SEED = 20240613, HEADER = 64 };
 
@@ -183,7 +184,7 @@ static float *decode(const struct subject *s, const uint8_t *code, double *facto
     for (uint32_t first = 0; first < s->dims; first += 128) {
         uint32_t t = MIN(128u, s->dims - first), n = (t * s->bits + 7) / 8;
         for (uint32_t d = 0; d < t; d++) {
-            uint32_t u = bytes[d % n] >> (s->bits * (d / n)) & ((1u << s->bits) - 1);
+            uint32_t u = (uint32_t)bytes[d % n] >> (s->bits * (d / n)) & ((1u << s->bits) - 1);
             y[first + d] = 2 * (float)u - (float)((1u << s->bits) - 1);
         }
         bytes += n;
@@ -759,6 +760,7 @@ static void codec_survives_serialisation(void **state)
     struct error err;
     size_t length, copy_length;
     uint8_t *file = serialize(codec, &length);
+    golden_file_compare("codec_scalar.bin", file, length);
     assert_int_equal(length, HEADER + 4 + 4 * 6); /* ip has a coordinate of its own */
     assert_int_equal(file[8], 3);
     assert_int_equal(codec_deserialize(file, length, &copy, &err), STATUS_OK);

@@ -147,7 +147,7 @@ static enum status run(const struct options *options, struct error *err)
     for (uint32_t d = 0; d < options->dims.count; d++)
         most = MAX(most, options->dims.items[d]);
     const size_t values = (size_t)ROWS * most;
-    /* The larger table is PQ's at 64 bytes, or a scalar one of a byte a dimension. */
+    /* PQ's at 64 bytes; a scalar one takes a byte a dimension. */
     const size_t table_bytes = 64 * CODEC_PQ_CENTROIDS * sizeof(float);
     void *codes = NULL, *ids = NULL, *rows = NULL, *table = NULL;
     enum status status = bulk_alloc(options->memory_bytes, 1, "codes", &codes, err);
@@ -180,7 +180,8 @@ int main(int argc, char **argv)
         {.name = "dims",
          .kind = ARGS_U32_LIST,
          .target = &options.dims,
-         .help = "dimensions",
+         .value_name = "D,D,...",
+         .help = "dimensions (default 128,1024)",
          .min = 1,
          .max = VECTOR_DIM_MAX},
         {.name = "memory",
