@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -287,6 +288,20 @@ static enum status sample_read(struct index *index, uint64_t blocks, uint8_t *ro
     return *count > 0 ? STATUS_OK : status;
 }
 
+/* codec_train() with signals held back meanwhile: the threads of its OpenMP team outlive it,
+ * inherit this mask, and shall never be the ones to take a signal that the program handles in its
+ * way. */
+static enum status codec_train_masked(const struct codec_params *params, const void *rows,
+                                      size_t count, struct codec **out, struct error *err)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    enum status status = codec_train(params, rows, count, out, err);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return status;
+}
+
 enum status index_codec_train(struct index *index, const struct codec_params *params,
                               struct codec **out, struct error *err)
 {
@@ -301,7 +316,7 @@ enum status index_codec_train(struct index *index, const struct codec_params *pa
         return status;
     status = sample_read(index, blocks, rows, &count, err);
     if (!status)
-        status = codec_train(params, rows, count, out, err);
+        status = codec_train_masked(params, rows, count, out, err);
     bulk_free(rows, capacity, g->vector_bytes);
     return status;
 }
