@@ -26,7 +26,7 @@ struct search_hit {
 
 struct search_stats {
     uint32_t reads;      /* blocks read from disk, retries included */
-    uint32_t cache_hits; /* blocks found in the cache */
+    uint32_t cache_hits; /* blocks found in the cache; resident: candidates scored */
     uint32_t hops;       /* nodes expanded */
     uint32_t exact_distances;
     uint32_t code_distances;

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -71,10 +72,13 @@ static enum status blocks_read(const struct index *index, uint64_t first, uint64
             pread(index->nodes_fd, out + done, wanted - done, (off_t)(first * block_bytes + done));
         if (got < 0 && errno == EINTR)
             continue;
-        if (got <= 0)
-            return error_set_os(err, got < 0 ? errno : EIO, "%s: block %llu", index_path(index),
+        if (got > 0)
+            done += (size_t)got;
+        /* The file ends here, or within a page, from where O_DIRECT cannot go on. */
+        if (got <= 0 || done % BLOCK_PAGE_BYTES != 0)
+            return error_set_os(err, got < 0 ? errno : EIO, "%s/%s: block %llu", index_path(index),
+                                generation_file_names[GENERATION_NODES],
                                 (unsigned long long)(first + done / block_bytes));
-        done += (size_t)got;
     }
     return STATUS_OK;
 }
@@ -256,7 +260,9 @@ out:
 
 /* ---- training ---- */
 
-/* Copies the rows of `blocks` blocks to `rows`; *count says how many there were. */
+/* Copies the rows of `blocks` blocks to `rows`; *count says how many there were. A block at fault
+ * is left out while there are others: the scan that follows meets it again, and knows the lowest.
+ */
 static enum status sample_read(struct index *index, uint64_t blocks, uint8_t *rows, size_t *count,
                                struct error *err)
 {
@@ -266,19 +272,33 @@ static enum status sample_read(struct index *index, uint64_t blocks, uint8_t *ro
     if (status)
         return status;
     *count = 0;
-    for (uint64_t i = 0; i < blocks && !status; i++) {
+    for (uint64_t i = 0; i < blocks; i++) {
         uint64_t number = i * index->manifest->block_count / blocks;
         struct block_view view;
         status = blocks_read(index, number, 1, block, err);
         if (!status)
             status = block_verify(index, number, block, &view, err);
-        if (!status) {
-            memcpy(rows + *count * g->vector_bytes, view.vectors,
-                   (size_t)view.record_count * g->vector_bytes);
-            *count += view.record_count;
-        }
+        if (status)
+            continue;
+        memcpy(rows + *count * g->vector_bytes, view.vectors,
+               (size_t)view.record_count * g->vector_bytes);
+        *count += view.record_count;
     }
     bulk_free(block, 1, g->block_bytes);
+    return *count > 0 ? STATUS_OK : status;
+}
+
+/* codec_train() with signals held back meanwhile: the threads of its OpenMP team outlive it,
+ * inherit this mask, and shall never be the ones to take a signal that the program handles in its
+ * way. */
+static enum status codec_train_masked(const struct codec_params *params, const void *rows,
+                                      size_t count, struct codec **out, struct error *err)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    enum status status = codec_train(params, rows, count, out, err);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return status;
 }
 
@@ -296,7 +316,7 @@ enum status index_codec_train(struct index *index, const struct codec_params *pa
         return status;
     status = sample_read(index, blocks, rows, &count, err);
     if (!status)
-        status = codec_train(params, rows, count, out, err);
+        status = codec_train_masked(params, rows, count, out, err);
     bulk_free(rows, capacity, g->vector_bytes);
     return status;
 }

@@ -15,7 +15,8 @@
  * may run on, up to 16. STATUS_CORRUPT or STATUS_IO name the lowest block at fault. */
 NODISCARD enum status index_scan(struct index *index, bool encode, struct error *err);
 
-/* Trains a codec on rows of blocks spread evenly over the file. *out is the caller's. */
+/* Trains a codec on rows of blocks spread evenly over the file, fails if none of these can be read.
+ * That others are at fault is for index_scan() to say. *out is the caller's. */
 NODISCARD enum status index_codec_train(struct index *index, const struct codec_params *params,
                                         struct codec **out, struct error *err);
 
