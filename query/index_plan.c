@@ -111,16 +111,16 @@ static uint64_t plan_fill(const struct manifest *m, uint64_t budget, struct inde
     uint64_t nodes_bytes = m->files[GENERATION_NODES].bytes;
     if (budget < least)
         return least;
-    codes_choose(m, budget, plan);
+    uint64_t lists = lists_bound(m);
+    if (lists >= nodes_bytes / LISTS_SHARE || lists > budget - least)
+        lists = 0;
+    codes_choose(m, budget - lists, plan);
     if (budget - spent(plan) >= nodes_bytes) {
         resident_set(m, budget, plan);
         return least;
     }
-    uint64_t lists = lists_bound(m);
-    if (lists < nodes_bytes / LISTS_SHARE && lists <= budget - spent(plan)) {
-        plan->lists = true;
-        plan->lists_bytes = lists;
-    }
+    plan->lists = lists > 0;
+    plan->lists_bytes = lists;
     cache_set(m, budget - spent(plan), plan);
     return least;
 }

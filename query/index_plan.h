@@ -4,8 +4,8 @@
  *
  * What saves most reads for a byte comes first (docs/ARCHITECTURE.md, "Memory tier"):
  *   1. codes and navigation graph: there is no search without them;
- *   2. finer codes in their place, made from the vectors when the index is opened;
- *   3. neighbour lists of all nodes, where they are small beside the vectors;
+ *   2. neighbour lists of all nodes, where they are small beside the vectors;
+ *   3. finer codes in place of those, made from the vectors when the index is opened;
  *   4. whole blocks in the order of the hot list, up to all of them ("resident").
  */
 #ifndef NIGHTJAR_QUERY_INDEX_PLAN_H
@@ -41,7 +41,7 @@ struct index_step {
     struct index_plan plan;
 };
 
-enum { INDEX_STEPS_MAX = 8 };
+enum { INDEX_STEPS_MAX = 12 };
 
 /* The steps of `manifest`, ascending, from the least budget to the one that makes it resident;
  * returns how many there are. */

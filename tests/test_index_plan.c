@@ -153,6 +153,12 @@ static void all_the_memory_there_could_be_is_resident_with_the_finest_codes(void
 
 /* ---- each tier at its byte ---- */
 
+/* Bytes of the lists, where they are small enough to be had at all. */
+static uint64_t lists_cost(const struct manifest *m)
+{
+    return plan_of(m, least_of(m) + m->files[GENERATION_NODES].bytes - 1).lists_bytes;
+}
+
 static void finer_codes_come_at_their_byte(void **state)
 {
     (void)state;
@@ -162,7 +168,7 @@ static void finer_codes_come_at_their_byte(void **state)
                  {IP_1B, 1}, {IP_1B, 2},  {IP_1B, 4}};
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
         const struct manifest m = manifest_of(&shapes[cases[i].shape]);
-        const uint64_t budget = least_of(&m) + finer_cost(&m, cases[i].bits);
+        const uint64_t budget = least_of(&m) + lists_cost(&m) + finer_cost(&m, cases[i].bits);
         const struct index_plan before = plan_of(&m, budget - 1), plan = plan_of(&m, budget);
         assert_int_equal(plan.scalar_bits, cases[i].bits);
         assert_int_equal(plan.code_bytes,
@@ -182,15 +188,14 @@ static void lists_come_at_their_byte_where_they_are_small_beside_vectors(void **
     static const uint32_t with[] = {F32_1M, IP_1B};
     for (size_t i = 0; i < ARRAY_LENGTH(with); i++) {
         const struct manifest m = manifest_of(&shapes[with[i]]);
-        const uint64_t finest = least_of(&m) + finer_cost(&m, 4);
         const struct index_plan rich =
             plan_of(&m, least_of(&m) + m.files[GENERATION_NODES].bytes - 1);
         assert_true(rich.lists);
-        const uint64_t budget = finest + rich.lists_bytes;
+        const uint64_t budget = least_of(&m) + rich.lists_bytes;
         const struct index_plan before = plan_of(&m, budget - 1), plan = plan_of(&m, budget);
         assert_false(before.lists);
         assert_int_equal(before.lists_bytes, 0);
-        assert_true(before.cached_blocks > 0); /* what does not buy lists buys blocks */
+        assert_true(before.scalar_bits > 0 || before.cached_blocks > 0); /* not left unspent */
         assert_true(plan.lists);
         assert_int_equal(plan.cached_blocks, 0);
         assert_int_equal(spent(&plan), budget);
@@ -229,24 +234,58 @@ static void an_index_is_resident_from_the_byte_that_holds_every_block(void **sta
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(shapes); i++) {
         const struct manifest m = manifest_of(&shapes[i]);
-        const uint64_t budget = least_of(&m) + m.files[GENERATION_NODES].bytes;
+        /* blocks come after the finest codes there can be without them */
+        const struct index_plan nearly =
+            plan_of(&m, m.files[GENERATION_NODES].bytes - 1 + least_of(&m));
+        const uint64_t budget =
+            nearly.codes_bytes + nearly.navigation_bytes + m.files[GENERATION_NODES].bytes;
         const struct index_plan before = plan_of(&m, budget - 1), plan = plan_of(&m, budget);
         assert_false(before.resident);
         assert_true(before.cached_blocks < m.block_count);
         assert_true(plan.resident);
         assert_false(plan.lists); /* they are in the blocks */
-        assert_true(plan.code_bytes >= m.code_bytes);
+        assert_true(plan.code_bytes >= before.code_bytes);
     }
-    /* Finer codes come on top, at their byte; in memory they need not be longer by half. */
-    const struct manifest m = manifest_of(&shapes[U8_1M]);
-    const uint64_t budget = least_of(&m) + m.files[GENERATION_NODES].bytes;
-    static const uint32_t bits[] = {2, 4};
-    for (size_t i = 0; i < ARRAY_LENGTH(bits); i++) {
-        const uint64_t more = budget + finer_cost(&m, bits[i]);
-        const struct index_plan before = plan_of(&m, more - 1), plan = plan_of(&m, more);
-        assert_true(before.scalar_bits < bits[i]);
-        assert_int_equal(plan.scalar_bits, bits[i]);
-        assert_true(before.resident && plan.resident);
+}
+
+/* Codes of 4 bits and hardly more bytes than PQ's: no reason to have them but speed. */
+static void a_resident_index_takes_fast_codes_that_are_not_longer_by_half(void **state)
+{
+    (void)state;
+    struct manifest m = manifest_of(&shapes[U8_1M]);
+    m.code_bytes = codec_scalar_code_bytes(m.dim, m.metric, 4) - 2;
+    m.files[GENERATION_CODES].bytes = (uint64_t)m.geometry.node_limit * m.code_bytes;
+    const uint64_t resident = least_of(&m) + m.files[GENERATION_NODES].bytes;
+    assert_int_equal(plan_of(&m, resident - 1).scalar_bits, 0);
+    assert_true(plan_of(&m, resident).resident);
+    assert_int_equal(plan_of(&m, resident).scalar_bits, 0);
+    const uint64_t fast = resident + finer_cost(&m, 4);
+    assert_int_equal(plan_of(&m, fast - 1).scalar_bits, 0);
+    assert_int_equal(plan_of(&m, fast).scalar_bits, 4);
+    assert_true(plan_of(&m, fast).resident);
+}
+
+/* Each step differs from the one before, and a byte less has not reached it. */
+static void steps_are_the_budgets_where_something_is_added(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LENGTH(shapes); i++) {
+        const struct manifest m = manifest_of(&shapes[i]);
+        struct index_step steps[INDEX_STEPS_MAX];
+        const uint32_t count = index_plan_steps(&m, steps);
+        assert_in_range(count, 2, INDEX_STEPS_MAX - 1);
+        assert_int_equal(steps[0].budget, least_of(&m));
+        assert_true(steps[count - 1].plan.resident);
+        for (uint32_t j = 1; j < count; j++) {
+            const struct index_plan before = plan_of(&m, steps[j].budget - 1);
+            const struct index_plan *plan = &steps[j].plan, *last = &steps[j - 1].plan;
+            assert_true(steps[j].budget > steps[j - 1].budget);
+            assert_int_equal(before.scalar_bits, last->scalar_bits);
+            assert_int_equal(before.lists, last->lists);
+            assert_int_equal(before.resident, last->resident);
+            assert_true(plan->scalar_bits != last->scalar_bits || plan->lists != last->lists ||
+                        plan->resident != last->resident);
+        }
     }
 }
 
@@ -312,8 +351,6 @@ static void a_plan_keeps_within_its_budget_and_says_what_it_does(void **state)
     }
 }
 
-/* Among resident plans, and among those that are not. To become resident a plan may give up finer
- * codes and lists: with no reads at all they save none. */
 static void more_budget_is_never_spent_on_less(void **state)
 {
     (void)state;
@@ -327,13 +364,12 @@ static void more_budget_is_never_spent_on_less(void **state)
             const struct index_plan more = plan_of(&m, budgets[b]);
             assert_true(more.resident >= less.resident);
             residents += more.resident;
-            if (more.resident != less.resident)
+            /* Lists first (all blocks have them), then codes, then blocks. */
+            assert_true(more.lists || more.resident >= less.lists);
+            if (more.lists != less.lists && !more.resident)
                 continue;
             assert_true(more.code_bytes >= less.code_bytes);
-            if (more.code_bytes != less.code_bytes)
-                continue; /* finer codes come before lists and blocks */
-            assert_true(more.lists >= less.lists);
-            if (more.lists == less.lists)
+            if (more.code_bytes == less.code_bytes)
                 assert_true(more.cached_blocks >= less.cached_blocks);
         }
         assert_true(residents > 0);
@@ -350,6 +386,8 @@ int main(void)
         cmocka_unit_test(lists_come_at_their_byte_where_they_are_small_beside_vectors),
         cmocka_unit_test(a_block_is_cached_when_it_and_the_table_are_paid_for),
         cmocka_unit_test(an_index_is_resident_from_the_byte_that_holds_every_block),
+        cmocka_unit_test(a_resident_index_takes_fast_codes_that_are_not_longer_by_half),
+        cmocka_unit_test(steps_are_the_budgets_where_something_is_added),
         cmocka_unit_test(codes_that_are_scalar_already_are_the_generations_own),
         cmocka_unit_test(a_plan_keeps_within_its_budget_and_says_what_it_does),
         cmocka_unit_test(more_budget_is_never_spent_on_less),
