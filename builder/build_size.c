@@ -160,13 +160,14 @@ static uint64_t merge_bytes(const struct size_input *in, const struct build_size
            size->shard_count * (uint64_t)MERGE_LENDER_BYTES + STREAMS_BYTES;
 }
 
-/* Lists in positions; then in-edges, order, block, load and (twice) member of each row and a batch,
- * or lists in node ids. */
+/* Lists in positions; then in-edges with weights, order, block, load and (twice) member of each row
+ * and a batch, or lists in node ids. */
 static uint64_t pack_bytes(const struct size_input *in, const struct build_size *size)
 {
     uint64_t own = size->own_max;
     uint64_t list = (in->degree + 1) * sizeof(uint32_t) + 1;
-    uint64_t assignment = own * (in->degree * sizeof(uint32_t) + sizeof(uint64_t) + 20);
+    uint64_t near = MIN(in->degree, (uint64_t)PACK_NEAR) * (sizeof(uint32_t) + sizeof(uint8_t));
+    uint64_t assignment = own * (near + sizeof(uint64_t) + 20);
     uint64_t lists = own * (list + sizeof(uint32_t));
     return own * (list + 3 * sizeof(uint32_t)) + MAX(assignment + PACK_BATCH_BYTES, lists) +
            STREAMS_BYTES;
