@@ -30,6 +30,8 @@ enum {
     BATCH_MIN = 64,
     BATCHES_MIN = 64,
     SWAP_BLOCKS = 2, /* best blocks a row tries to move to */
+    PREFETCH_ROWS = 4,
+    LINE_WORDS = 16, /* of a cache line */
 };
 
 static enum status u32_array(uint32_t **out, size_t count, const char *what, struct error *err)
@@ -285,17 +287,23 @@ static uint32_t batch_size(uint32_t count)
     return MIN(MAX(count / BATCHES_MIN, (uint32_t)BATCH_MIN), (uint32_t)BATCH_MAX);
 }
 
-/* Asks for the edges of a row that will be weighed soon: rows come in random order. */
-static void edges_prefetch(const struct pack_work *work, uint32_t row)
+/* Rows come in random order, so what a row takes is asked for ahead: first where its edges are,
+ * then the edges. */
+static void row_prefetch(const struct pack_work *work, uint32_t row)
 {
-    enum { LINE_IDS = 16, LINES = 2 };
-    const uint32_t *out = graph_neighbors(work->graph, row);
+    enum { WORDS = 1 + PACK_NEAR }; /* degree and ids */
+    const uint32_t *out = graph_neighbors(work->graph, row) - 1;
+    PREFETCH(work->in_starts + row);
+    for (uint32_t word = 0; word < WORDS; word += LINE_WORDS)
+        PREFETCH(out + word);
+}
+
+static void in_edges_prefetch(const struct pack_work *work, uint32_t row)
+{
     const uint32_t *in = work->in_rows + work->in_starts[row];
     PREFETCH(work->in_weights + work->in_starts[row]);
-    for (uint32_t line = 0; line < LINES; line++) {
-        PREFETCH(out + line * LINE_IDS);
-        PREFETCH(in + line * LINE_IDS);
-    }
+    for (uint32_t word = 0; word < PACK_NEAR; word += LINE_WORDS)
+        PREFETCH(in + word);
 }
 
 /* Fills work->choices for the rows order[first .. first + count), all threads. */
@@ -307,7 +315,8 @@ static void choices_fill(struct pack_work *work, uint32_t first, uint32_t count)
         memset(t.block, 0xff, sizeof(t.block));
 #pragma omp for schedule(dynamic, 32)
         for (uint32_t i = 0; i < count; i++) {
-            edges_prefetch(work, work->order[first + MIN(i + 2, count - 1)]);
+            row_prefetch(work, work->order[first + MIN(i + 2 * PREFETCH_ROWS, count - 1)]);
+            in_edges_prefetch(work, work->order[first + MIN(i + PREFETCH_ROWS, count - 1)]);
             tally_row(work, work->order[first + i], &t);
             choice_fill(&t, &work->choices[i]);
             tally_clear(&t);
