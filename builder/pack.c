@@ -32,18 +32,26 @@ enum {
 
 /* ---- numbering ---- */
 
-/* Rows take the slots of their block in ascending order. Blocks may hold fewer than
- * nodes_per_block.
- */
+/* Blocks are numbered such that lists are short; rows take the slots of their block in ascending
+ * order. Blocks may hold fewer than nodes_per_block. */
 static enum status order_number(const struct pack_work *work, uint32_t block_count,
-                                uint32_t nodes_per_block, struct pack_order *order,
+                                uint32_t nodes_per_block, uint64_t seed, struct pack_order *order,
                                 struct error *err)
 {
     uint32_t count = work->graph->count;
     void *nodes = NULL;
+    void *ranks = NULL;
     enum status status = bulk_alloc(count, sizeof(uint32_t), "node numbers", &nodes, err);
-    if (status)
+    if (!status)
+        status = bulk_alloc(block_count, sizeof(uint32_t), "order of blocks", &ranks, err);
+    uint32_t *rank = ranks;
+    if (!status)
+        status = pack_blocks_rank(work, block_count, seed, rank, err);
+    if (status) {
+        bulk_free(nodes, count, sizeof(uint32_t));
+        bulk_free(ranks, block_count, sizeof(uint32_t));
         return status;
+    }
     memset(work->load, 0, block_count * sizeof(*work->load));
     order->row_count = count;
     order->block_count = block_count;
@@ -51,8 +59,9 @@ static enum status order_number(const struct pack_work *work, uint32_t block_cou
     order->node_of_row = nodes;
     for (uint32_t row = 0; row < count; row++) {
         uint32_t block = work->block_of_row[row];
-        order->node_of_row[row] = block * nodes_per_block + work->load[block]++;
+        order->node_of_row[row] = rank[block] * nodes_per_block + work->load[block]++;
     }
+    bulk_free(ranks, block_count, sizeof(uint32_t));
     return STATUS_OK;
 }
 
@@ -235,7 +244,8 @@ static enum status order_measure(struct packer *p, struct error *err)
     struct block_geometry *geometry = p->geometry;
     uint32_t blocks = blocks_for(p->input->graph->count, geometry->nodes_per_block);
     pack_order_destroy(p->order);
-    enum status status = order_number(&p->work, blocks, geometry->nodes_per_block, p->order, err);
+    enum status status =
+        order_number(&p->work, blocks, geometry->nodes_per_block, p->params->seed, p->order, err);
     if (status)
         return status;
     uint32_t holes = blocks * geometry->nodes_per_block - p->input->graph->count;
@@ -402,7 +412,8 @@ static enum status order_assign(struct packer *p, uint32_t capacity, struct erro
         pack_assign_start(&p->work);
         pack_assign_rounds(&p->work, capacity, blocks, ROUNDS_FULL);
         pack_assign_swaps(&p->work, capacity, blocks, SWAP_PASSES);
-        status = order_number(&p->work, blocks, p->geometry->nodes_per_block, p->order, err);
+        status = order_number(&p->work, blocks, p->geometry->nodes_per_block, p->params->seed,
+                              p->order, err);
     }
     if (!status) {
         p->order->mate_share = pack_mate_share(&p->work);

@@ -50,6 +50,11 @@ void pack_assign_rounds(struct pack_work *work, uint32_t capacity, uint32_t bloc
 /* Swaps pairs of rows where that puts more weight inside blocks. */
 void pack_assign_swaps(struct pack_work *work, uint32_t capacity, uint32_t block_count, int passes);
 
+/* rank[b]: the number that block b of the assignment gets among all `block_count`, such that blocks
+ * that point to one another get near numbers. */
+NODISCARD enum status pack_blocks_rank(const struct pack_work *work, uint32_t block_count,
+                                       uint64_t seed, uint32_t *rank, struct error *err);
+
 /* Mean over rows of (out-neighbours among block-mates / block-mates); work->load as the rounds or
  * swaps left it. */
 double pack_mate_share(const struct pack_work *work);

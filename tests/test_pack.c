@@ -289,8 +289,8 @@ static void weights_fall_with_rank_and_kept_edges_stand_aside(void **state)
         }
 }
 
-/* Edges beyond PACK_NEAR change what lists take, not who shares a block of given capacity. */
-static void far_edges_do_not_change_the_order(void **state)
+/* Edges beyond PACK_NEAR change the order of blocks, not who shares one of given capacity. */
+static void far_edges_do_not_decide_who_shares_a_block(void **state)
 {
     (void)state;
     enum { FAR = 16 };
@@ -310,7 +310,15 @@ static void far_edges_do_not_change_the_order(void **state)
     }
     packed_create(&graph, NULL, &params, &a);
     packed_create(&longer, NULL, &params, &b);
-    assert_memory_equal(a.order.node_of_row, b.order.node_of_row, graph.count * sizeof(uint32_t));
+    assert_int_equal(a.order.block_count, b.order.block_count);
+    uint32_t twin[900]; /* of a's block, in b */
+    memset(twin, 0xff, sizeof(twin));
+    for (uint32_t row = 0; row < graph.count; row++) {
+        uint32_t *block = &twin[a.order.node_of_row[row] / 9];
+        if (*block == UINT32_MAX)
+            *block = b.order.node_of_row[row] / 9;
+        assert_int_equal(*block, b.order.node_of_row[row] / 9);
+    }
     packed_destroy(&a);
     packed_destroy(&b);
     graph_destroy(&graph);
@@ -370,6 +378,68 @@ static void swaps_never_lower_the_weight_inside(void **state)
     /* So few rows go in one batch: most choices are stale when their turn comes. */
     for (uint64_t seed = 1; seed <= 100; seed++)
         (void)swaps_gain(3 + (uint32_t)seed % 4, seed);
+}
+
+/* ---- the order of blocks ---- */
+
+static void blocks_that_point_to_one_another_get_near_numbers(void **state)
+{
+    (void)state;
+    enum { CAPACITY = 8, BLOCKS = 400, NEAR_BLOCKS = BLOCKS / 10 };
+    struct graph graph;
+    struct pack_work work;
+    struct error err;
+    uint32_t rank[BLOCKS];
+    uint8_t taken[BLOCKS] = {0};
+    uint32_t near = 0, outside = 0;
+    pack_fixture_graph(CAPACITY * BLOCKS - 5, 14, SPAN, 3, &graph);
+    struct pack_input input = {.graph = &graph, .first = 0, .total = graph.count};
+    assert_int_equal(pack_work_init(&work, &input, 3, &err), STATUS_OK);
+    pack_assign_start(&work);
+    pack_assign_rounds(&work, CAPACITY, BLOCKS, 4);
+    assert_int_equal(pack_blocks_rank(&work, BLOCKS, 3, rank, &err), STATUS_OK);
+    for (uint32_t block = 0; block < BLOCKS; block++) {
+        assert_in_range(rank[block], 0, BLOCKS - 1);
+        assert_int_equal(taken[rank[block]]++, 0);
+    }
+    for (uint32_t row = 0; row < graph.count; row++)
+        for (uint32_t i = 0; i < graph_degree(&graph, row); i++) {
+            uint32_t from = rank[work.block_of_row[row]];
+            uint32_t to = rank[work.block_of_row[graph_neighbors(&graph, row)[i]]];
+            outside += from != to;
+            near += from != to && (from > to ? from - to : to - from) <= NEAR_BLOCKS;
+        }
+    /* A quarter of the edges leads anywhere; in an order of no sense a fifth would be near. */
+    if (near < outside / 2)
+        fail_msg("%u of %u edges lead to blocks near by", near, outside);
+    pack_work_fini(&work);
+    graph_destroy(&graph);
+}
+
+static void order_of_blocks_takes_any_count(void **state)
+{
+    (void)state;
+    static const uint32_t counts[] = {1, 2, 31, 32, 33, 65, 1025};
+    for (size_t c = 0; c < ARRAY_LENGTH(counts); c++) {
+        struct graph graph;
+        struct pack_work work;
+        struct error err;
+        uint32_t rank[1025];
+        uint64_t sum = 0;
+        pack_fixture_graph(counts[c], 6, SPAN, 3, &graph);
+        struct pack_input input = {.graph = &graph, .total = graph.count};
+        assert_int_equal(pack_work_init(&work, &input, 3, &err), STATUS_OK);
+        pack_assign_start(&work);
+        pack_assign_rounds(&work, 1, counts[c], 2); /* a row a block */
+        assert_int_equal(pack_blocks_rank(&work, counts[c], 3, rank, &err), STATUS_OK);
+        for (uint32_t block = 0; block < counts[c]; block++) {
+            assert_in_range(rank[block], 0, counts[c] - 1);
+            sum += rank[block];
+        }
+        assert_int_equal(sum, (uint64_t)counts[c] * (counts[c] - 1) / 2);
+        pack_work_fini(&work);
+        graph_destroy(&graph);
+    }
 }
 
 /* ---- several shards ---- */
@@ -620,8 +690,10 @@ int main(void)
         cmocka_unit_test(packing_finds_cliques_of_block_size),
         cmocka_unit_test(nearest_edges_decide_who_shares_a_block),
         cmocka_unit_test(weights_fall_with_rank_and_kept_edges_stand_aside),
-        cmocka_unit_test(far_edges_do_not_change_the_order),
+        cmocka_unit_test(far_edges_do_not_decide_who_shares_a_block),
         cmocka_unit_test(swaps_never_lower_the_weight_inside),
+        cmocka_unit_test(blocks_that_point_to_one_another_get_near_numbers),
+        cmocka_unit_test(order_of_blocks_takes_any_count),
         cmocka_unit_test(shards_share_a_geometry_and_list_each_others_nodes),
         cmocka_unit_test(expected_nodes_are_distinct),
         cmocka_unit_test(chosen_geometry_has_room_for_kept_edges_whatever_the_numbers),
