@@ -187,13 +187,39 @@ static uint64_t merge_bytes(const struct size_input *in, const struct build_size
            size->shard_count * (uint64_t)MERGE_LENDER_BYTES + STREAMS_BYTES;
 }
 
-/* Lists in positions; then in-edges, order, block, load and (twice) member of each row and a batch,
- * or lists in node ids. */
+/* The fewest records that a block is taken to hold: those with untrimmed lists of whole ids. */
+static uint64_t block_records_least(const struct size_input *in)
+{
+    uint64_t record =
+        in->packed_bytes + sizeof(uint64_t) + (in->degree + 2) * sizeof(uint32_t) + in->degree / 4;
+    uint64_t block = MAX((uint64_t)BLOCK_PAGE_BYTES, (uint64_t)in->block_bytes);
+    return MAX((uint64_t)1, (block - BLOCK_HEADER_BYTES - BLOCK_TAIL_BYTES) / record);
+}
+
+/* What assignment has for each row or block with lists of `degree`: in-edges with weights, order,
+ * block, load and (twice) member. */
+static uint64_t assignment_bytes(uint64_t degree)
+{
+    uint64_t near = MIN(degree, (uint64_t)PACK_NEAR);
+    return near * (sizeof(uint32_t) + sizeof(uint8_t)) + sizeof(uint64_t) + 20;
+}
+
+/* Ordering the blocks of `rows` rows: rows by block; a graph of blocks, its assignment and ranks;
+ * the same of its groups, at most a sixteenth. */
+static uint64_t block_order_bytes(const struct size_input *in, uint64_t rows)
+{
+    uint64_t blocks = rows / block_records_least(in) + 1;
+    uint64_t list = (PACK_NEAR + 1) * sizeof(uint32_t);
+    uint64_t block = list + assignment_bytes(PACK_NEAR) + 4 * sizeof(uint32_t);
+    return rows * sizeof(uint32_t) + blocks * (block + block / 16) + 2 * PACK_BATCH_BYTES;
+}
+
+/* Lists in positions; then the assignment and the order of blocks, or lists in node ids. */
 static uint64_t pack_bytes(const struct size_input *in, const struct build_size *size)
 {
     uint64_t own = size->own_max;
     uint64_t list = (in->degree + 1) * sizeof(uint32_t) + 1;
-    uint64_t assignment = own * (in->degree * sizeof(uint32_t) + sizeof(uint64_t) + 20);
+    uint64_t assignment = own * assignment_bytes(in->degree) + block_order_bytes(in, own);
     uint64_t lists = own * (list + sizeof(uint32_t));
     return own * (list + 3 * sizeof(uint32_t)) + MAX(assignment + PACK_BATCH_BYTES, lists) +
            STREAMS_BYTES;

@@ -20,9 +20,12 @@
 #include "common/error.h"
 #include "layout/block.h"
 
+enum { PACK_NEAR = 32 }; /* first edges of a list, which decide who shares a block */
+
 /* A shard's merged graph. */
 struct pack_input {
-    const struct graph *graph; /* a list of positions for each of its rows */
+    const struct graph *graph; /* a list of positions for each of its rows, kept ones first, the
+                                  rest in order of distance */
     const uint8_t *kept; /* [graph->count]: the first of a list that must not go; NULL: none */
     uint32_t first;      /* position of its row 0 */
     uint32_t total;      /* rows of all shards */
