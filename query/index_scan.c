@@ -235,15 +235,17 @@ enum status index_scan(struct index *index, bool encode, struct error *err)
     enum status status = bulk_alloc(threads, chunk_bytes, "blocks being read", &buffers, err);
     if (status)
         goto out;
-    for (uint32_t i = 0; i < threads; i++) {
+    for (uint32_t i = 0; i < THREADS_MAX; i++)
         scanners[i].scan = &scan;
+    /* Whoever cannot be started is done without; this thread is the first one. */
+    scanners[0].buffer = buffers;
+    for (uint32_t i = 1; i < threads; i++) {
         scanners[i].buffer = (uint8_t *)buffers + i * chunk_bytes;
-        /* Whoever cannot be started is done without; this thread is the last one. */
-        scanners[i].started = i + 1 < threads && pthread_create(&scanners[i].thread, NULL,
-                                                                scanner_main, &scanners[i]) == 0;
+        scanners[i].started =
+            pthread_create(&scanners[i].thread, NULL, scanner_main, &scanners[i]) == 0;
     }
-    (void)scanner_main(&scanners[threads - 1]);
-    for (uint32_t i = 0; i + 1 < threads; i++)
+    (void)scanner_main(&scanners[0]);
+    for (uint32_t i = 1; i < threads; i++)
         if (scanners[i].started)
             pthread_join(scanners[i].thread, NULL);
     /* What is left of a piece was never touched, so it is no memory. */
