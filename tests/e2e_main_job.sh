@@ -124,6 +124,11 @@ stop_daemon "u8: SIGTERM"
 
 bench_gate "u8 in process" --index u8/root/current "${files[@]}" --concurrency 8 --threads 2
 bench_gate "u8 in process with a thread pool" --index u8/root/current "${files[@]}" --io pool
+# Arrivals at a rate: all of them answered, and no sooner than they came (no more a second than asked;
+# the least of 500 draws of a Poisson process that a run can show is far above 70 %).
+bench_gate "u8 at a rate" --index u8/root/current "${files[@]}" --rate 1000 --concurrency 64
+at_least "u8 at a rate: queries" "$(field queries out)" 500
+at_least "u8 at a rate: not faster" 1300 "$(field qps out)"
 bench_gate "u8 resident" --index u8/root/gen-1 "${files[@]}" --memory 256M --concurrency 4
 if [[ $(field reads_per_query out) == 0.0000 ]] && grep -q '"resident":true' out; then
     pass

@@ -108,6 +108,8 @@ refused "socket and index" 2 "either --socket or --index" nightjar search --sock
     --queries c --search-list 10
 refused "neither socket nor index" 2 "either --socket or --index" nightjar bench --queries c \
     --groundtruth d --search-list 10
+refused "a rate through the socket" 2 "--rate needs --index" nightjar bench --socket a \
+    --queries c --groundtruth d --search-list 10 --rate 100
 refused "k above L" 2 "k is 20, more than --search-list 10" nightjar search --index root/gen \
     --queries q.u8bin -k 20 --search-list 10
 refused "k above one L of a ladder" 2 "k is 20, more than --search-list 10" nightjar bench \

@@ -26,6 +26,7 @@ struct options {
     double ratios[RATIOS_MAX];
     uint32_t ratio_count;
     uint32_t concurrency;
+    double rate;
     double duration_s;
     double warmup_s;
     bool json;
@@ -126,10 +127,10 @@ static void print_json(const struct bench *bench, const struct point *point)
            latency_quantile_us(&result->latency, 0.99), per_query(point, sums->reads),
            per_query(point, sums->cache_hits), per_query(point, sums->cpu_ns) / 1000,
            bench->threads, options->concurrency);
-    printf(",\"k\":%u,\"search_ratio\":%g,\"beam_width\":%u,\"p999_us\":%.2f,"
+    printf(",\"k\":%u,\"search_ratio\":%g,\"beam_width\":%u,\"rate\":%g,\"p999_us\":%.2f,"
            "\"reads_per_second\":%.1f,\"queries\":%" PRIu64 ",\"seconds\":%.3f,"
            "\"degraded\":%" PRIu64,
-           options->common.k, point->ratio, options->common.beam_width,
+           options->common.k, point->ratio, options->common.beam_width, options->rate,
            latency_quantile_us(&result->latency, 0.999), per_second(point, sums->reads),
            result->latency.count, point->seconds, sums->degraded);
     if (bench->local.engine != NULL) {
@@ -282,6 +283,7 @@ static enum status point_run(struct bench *bench, uint32_t search_list, double r
         .beam_width = options->common.beam_width,
         .search_ratio = (float)ratio,
         .concurrency = options->concurrency,
+        .rate = options->rate,
         .min_ns = (uint64_t)(options->warmup_s * 1e9),
     };
     enum status status = STATUS_OK;
@@ -343,6 +345,8 @@ static enum cmd_outcome parse_ratios(struct options *options, struct error *err)
 static enum cmd_outcome check_options(struct options *options, struct error *err)
 {
     enum cmd_outcome outcome = parse_ratios(options, err);
+    if (outcome == CMD_OK && options->rate > 0 && options->common.socket != NULL)
+        return cmd_usage(err, "--rate needs --index");
     for (uint32_t r = 0; outcome == CMD_OK && r < options->ratio_count; r++)
         for (uint32_t l = 0; outcome == CMD_OK && l < options->search_lists.count; l++)
             outcome = cmd_search_options_check(&options->common, options->search_lists.items[l],
@@ -353,7 +357,7 @@ static enum cmd_outcome check_options(struct options *options, struct error *err
 enum cmd_outcome cmd_bench(int argc, char **argv, struct error *err)
 {
     struct options options = {.io = "auto", .ratio_text = "0", .concurrency = 1, .duration_s = 3};
-    struct args_option table[CMD_SEARCH_OPTIONS + 8] = {
+    struct args_option table[CMD_SEARCH_OPTIONS + 9] = {
         [CMD_SEARCH_OPTIONS] = {.name = "groundtruth",
                                 .kind = ARGS_STRING,
                                 .target = &options.groundtruth,
@@ -380,6 +384,14 @@ enum cmd_outcome cmd_bench(int argc, char **argv, struct error *err)
          .help = "queries in flight",
          .min = 1,
          .max = CONCURRENCY_MAX},
+        {.name = "rate",
+         .kind = ARGS_DOUBLE,
+         .target = &options.rate,
+         .value_name = "QPS",
+         .help = "with --index: queries arrive at random, so many a second, at most C in flight; "
+                 "default: each as another completes",
+         .min = 0,
+         .max = 1e9},
         {.name = "duration",
          .kind = ARGS_DOUBLE,
          .target = &options.duration_s,
@@ -407,9 +419,9 @@ enum cmd_outcome cmd_bench(int argc, char **argv, struct error *err)
         .summary = "Measure recall, throughput and latency of a daemon or an index.",
         .options = table,
         .option_count = ARRAY_LENGTH(table),
-        .epilog =
-            "Latencies run from submission to completion. cpu_us is the time a worker spent on\n"
-            "the query. A hit as near as the k-th true neighbour counts as right.",
+        .epilog = "Latencies run from submission to completion; with --rate, from when a query was "
+                  "due. cpu_us is the time a worker spent on\n"
+                  "the query. A hit as near as the k-th true neighbour counts as right.",
     };
     enum cmd_outcome outcome;
     if (!cmd_parse(&spec, argc, argv, NULL, &outcome, err))

@@ -20,7 +20,8 @@ struct bench_plan {
     uint32_t search_list;
     uint32_t beam_width;
     float search_ratio;
-    uint32_t concurrency; /* queries in flight */
+    uint32_t concurrency; /* queries in flight; with a rate, at most */
+    double rate;          /* queries a second, arriving at random; 0: as fast as they complete */
     uint64_t min_ns;
     struct recall_answers *answers; /* of the first pass; NULL: not wanted, and no pass is needed */
 };
@@ -50,7 +51,9 @@ void bench_result_merge(struct bench_result *to, const struct bench_result *from
 bool bench_wants(const struct bench_plan *plan, uint64_t number, uint64_t end_ns, uint64_t now_ns);
 
 /* Runs the plan with `concurrency` queries in flight on the engine. A completion submits the next
- * query from the worker it happens on, so no other thread takes part. */
+ * query from the worker it happens on, so no other thread takes part. With a rate the calling
+ * thread submits them at the times of a seeded Poisson process, and latency runs from the time a
+ * query was due, whether or not it could be submitted then. */
 NODISCARD enum status bench_local_run(struct engine *engine, const struct bench_plan *plan,
                                       struct bench_result *result, struct error *err);
 

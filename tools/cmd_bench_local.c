@@ -1,18 +1,27 @@
 /*
- * cmd_bench_local.c - owns the closed loop of `nightjar bench --index`: `concurrency` slots, each
- * with one query in flight, refilled from the completion callback.
+ * cmd_bench_local.c - owns the loops of `nightjar bench --index`: the closed one, `concurrency`
+ * slots, each with one query in flight, refilled from the completion callback; and the open one,
+ * where queries come at their own times and completions give slots back.
  *
  * Thread rules: a slot belongs to whoever holds its query: the submitting thread until the first
  * engine_submit(), then the worker that completes it, which the engine orders after the submission.
  * Slots share only the atomics of struct run.
  */
+#include <errno.h>
+#include <math.h>
+#include <pthread.h>
 #include <semaphore.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <time.h>
 
 #include "common/clock.h"
+#include "common/random.h"
 #include "tools/cmd_bench.h"
+
+#define ARRIVAL_SEED 0xa441fa15u
 
 struct run {
     struct engine *engine;
@@ -22,6 +31,11 @@ struct run {
     _Atomic uint32_t active;  /* slots with a query in flight, and one for the submitting thread */
     _Atomic uint32_t failure; /* enum status of the first query that failed */
     sem_t idle;               /* posted when active falls to 0 */
+    /* with a rate */
+    pthread_mutex_t lock; /* guards free_* */
+    struct slot **free_slots;
+    uint32_t free_count;
+    sem_t free; /* counts free_count */
 };
 
 struct slot {
@@ -67,6 +81,64 @@ static void slot_next(struct slot *slot, uint64_t now_ns)
     }
 }
 
+/* ---- with a rate ---- */
+
+static void slot_release(struct slot *slot)
+{
+    struct run *run = slot->run;
+    pthread_mutex_lock(&run->lock);
+    run->free_slots[run->free_count++] = slot;
+    pthread_mutex_unlock(&run->lock);
+    sem_post(&run->free);
+}
+
+static struct slot *slot_take(struct run *run)
+{
+    while (sem_wait(&run->free) != 0)
+        continue; /* EINTR */
+    pthread_mutex_lock(&run->lock);
+    struct slot *slot = run->free_slots[--run->free_count];
+    pthread_mutex_unlock(&run->lock);
+    return slot;
+}
+
+static void wait_until(uint64_t due_ns)
+{
+    const struct timespec due = {.tv_sec = (time_t)(due_ns / 1000000000u),
+                                 .tv_nsec = (long)(due_ns % 1000000000u)};
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &due, NULL) == EINTR)
+        continue;
+}
+
+/* Submits queries when they are due until none is wanted, and waits for all. */
+static void run_paced(struct run *run)
+{
+    const struct bench_plan *plan = run->plan;
+    bool failed = false;
+    double due_ns = (double)clock_monotonic_ns();
+    /* Timers are late by 50 us by default. Best effort: it only blurs the arrivals. */
+    (void)prctl(PR_SET_TIMERSLACK, 1UL);
+    for (uint64_t n = 0; !failed && bench_wants(plan, n, run->end_ns, (uint64_t)due_ns); n++) {
+        due_ns += -log(1 - random_unit(ARRIVAL_SEED, n)) / plan->rate * 1e9;
+        wait_until((uint64_t)due_ns);
+        struct slot *slot = slot_take(run);
+        slot->number = n;
+        slot->start_ns = (uint64_t)due_ns;
+        slot->query.vector =
+            plan->queries->rows + (size_t)(n % plan->queries->count) * plan->queries->row_bytes;
+        enum status status = engine_submit(run->engine, &slot->query);
+        if (status != STATUS_OK) {
+            run_fail(run, status);
+            slot_release(slot);
+        }
+        failed = atomic_load_explicit(&run->failure, memory_order_relaxed) != STATUS_OK;
+    }
+    for (uint32_t i = 0; i < plan->concurrency; i++)
+        (void)slot_take(run);
+}
+
+/* ---- a query ---- */
+
 static void slot_record(struct slot *slot, uint64_t now_ns)
 {
     const struct search_query *query = &slot->query;
@@ -99,7 +171,10 @@ static void slot_complete(struct search_query *query)
         slot_record(slot, now_ns);
     else
         run_fail(slot->run, query->status);
-    slot_next(slot, now_ns);
+    if (slot->run->plan->rate > 0)
+        slot_release(slot);
+    else
+        slot_next(slot, now_ns);
 }
 
 static void slot_init(struct slot *slot, struct run *run, struct search_hit *hits)
@@ -118,6 +193,18 @@ static void slot_init(struct slot *slot, struct run *run, struct search_hit *hit
     };
 }
 
+/* Starts every slot once and waits until none has anything left to do. */
+static void run_closed(struct run *run, struct slot *slots)
+{
+    uint32_t count = run->plan->concurrency;
+    atomic_store_explicit(&run->active, count + 1, memory_order_relaxed);
+    for (uint32_t i = 0; i < count; i++)
+        slot_next(&slots[i], clock_monotonic_ns());
+    run_release(run);
+    while (sem_wait(&run->idle) != 0)
+        continue; /* EINTR */
+}
+
 enum status bench_local_run(struct engine *engine, const struct bench_plan *plan,
                             struct bench_result *result, struct error *err)
 {
@@ -127,7 +214,10 @@ enum status bench_local_run(struct engine *engine, const struct bench_plan *plan
     enum status status = STATUS_OK;
     memset(result, 0, sizeof(*result));
     sem_init(&run.idle, 0, 0);
-    if (slots == NULL || hits == NULL) {
+    sem_init(&run.free, 0, 0);
+    pthread_mutex_init(&run.lock, NULL);
+    run.free_slots = calloc(plan->concurrency, sizeof(*run.free_slots));
+    if (slots == NULL || hits == NULL || run.free_slots == NULL) {
         status = error_set(err, STATUS_NO_MEMORY, "no memory for %u queries in flight",
                            plan->concurrency);
         goto out;
@@ -140,12 +230,13 @@ enum status bench_local_run(struct engine *engine, const struct bench_plan *plan
 
     uint64_t start_ns = clock_monotonic_ns();
     run.end_ns = start_ns + plan->min_ns;
-    atomic_store_explicit(&run.active, plan->concurrency + 1, memory_order_relaxed);
-    for (uint32_t i = 0; i < plan->concurrency; i++)
-        slot_next(&slots[i], clock_monotonic_ns());
-    run_release(&run);
-    while (sem_wait(&run.idle) != 0)
-        continue; /* EINTR */
+    if (plan->rate > 0) {
+        for (uint32_t i = 0; i < plan->concurrency; i++)
+            slot_release(&slots[i]);
+        run_paced(&run);
+    } else {
+        run_closed(&run, slots);
+    }
     result->elapsed_ns = clock_monotonic_ns() - start_ns;
     for (uint32_t i = 0; i < plan->concurrency; i++)
         bench_result_merge(result, &slots[i].result);
@@ -154,6 +245,9 @@ enum status bench_local_run(struct engine *engine, const struct bench_plan *plan
         status = error_set(err, failure, "a query failed: %s", status_name(failure));
 out:
     sem_destroy(&run.idle);
+    sem_destroy(&run.free);
+    pthread_mutex_destroy(&run.lock);
+    free(run.free_slots);
     free(hits);
     free(slots);
     return status;
