@@ -7,9 +7,10 @@
 # Without it, COUNT clustered u8 vectors of 128 dimensions are generated into OUT_DIR/data.
 #
 #   QUICK=1       short runs, few queries, no one-thread build: a look, not a measurement
-#   PARTS="..."   of: build local socket device memory metrics threads (default: these), and shards
-#                 replication scaling: sharded builds, by budget, by borrowing, by size. Without build,
-#                 the first seven measure the generation that an earlier run left in OUT_DIR
+#   PARTS="..."   of: build local socket device memory resident loaded metrics threads (default: these),
+#                 and shards replication scaling: sharded builds, by budget, by borrowing, by size.
+#                 Without build,
+#                 the first nine measure the generation that an earlier run left in OUT_DIR
 #   THREADS=2     of every build, search engine and daemon
 #   COUNT=200000  vectors to generate
 #   DURATION=3    least seconds of each line of a table
@@ -50,7 +51,7 @@ limit_s=${LIMIT_S:-$(default 1500 180)}
 # One client takes long for a line; its table uses the first of the queries.
 single_queries=$(default 2000 300)
 query_count=$(default 10000 1000)
-parts=" ${PARTS:-build local socket device memory metrics $([[ -n $quick ]] || echo threads)} "
+parts=" ${PARTS:-build local socket device memory resident loaded metrics $([[ -n $quick ]] || echo threads)} "
 readonly LISTS=10,20,30,40,60,80,100,150
 readonly RATIOS=1,1.03,1.06,1.075,1.09,1.12,1.16,1.2
 readonly BUILD_OPTIONS=(--degree 64 --build-list 100 --code-bytes 32)
@@ -357,7 +358,7 @@ if wanted scaling; then
         }' "$work/scaling"
 fi
 
-for part in local socket device memory metrics threads build; do
+for part in local socket device memory resident loaded metrics threads build; do
     if wanted $part; then
         needs_generation=1
     fi
@@ -463,49 +464,97 @@ fi
 
 # --- memory ------------------------------------------------------------------------------------
 
-# memory_run MEMBERS MEMORY QUERIES TRUTH CLIENTS: one line of `nightjar bench`, kept in memory-runs
-memory_run() {
-    bench memory-runs "$1" --index "$gen" --memory "$2" --threads "$threads" --queries "$3" \
-        --groundtruth "$4" -k 10 --search-list 40 --concurrency "$5" --duration "$duration"
+# at_recall LEAST FILE MEMBERS ARGUMENT...: measures with the first of a ladder of settings, cheapest
+# first, that reaches the recall; one JSON line. The ladder is of stop ratios at L = 100 where blocks
+# are read, and of L where all are in memory.
+at_recall() {
+    local least=$1 file=$2 members=$3 setting settings
+    shift 3
+    nightjar bench "$@" --search-list 10 --duration 0 --json 2>>"$log" >"$work/try"
+    if grep -q '"resident":true' "$work/try"; then
+        settings=$(printf '%s:0 ' 15 18 20 22 25 28 30 35 40 45 50 60 70 80 100 120 150 200)
+    else
+        settings=$(printf '100:%s ' 1 1.01 1.02 1.025 1.03 1.04 1.05 1.055 1.06 1.065 1.07 1.08 \
+            1.09 1.1 1.12 1.14 1.16 1.2 1.25 1.3)
+    fi
+    for setting in $settings; do
+        nightjar bench "$@" --search-list "${setting%:*}" --search-ratio "${setting#*:}" \
+            --duration 0 --json 2>>"$log" >"$work/try" || die "failed: nightjar bench $*"
+        if awk -v r="$(field recall "$work/try")" -v least="$least" 'BEGIN { exit !(r >= least) }'; then
+            break
+        fi
+    done
+    bench "$file" "$members" "$@" --search-list "${setting%:*}" --search-ratio "${setting#*:}" \
+        --duration "$duration"
 }
-# memory_point PERCENT BYTES: a budget asked by one client and by 32; one JSON line
+# memory_run BYTES QUERIES TRUTH CLIENTS: one line
+memory_run() {
+    at_recall 0.95 memory-runs "\"memory_bytes\":$1" --index "$gen" --memory "$1" \
+        --threads "$threads" --queries "$2" --groundtruth "$3" -k 10 --concurrency "$4"
+}
+# memory_point BYTES: a budget asked by one client and by 32; one JSON line
 memory_point() {
     local one name
-    memory_run "\"percent\":$1" "$2" "$few" "$few_truth" 1 >"$work/one"
-    memory_run "\"percent\":$1" "$2" "$query" "$truth" 32 >"$work/point"
+    memory_run "$1" "$few" "$few_truth" 1 >"$work/one"
+    memory_run "$1" "$query" "$truth" 32 >"$work/point"
     one=
     for name in recall reads_per_query mean_us; do
         one+=",\"one_$name\":$(field "$name" "$work/one")"
     done
-    sed "s/^{/{\"memory_bytes\":$2$one,/" "$work/point"
+    sed "s/^{/{\"memory_mib\":$(calc %.1f "$1 / 1048576")$one,/" "$work/point"
 }
 
-# From codes and navigation alone to every block in memory; what lies between is given as a share of
-# nodes.blk.
+# The steps at which the index holds something new, and between the last two, where blocks fill the
+# room, some more.
 if wanted memory; then
-    heading "Memory, from the smallest budget to everything (L = 40; one client and 32)"
+    heading "Memory, from codes alone to everything (recall@10 at least 0.95; one client and 32)"
     rm -f "$out/memory-runs.json"
-    memory_run '"percent":0' codes "$few" "$few_truth" 1 >"$work/point"
-    fixed=$(($(field codes_bytes "$work/point") + $(field navigation_bytes "$work/point")))
-    nightjar info --json "$gen" >"$work/info"
-    nodes_bytes=$(field nodes.blk "$work/info")
-    block_count=$(field block_count "$work/info")
-    for percent in 0 2 5 12 25 50 75 100; do
-        # The table that finds cached blocks takes 4 bytes a block, but for all or none.
-        memory=$((fixed + nodes_bytes * percent / 100 + 4 * block_count))
-        case $percent in
-        0) memory=$fixed ;;
-        100) memory=$((fixed + nodes_bytes)) ;;
-        esac
-        memory_point "$percent" "$memory"
-    done | tee "$out/memory.json" | table 'memory_MiB=memory_bytes*9.5367431640625e-7:%.1f' \
-        'of_blocks_%=percent:%d' 'codes_MiB=codes_bytes*9.5367431640625e-7:%.1f' \
-        'navigation_MiB=navigation_bytes*9.5367431640625e-7:%.1f' \
-        'cache_MiB=cache_bytes*9.5367431640625e-7:%.1f' 'blocks_cached=cached_blocks:%d' \
-        'mean_ms,_1_client=one_mean_us*0.001:%.2f' 'reads/query=one_reads_per_query:%.2f' \
-        'recall@10=one_recall:%.4f' 'QPS,_32_clients=qps:%.0f' \
-        'reads/query=reads_per_query:%.2f' 'cached/query=cache_hits_per_query:%.2f' \
-        'recall@10=recall:%.4f' 'CPU_µs/query=cpu_us_per_query:%.0f'
+    steps=$(nightjar info --json "$gen" | grep -o '"budget":[0-9]*' | cut -d : -f 2)
+    last=$(tail -n 1 <<<"$steps")
+    before=$(tail -n 2 <<<"$steps" | head -n 1)
+    {
+        echo "$steps"
+        for percent in 12 25 50 75; do
+            echo $((before + (last - before) * percent / 100))
+        done
+    } | sort -n | while read -r memory; do
+        memory_point "$memory"
+    done | tee "$out/memory.json" | table 'memory_MiB=memory_mib:%.1f' \
+        'bytes_a_code=code_bytes:%d' 'lists_MiB=lists_bytes*9.5367431640625e-7:%.1f' \
+        'cache_MiB=cache_bytes*9.5367431640625e-7:%.1f' \
+        'mean_ms,_1_client=one_mean_us*0.001:%.3f' 'reads=one_reads_per_query:%.1f' \
+        'recall@10=one_recall:%.4f' 'QPS,_32_clients=qps:%.0f' 'reads=reads_per_query:%.1f' \
+        'cached=cache_hits_per_query:%.1f' 'recall@10=recall:%.4f' \
+        'CPU_µs/query=cpu_us_per_query:%.0f'
+fi
+
+# --- everything in memory ----------------------------------------------------------------------
+
+if wanted resident; then
+    heading "Everything in memory, one thread and $threads (8 clients a thread)"
+    for count in 1 $threads; do
+        bench resident "\"part\":\"resident\"" --index "$gen" --memory 1T --threads "$count" \
+            --queries "$query" --groundtruth "$truth" -k 10 --search-list 15,20,25,30,40,60,80,120 \
+            --concurrency $((8 * count)) --duration "$duration"
+        ((count < threads)) || break
+    done | table 'threads=threads:%d' "${SEARCH_COLUMNS[@]}"
+fi
+
+# --- latency under load ------------------------------------------------------------------------
+
+# Queries that arrive at random at 70 % of what the index can do.
+if wanted loaded; then
+    heading "Latency at 70 % of the best QPS (arrivals at random, recall@10 at least 0.95)"
+    setting=(--index "$gen" --threads "$threads" --queries "$query" --groundtruth "$truth" -k 10)
+    for memory in codes 1T; do
+        at_recall 0.95 loaded-best '"part":"best"' "${setting[@]}" --memory "$memory" \
+            --concurrency 32 >"$work/point"
+        bench loaded "\"best\":$(field qps "$work/point")" "${setting[@]}" --memory "$memory" \
+            --concurrency 1024 --rate "$(calc %.0f "0.7 * $(field qps "$work/point")")" \
+            --search-list "$(field search_list "$work/point")" \
+            --search-ratio "$(field search_ratio "$work/point")" --duration "$duration"
+    done | tee "$work/loaded" | table 'best_QPS=best:%.0f' 'ratio=search_ratio:%.3f' \
+        "${SEARCH_COLUMNS[@]}"
 fi
 
 # --- plots -------------------------------------------------------------------------------------
@@ -535,9 +584,9 @@ if ((${#ladders[@]} > 0)); then
 fi
 if wanted memory; then
     {
-        points memory "" "1 client" memory_bytes one_reads_per_query 9.5367431640625e-7
-        points memory "" "%d clients" memory_bytes reads_per_query 9.5367431640625e-7
-    } | plot memory-reads "Reads by memory" "memory tier, MiB" "reads a query"
+        points memory "" "1 client" memory_mib one_reads_per_query
+        points memory "" "%d clients" memory_mib reads_per_query
+    } | plot memory-reads "Reads by memory at recall@10 0.95" "memory tier, MiB" "reads a query"
 fi
 
 # --- f32, cosine, ip ---------------------------------------------------------------------------
