@@ -21,7 +21,14 @@ static const uint8_t file_magic[4] = {'N', 'J', 'C', 'D'};
 /* NULL for a kind that this build does not know. */
 static const struct codec_ops *ops_of(uint32_t kind)
 {
-    return kind == CODEC_PQ ? &codec_pq_ops : NULL;
+    switch (kind) {
+    case CODEC_PQ:
+        return &codec_pq_ops;
+    case CODEC_OPQ:
+        return &codec_opq_ops;
+    default:
+        return NULL;
+    }
 }
 
 static bool element_is_vector(uint32_t type)
@@ -129,7 +136,9 @@ enum status codec_serialize(const struct codec *codec, uint8_t **bytes, size_t *
         .seed = params->seed,
     };
     memcpy(header.magic, file_magic, sizeof(header.magic));
-    size_t total = sizeof(header) + codec->ops->body_bytes(params);
+    size_t body = codec->ops->body_bytes_of ? codec->ops->body_bytes_of(codec)
+                                            : codec->ops->body_bytes(params);
+    size_t total = sizeof(header) + body;
     uint8_t *buffer = malloc(total);
     if (!buffer)
         return error_set(err, STATUS_NO_MEMORY, "codec: cannot allocate %zu bytes", total);
@@ -188,7 +197,14 @@ enum status codec_deserialize_with(const uint8_t *bytes, size_t length, unsigned
     if (status != STATUS_OK)
         return status;
     const struct codec_ops *ops = ops_of(header.kind);
-    size_t wanted = sizeof(header) + ops->body_bytes(&params);
+    size_t wanted = sizeof(header);
+    if (ops->body_claim)
+        status =
+            ops->body_claim(&params, bytes + sizeof(header), length - sizeof(header), &wanted, err);
+    else
+        wanted += ops->body_bytes(&params);
+    if (status != STATUS_OK)
+        return status;
     if (length != wanted) {
         return error_set(err, STATUS_CORRUPT, "codec: %zu bytes, its header says %zu", length,
                          wanted);

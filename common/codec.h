@@ -22,7 +22,8 @@
 
 enum codec_kind {
     CODEC_NONE = 0,
-    CODEC_PQ = 1, /* code_bytes subspaces (split as evenly as dim allows), 256 centroids each */
+    CODEC_PQ = 1,  /* code_bytes subspaces (split as evenly as dim allows), 256 centroids each */
+    CODEC_OPQ = 2, /* PQ of vectors turned to principal axes, and/or with a byte that corrects */
 };
 
 struct codec;

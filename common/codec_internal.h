@@ -7,7 +7,7 @@
  *   offset size
  *        0    4  magic         "NJCD"
  *        4    4  u32 version   1
- *        8    4  u32 kind      enum codec_kind: 1 = PQ
+ *        8    4  u32 kind      enum codec_kind: 1 = PQ, 2 = OPQ (codec_opq_internal.h)
  *       12    4  u32 metric    enum metric: 1 = l2, 2 = ip, 3 = cosine
  *       16    4  u32 element   enum element_type: 1 = u8, 2 = i8, 3 = f16, 4 = f32
  *       20    4  u32 dim       1..8192
@@ -92,6 +92,12 @@ struct codec_ops {
     void (*body_write)(const struct codec *codec, uint8_t *body);
     enum status (*body_read)(const struct codec_params *params, unsigned features,
                              const uint8_t *body, struct codec **out, struct error *err);
+    /* In the place of body_bytes() for kinds whose body depends on more than params: its size in
+     * this codec, and adding to *total what the start of a body of `length` bytes says. Else NULL.
+     */
+    size_t (*body_bytes_of)(const struct codec *codec);
+    enum status (*body_claim)(const struct codec_params *params, const uint8_t *body, size_t length,
+                              size_t *total, struct error *err);
 };
 
 /* First member of every kind's own struct. */
@@ -101,6 +107,7 @@ struct codec {
 };
 
 extern const struct codec_ops codec_pq_ops;
+extern const struct codec_ops codec_opq_ops;
 
 /* codec_train() and codec_deserialize() limited to `features`, a subset of cpu_features(): the hook
  * by which tests walk the instruction sets. */
@@ -197,6 +204,23 @@ ALWAYS_INLINE uint32_t codec_pq_sub_dim(const struct codec_params *params, uint3
     return dims / params->code_bytes + (subspace < dims % params->code_bytes ? 1u : 0u);
 }
 
+/* How long training may take, and with which instruction sets. */
+struct codec_effort {
+    unsigned features;
+    uint32_t iterations_max; /* of k-means; 0: as codec_train() */
+    uint32_t trials;         /* candidates a seed; 0: likewise */
+};
+
+/* codec_train() of a PQ with a given effort; params unchecked, so that another codec's inner one
+ * may have VECTOR_DIM_MAX + 1 dimensions. */
+NODISCARD enum status codec_pq_train(const struct codec_params *params,
+                                     const struct codec_effort *effort, const void *rows,
+                                     size_t count, struct codec **out, struct error *err);
+
+/* Largest |row|, at least `least`. */
+float codec_pq_norm_max(const struct codec_params *params, const void *rows, size_t count,
+                        float least);
+
 /* |row| in double. Summation order is fixed. */
 double codec_pq_norm(const struct codec_params *params, const void *row);
 
@@ -212,6 +236,19 @@ struct codec_pq_view codec_pq_view_of_row(const struct codec_params *params, con
 /* Coordinates [first, first + count) of a vector in `view`; first + count <= codec_pq_dims(). */
 void codec_pq_load(const struct codec_params *params, const void *row,
                    const struct codec_pq_view *view, size_t first, size_t count, float *out);
+
+/* How a query is seen, and how the squared distances to it become estimates: distance * scale +
+ * offset. Between unit vectors 1 - cos is half the squared distance; for ip see the top. */
+struct codec_pq_query {
+    struct codec_pq_view view;
+    float scale, offset;
+};
+
+struct codec_pq_query codec_pq_query_of(const struct codec_params *params, const void *query);
+
+/* The table of a query that is seen as vector[codec_pq_dims()]. */
+void codec_pq_table_fill(const struct codec_pq *pq, const float *vector, float scale, float offset,
+                         float *table);
 
 size_t codec_pq_table_bytes(const struct codec *codec);
 void codec_pq_table_build(const struct codec *codec, const void *query, void *table);

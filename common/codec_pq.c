@@ -131,10 +131,11 @@ struct training {
     size_t row_bytes;
     size_t count;
     const struct codec_pq_view *views; /* of each row */
+    struct codec_effort effort;
 };
 
 static enum status train_subspace(const struct training *training, uint32_t subspace,
-                                  unsigned features, struct error *err)
+                                  struct error *err)
 {
     const struct codec_params *params = &training->pq->base.params;
     size_t first = codec_pq_first(params, subspace);
@@ -155,11 +156,11 @@ static enum status train_subspace(const struct training *training, uint32_t subs
     }
     struct kmeans_params kmeans = {
         .centroid_count = CODEC_PQ_CENTROIDS,
-        .iterations_max = TRAIN_ITERATIONS_MAX,
-        .trials = TRAIN_TRIALS,
+        .iterations_max = training->effort.iterations_max,
+        .trials = training->effort.trials,
         .stop_gain = train_stop_gain,
         .seed = random_at(params->seed, subspace),
-        .features = features,
+        .features = training->effort.features,
     };
     status = kmeans_train(&points, &kmeans, training->pq->centroids + first * CODEC_PQ_CENTROIDS,
                           NULL, err);
@@ -168,7 +169,7 @@ static enum status train_subspace(const struct training *training, uint32_t subs
 }
 
 /* Trains every subspace; of several failures the first subspace's is reported. */
-static enum status train_all(const struct training *training, unsigned features, struct error *err)
+static enum status train_all(const struct training *training, struct error *err)
 {
     const uint32_t subspaces = training->pq->base.params.code_bytes;
     uint32_t failed = UINT32_MAX;
@@ -177,7 +178,7 @@ static enum status train_all(const struct training *training, unsigned features,
 #pragma omp parallel for schedule(dynamic, 1) if (subspaces >= (uint32_t)omp_get_max_threads())
     for (uint32_t m = 0; m < subspaces; m++) {
         struct error local;
-        if (train_subspace(training, m, features, &local) != STATUS_OK) {
+        if (train_subspace(training, m, &local) != STATUS_OK) {
 #pragma omp critical(codec_pq_train_fault)
             if (m < failed) {
                 failed = m;
@@ -190,21 +191,22 @@ static enum status train_all(const struct training *training, unsigned features,
     return fault.status;
 }
 
-/* Under ip: raises norm_max to the largest of the sample. */
-static void norm_max_raise(struct codec_params *params, const struct training *training)
+float codec_pq_norm_max(const struct codec_params *params, const void *rows, size_t count,
+                        float least)
 {
-    double largest = (double)params->norm_max;
+    const size_t row_bytes = params->dim * element_bytes(params->type);
+    double largest = (double)least;
 #pragma omp parallel for schedule(static) reduction(max : largest)
-    for (size_t i = 0; i < training->count; i++)
-        largest = fmax(largest, codec_pq_norm(params, training->rows + i * training->row_bytes));
-    params->norm_max = (float)largest;
+    for (size_t i = 0; i < count; i++)
+        largest = fmax(largest, codec_pq_norm(params, (const uint8_t *)rows + i * row_bytes));
+    return (float)largest;
 }
 
-static enum status pq_train(const struct codec_params *asked, unsigned features, const void *rows,
-                            size_t count, struct codec **out, struct error *err)
+enum status codec_pq_train(const struct codec_params *asked, const struct codec_effort *effort,
+                           const void *rows, size_t count, struct codec **out, struct error *err)
 {
     struct codec_pq *pq = NULL;
-    enum status status = pq_create(asked, features, &pq, err);
+    enum status status = pq_create(asked, effort->features, &pq, err);
     if (status != STATUS_OK)
         return status;
     struct codec_params *params = &pq->base.params;
@@ -213,13 +215,18 @@ static enum status pq_train(const struct codec_params *asked, unsigned features,
         .rows = rows,
         .row_bytes = params->dim * element_bytes(params->type),
         .count = count,
+        .effort = *effort,
     };
+    if (effort->iterations_max == 0)
+        training.effort.iterations_max = TRAIN_ITERATIONS_MAX;
+    if (effort->trials == 0)
+        training.effort.trials = TRAIN_TRIALS;
     void *memory = NULL;
     status = bulk_alloc(count, sizeof(struct codec_pq_view), "codec training views", &memory, err);
     if (status != STATUS_OK)
         goto out;
     if (params->metric == METRIC_IP)
-        norm_max_raise(params, &training);
+        params->norm_max = codec_pq_norm_max(params, rows, count, params->norm_max);
     else
         params->norm_max = 0;
     struct codec_pq_view *views = memory;
@@ -227,7 +234,7 @@ static enum status pq_train(const struct codec_params *asked, unsigned features,
     for (size_t i = 0; i < count; i++)
         views[i] = codec_pq_view_of_row(params, training.rows + i * training.row_bytes);
     training.views = views;
-    status = train_all(&training, features, err);
+    status = train_all(&training, err);
     if (status != STATUS_OK)
         goto out;
     pq_finish(pq);
@@ -239,6 +246,13 @@ out:
     if (pq)
         pq_destroy(&pq->base);
     return status;
+}
+
+static enum status pq_train(const struct codec_params *params, unsigned features, const void *rows,
+                            size_t count, struct codec **out, struct error *err)
+{
+    const struct codec_effort effort = {.features = features};
+    return codec_pq_train(params, &effort, rows, count, out, err);
 }
 
 /* ---- encoding ---- */
