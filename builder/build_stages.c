@@ -226,12 +226,13 @@ static enum status train_run(struct build *b, struct build_stage_record *cost, s
         .seed = b->params.seed,
         .norm_max = b->scan.norm_max,
     };
+    struct codec_choice choice;
     struct codec *codec = NULL;
     struct work_output *out = NULL;
     uint8_t *image = NULL;
     size_t bytes = 0;
 
-    enum status status = encode_train(b->file, &params, &codec, err);
+    enum status status = encode_train(b->file, &params, &choice, &codec, err);
     if (status == STATUS_OK)
         status = codec_serialize(codec, &image, &bytes, err);
     build_clock_measure(&clock, cost);

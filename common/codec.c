@@ -62,11 +62,10 @@ static enum status params_check(const struct codec_params *params, enum status f
     return STATUS_OK;
 }
 
-enum status codec_train_with(const struct codec_params *params, unsigned features, const void *rows,
-                             size_t count, struct codec **out, struct error *err)
+enum status codec_train_check(const struct codec_params *params, const void *rows, size_t count,
+                              struct error *err)
 {
-    const struct codec_ops *ops = ops_of((uint32_t)params->kind);
-    if (!ops)
+    if (!ops_of((uint32_t)params->kind))
         return error_set(err, STATUS_INVALID, "codec: kind %u is unknown", (unsigned)params->kind);
     enum status status = params_check(params, STATUS_INVALID, err);
     if (status != STATUS_OK)
@@ -80,7 +79,16 @@ enum status codec_train_with(const struct codec_params *params, unsigned feature
                          "codec: training row %zu is not finite at dimension %zu",
                          bad / params->dim, bad % params->dim);
     }
-    return ops->train(params, features, rows, count, out, err);
+    return STATUS_OK;
+}
+
+enum status codec_train_with(const struct codec_params *params, unsigned features, const void *rows,
+                             size_t count, struct codec **out, struct error *err)
+{
+    enum status status = codec_train_check(params, rows, count, err);
+    return status == STATUS_OK
+               ? ops_of((uint32_t)params->kind)->train(params, features, rows, count, out, err)
+               : status;
 }
 
 enum status codec_train(const struct codec_params *params, const void *rows, size_t count,

@@ -22,8 +22,9 @@
 
 enum codec_kind {
     CODEC_NONE = 0,
-    CODEC_PQ = 1,  /* code_bytes subspaces (split as evenly as dim allows), 256 centroids each */
-    CODEC_OPQ = 2, /* PQ of vectors turned to principal axes, and/or with a byte that corrects */
+    CODEC_PQ = 1,     /* code_bytes subspaces (split as evenly as dim allows), 256 centroids each */
+    CODEC_OPQ = 2,    /* PQ of vectors turned to principal axes, and/or with a byte that corrects */
+    CODEC_AUTO = 255, /* never of a codec: asks codec_choose.h for the kind that suits */
 };
 
 struct codec;

@@ -109,6 +109,10 @@ struct codec {
 extern const struct codec_ops codec_pq_ops;
 extern const struct codec_ops codec_opq_ops;
 
+/* What codec_train() refuses. */
+NODISCARD enum status codec_train_check(const struct codec_params *params, const void *rows,
+                                        size_t count, struct error *err);
+
 /* codec_train() and codec_deserialize() limited to `features`, a subset of cpu_features(): the hook
  * by which tests walk the instruction sets. */
 NODISCARD enum status codec_train_with(const struct codec_params *params, unsigned features,

@@ -21,8 +21,9 @@
 
 enum {
     COVARIANCE_ROWS_MAX = 65536,
-    COVARIANCE_CHUNK = 256, /* rows summed in f32 before they are added in f64 */
-    COVARIANCE_TILE = 64,   /* columns of a strip at a time */
+    COVARIANCE_CHUNK = 1024, /* rows held at a time */
+    COVARIANCE_SUM = 256,    /* of them summed in f32 before they are added in f64 */
+    COVARIANCE_TILE = 64,    /* columns of a strip at a time */
     WINDOW_DIMS = 64,
     /* Transformed values that are trained on: 256 MB. Below 1024 kept dimensions all rows of the
      * largest sample useful. */
@@ -88,26 +89,26 @@ static void chunk_put(const struct covariance *c, size_t i, const float *centred
     }
 }
 
-/* Adds the chunk's products of columns 16 g.. with those from there on. */
-static void strip_add(const struct covariance *c, size_t g)
+/* Adds the products of columns 16 g.. with `count` columns from `first` on. */
+static void tile_add(const struct covariance *c, size_t g, size_t first, size_t count)
 {
     ALIGNED(64) float out[COVARIANCE_TILE * CODEC_LANES];
-    for (size_t first = g * CODEC_LANES; first < c->dims; first += COVARIANCE_TILE) {
+    for (size_t row = 0; row < COVARIANCE_CHUNK; row += COVARIANCE_SUM) {
         const struct codec_pq_tile tile = {
-            .points = c->strips + g * COVARIANCE_CHUNK * CODEC_LANES,
-            .centroids = c->columns + first * COVARIANCE_CHUNK,
-            .dims = COVARIANCE_CHUNK,
+            .points = c->strips + (g * COVARIANCE_CHUNK + row) * CODEC_LANES,
+            .centroids = c->columns + first * COVARIANCE_CHUNK + row,
+            .dims = COVARIANCE_SUM,
             .stride = COVARIANCE_CHUNK,
-            .count = MIN((size_t)COVARIANCE_TILE, c->dims - first),
+            .count = count,
             .distances = out,
             .fresh = true,
         };
         c->opq->kernels->products(&tile);
-        for (size_t j = 0; j < tile.count; j++) {
-            double *row = c->matrix + (first + j) * c->dims;
-            for (size_t lane = 0; lane < CODEC_LANES; lane++)
-                if (g * CODEC_LANES + lane <= first + j)
-                    row[g * CODEC_LANES + lane] += (double)out[j * CODEC_LANES + lane];
+        for (size_t j = 0; j < count; j++) {
+            double *sums = c->matrix + (first + j) * c->dims + g * CODEC_LANES;
+            const size_t lanes = MIN((size_t)CODEC_LANES, first + j + 1 - g * CODEC_LANES);
+            for (size_t lane = 0; lane < lanes; lane++)
+                sums[lane] += (double)out[j * CODEC_LANES + lane];
         }
     }
 }
@@ -158,7 +159,8 @@ static enum status covariance_compute(const struct codec_opq *opq, const struct 
         chunk_load(&c, set, first);
 #pragma omp parallel for schedule(dynamic, 1)
         for (size_t g = 0; g < c.groups; g++)
-            strip_add(&c, g);
+            for (size_t d = g * CODEC_LANES; d < c.dims; d += COVARIANCE_TILE)
+                tile_add(&c, g, d, MIN((size_t)COVARIANCE_TILE, c.dims - d));
     }
     for (size_t r = 0; r < c.dims; r++)
         for (size_t d = 0; d < r; d++)

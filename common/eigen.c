@@ -6,8 +6,9 @@
  * reflections and rotations run along them, and a sweep's rotations are gathered and then applied
  * slice by slice of the columns, each slice small enough for a core's cache.
  *
- * Threads: teams share rows or column slices; every number is computed by one thread in an order
- * that is written down here.
+ * Threads: pure over its arguments. No team: the work comes in thousands of steps of less than a
+ * millisecond (n = 1024: 1 s in all), and on a machine with other work the barriers between them
+ * cost thirty times what they shared out.
  */
 #include "common/eigen.h"
 
@@ -21,8 +22,7 @@
 
 enum {
     SLICE_COLUMNS = 64,
-    SWEEPS_MAX = 60,        /* an eigenvalue takes about 1.7 */
-    TEAM_WORK_MIN = 100000, /* multiplications below which a team costs more than it brings */
+    SWEEPS_MAX = 60, /* an eigenvalue takes about 1.7 */
 };
 
 /* A tridiagonal matrix and what led to it. */
@@ -72,24 +72,17 @@ static void block_reflect(const struct eigen_work *work, size_t k, const double 
     const size_t n = work->n, m = n - k - 1;
     const double beta = work->beta[k];
     double *block = work->matrix + (k + 1) * n + k + 1;
-#pragma omp parallel if (m * m >= TEAM_WORK_MIN)
-    {
-#pragma omp for schedule(static)
-        for (size_t r = 0; r < m; r++)
-            w[r] = beta * dot(block + r * n, v, m);
-        const double half = 0.5 * beta * dot(w, v, m); /* every thread the same */
-#pragma omp barrier
-#pragma omp for schedule(static)
-        for (size_t r = 0; r < m; r++)
-            w[r] -= half * v[r];
-#pragma omp for schedule(static)
-        for (size_t r = 0; r < m; r++) {
-            double *row = block + r * n;
-            const double vr = v[r], wr = w[r];
-            /* Both triangles get the same sums, so the block stays symmetric to the bit. */
-            for (size_t c = 0; c < m; c++)
-                row[c] -= vr * w[c] + wr * v[c];
-        }
+    for (size_t r = 0; r < m; r++)
+        w[r] = beta * dot(block + r * n, v, m);
+    const double half = 0.5 * beta * dot(w, v, m);
+    for (size_t r = 0; r < m; r++)
+        w[r] -= half * v[r];
+    for (size_t r = 0; r < m; r++) {
+        double *row = block + r * n;
+        const double vr = v[r], wr = w[r];
+        /* Both triangles get the same sums, so the block stays symmetric to the bit. */
+        for (size_t c = 0; c < m; c++)
+            row[c] -= vr * w[c] + wr * v[c];
     }
 }
 
@@ -123,7 +116,6 @@ static void reflections_multiply(struct eigen_work *work)
             continue;
         const size_t m = n - k - 1;
         const double *v = work->matrix + k * n + k + 1;
-#pragma omp parallel for schedule(static) if (m * m >= TEAM_WORK_MIN)
         for (size_t r = k + 1; r < n; r++) {
             double *row = work->vectors + r * n + k + 1;
             const double share = work->beta[k] * dot(row, v, m);
@@ -139,7 +131,6 @@ static void reflections_multiply(struct eigen_work *work)
 static void rotate(const struct eigen_work *work, size_t first, size_t last)
 {
     const size_t n = work->n;
-#pragma omp parallel for schedule(static) if ((last - first) * n >= TEAM_WORK_MIN)
     for (size_t from = 0; from < n; from += SLICE_COLUMNS) {
         const size_t columns = MIN((size_t)SLICE_COLUMNS, n - from);
         for (size_t i = last; i-- > first;) {
