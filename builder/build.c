@@ -72,8 +72,8 @@ enum status build_params_check(const struct build_params *params, struct error *
     if (params->metric != METRIC_L2 && params->metric != METRIC_IP &&
         params->metric != METRIC_COSINE)
         return error_set(err, STATUS_INVALID, "unknown metric; l2, ip or cosine is wanted");
-    if (params->codec != CODEC_PQ)
-        return error_set(err, STATUS_INVALID, "unknown codec; product quantization is wanted");
+    if (params->codec != CODEC_PQ && params->codec != CODEC_OPQ && params->codec != CODEC_AUTO)
+        return error_set(err, STATUS_INVALID, "unknown codec; pq, opq or auto is wanted");
     for (size_t i = 0; status == STATUS_OK && i < ARRAY_LENGTH(ranges); i++)
         status = range_check(ranges[i].name, ranges[i].value, ranges[i].min, ranges[i].max, err);
     if (status == STATUS_OK && params->block_bytes % BLOCK_PAGE_BYTES != 0)
@@ -281,7 +281,8 @@ static void manifest_begin(struct build *b)
     m->dim = b->shape.dim;
     m->type = b->shape.type;
     m->metric = b->params.metric;
-    m->codec_kind = b->params.codec;
+    m->codec_kind = b->params.codec; /* of auto: until the train stage's choice is loaded */
+    m->codec_asked = b->params.codec == CODEC_AUTO ? CODEC_AUTO : CODEC_NONE;
     m->code_bytes = b->params.code_bytes;
     m->degree = b->params.degree;
     m->build_list = b->params.build_list;

@@ -46,6 +46,7 @@ static void signals_install(void)
 struct options {
     struct build_params params;
     const char *metric;
+    const char *codec;
     const char *stage;
     const char *type;
     uint64_t count;
@@ -85,6 +86,7 @@ static enum args_result options_check(struct options *o, struct error *err)
     if (o->shard_given && o->stage == NULL)
         return usage(err, "--shard is for --stage");
     p->metric = metric_parse(o->metric);
+    p->codec = codec_kind_parse(o->codec);
     p->numa = strcmp(o->numa, "on") == 0;
     p->one_stage = o->stage != NULL;
     p->shard = o->shard_given ? o->shard : WORK_WHOLE;
@@ -138,6 +140,11 @@ static enum args_result options_parse(int argc, char **argv, struct options *o, 
          .help = "how much nearer a neighbour must be to stand for another",
          .min = 1,
          .max = BUILD_ALPHA_MAX},
+        {.name = "codec",
+         .kind = ARGS_STRING,
+         .target = &o->codec,
+         .choices = "auto|pq|opq",
+         .help = "how vectors are compressed; auto: what finds most on a sample"},
         {.name = "code-bytes",
          .kind = ARGS_U32,
          .target = &p->code_bytes,
@@ -293,6 +300,10 @@ static void summary_print(const struct options *o, const struct build_summary *s
     printf("  graph    degree %u, mean %.1f; %llu nodes repaired; %llu of %llu nodes reached\n",
            m->degree, m->mean_degree, (unsigned long long)m->repaired_nodes,
            (unsigned long long)r->reached_nodes, (unsigned long long)m->vector_count);
+    char codec[CODEC_CHOICE_TEXT_BYTES];
+    codec_choice_describe(&r->codec, codec);
+    /* A generation that an earlier run finished has left no record of the choice. */
+    printf("  codec    %s\n", r->codec.kind != CODEC_NONE ? codec : codec_kind_name(m->codec_kind));
     printf("  blocks   %llu of %u bytes, %u nodes each; %.3f of block-mates are neighbours; "
            "%llu edges trimmed\n",
            (unsigned long long)m->block_count, m->geometry.block_bytes, m->geometry.nodes_per_block,
@@ -410,13 +421,13 @@ int main(int argc, char **argv)
         .params = {.degree = 64,
                    .build_list = 100,
                    .alpha = 1.2,
-                   .codec = CODEC_PQ,
                    .code_bytes = 32,
                    .seed = 1,
                    .replication = 1.8,
                    .navigation_share = 0.01,
                    .cancel = &stop_requested},
         .metric = "l2",
+        .codec = "auto",
         .type = "u8",
         .numa = "on",
     };

@@ -4,7 +4,8 @@
  * Some sample rows are taken out as queries; their ten nearest among the other rows are found by
  * brute force and looked for among the nearest by code distance. Neighbours in a sample are farther
  * apart than among all rows, so that codes find more of them; therefore recall is counted at a
- * stricter cut than a search would make.
+ * stricter cut than a search would make. On SIFT of 1 M rows, 10@10 of 16,000 orders pq and turn at
+ * 16, 32, 48 and 64 bytes as 10@14 of all rows does, while 10@20 is 1.000 of either from 48 on.
  *
  * Threads: teams share queries; results depend on no team.
  */
@@ -38,8 +39,8 @@ static const struct {
     uint32_t variant;
 } candidates[CODEC_CHOICE_COUNT] = {
     [CODEC_CHOICE_PQ] = {"pq", 0},
-    [CODEC_CHOICE_BYTE] = {"opq byte", CODEC_OPQ_CORRECT},
     [CODEC_CHOICE_TURN] = {"opq turn", CODEC_OPQ_TURN},
+    [CODEC_CHOICE_BYTE] = {"opq byte", CODEC_OPQ_CORRECT},
     [CODEC_CHOICE_TURN_BYTE] = {"opq turn+byte", CODEC_OPQ_TURN | CODEC_OPQ_CORRECT},
 };
 
@@ -240,7 +241,7 @@ static bool is_candidate(const struct codec_params *params, uint32_t candidate)
     if (candidate == CODEC_CHOICE_PQ)
         return params->kind == CODEC_AUTO;
     return (!(variant & CODEC_OPQ_CORRECT) || params->code_bytes > 1) &&
-           (!(variant & CODEC_OPQ_TURN) || codec_pq_dims(params) <= CODEC_OPQ_TURN_DIM_MAX);
+           (!(variant & CODEC_OPQ_TURN) || codec_pq_dims(params) <= CODEC_TURN_DIM_MAX);
 }
 
 static enum status candidates_measure(const struct codec_params *params, const struct trial *trial,

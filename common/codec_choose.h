@@ -11,13 +11,16 @@
 
 #include "common/codec.h"
 
+/* In the order in which equals are preferred. A correction comes late: what it gains among the few
+ * rows of a sample is often lost among all. */
 enum {
     CODEC_CHOICE_PQ,
-    CODEC_CHOICE_BYTE,      /* opq: a correction byte */
     CODEC_CHOICE_TURN,      /* opq: principal axes */
+    CODEC_CHOICE_BYTE,      /* opq: a correction byte */
     CODEC_CHOICE_TURN_BYTE, /* opq: both */
     CODEC_CHOICE_COUNT,
     CODEC_CHOICE_TEXT_BYTES = 256,
+    CODEC_TURN_DIM_MAX = 2048, /* above, finding axes takes minutes: they are no candidates */
 };
 
 /* Of fixed layout without padding: builds record it. */

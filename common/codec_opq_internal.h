@@ -38,10 +38,6 @@ enum codec_opq_variant {
     CODEC_OPQ_VARIANTS = 1u << 2,
 };
 
-enum {
-    CODEC_OPQ_TURN_DIM_MAX = 2048, /* above, finding axes takes minutes: only who asks gets them */
-};
-
 struct codec_opq_file_header {
     uint32_t variant;
     uint32_t kept;

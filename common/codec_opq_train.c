@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/codec_choose.h"
 #include "common/codec_opq_internal.h"
 #include "common/eigen.h"
 #include "common/kmeans.h"
@@ -433,5 +434,5 @@ enum status codec_opq_train(const struct codec_params *asked, const struct codec
 
 uint32_t codec_opq_variant_default(const struct codec_params *params)
 {
-    return codec_pq_dims(params) <= CODEC_OPQ_TURN_DIM_MAX ? CODEC_OPQ_TURN : CODEC_OPQ_CORRECT;
+    return codec_pq_dims(params) <= CODEC_TURN_DIM_MAX ? CODEC_OPQ_TURN : CODEC_OPQ_CORRECT;
 }

@@ -71,7 +71,8 @@ struct digest128 manifest_generation_id(const struct manifest *manifest)
         .dim = manifest->dim,
         .type = (uint32_t)manifest->type,
         .metric = (uint32_t)manifest->metric,
-        .codec_kind = (uint32_t)manifest->codec_kind,
+        .codec_kind = (uint32_t)(manifest->codec_asked != CODEC_NONE ? manifest->codec_asked
+                                                                     : manifest->codec_kind),
         .code_bytes = manifest->code_bytes,
         .degree = manifest->degree,
         .build_list = manifest->build_list,
@@ -183,9 +184,13 @@ static enum status blocks_check(const struct manifest *manifest, struct error *e
 
 static enum status build_check(const struct manifest *manifest, struct error *err)
 {
-    if (manifest->codec_kind != CODEC_PQ)
-        return error_set(err, STATUS_UNSUPPORTED, "codec kind %d, this build knows pq (%d)",
-                         (int)manifest->codec_kind, CODEC_PQ);
+    if (manifest->codec_kind != CODEC_PQ && manifest->codec_kind != CODEC_OPQ)
+        return error_set(err, STATUS_UNSUPPORTED,
+                         "codec kind %d, this build knows pq (%d), opq (%d)",
+                         (int)manifest->codec_kind, CODEC_PQ, CODEC_OPQ);
+    if (manifest->codec_asked != CODEC_NONE && manifest->codec_asked != CODEC_AUTO)
+        return error_set(err, STATUS_INVALID, "codec asked for is %d, must be none or auto (%d)",
+                         (int)manifest->codec_asked, CODEC_AUTO);
     const uint64_t count = manifest->vector_count;
     const struct range_rule ranges[] = {
         {"code_bytes", manifest->code_bytes, 1, manifest->dim},

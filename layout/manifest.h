@@ -56,6 +56,8 @@ struct manifest {
     uint64_t block_count;
 
     enum codec_kind codec_kind;
+    enum codec_kind
+        codec_asked; /* CODEC_AUTO: the builder chose; CODEC_NONE: that kind was asked */
     uint32_t code_bytes;
 
     /* build parameters */

@@ -9,6 +9,7 @@
  * The text ends with a checksum of all that precedes it, so manifest_format() prints the object
  * with zeros in its place and fills them in. FORMAT.md has the rule.
  */
+#include "common/codec_choose.h"
 #include "layout/manifest.h"
 
 #include <cjson/cJSON.h>
@@ -29,8 +30,6 @@ static const char *adjacency_name(uint8_t adjacency)
 {
     return adjacency == BLOCK_ADJACENCY_GAPS ? "gaps" : "plain";
 }
-
-static const char codec_pq_name[] = "pq";
 
 /* ---- writing ---- */
 
@@ -158,7 +157,9 @@ static void put_manifest(struct json_writer *root, const struct manifest *manife
     put_double(root, "norm_max", manifest->norm_max);
     put_blocks(root, manifest);
     struct json_writer codec = put_object(root, "codec");
-    put_text(&codec, "kind", codec_pq_name);
+    put_text(&codec, "kind", codec_kind_name(manifest->codec_kind));
+    if (manifest->codec_asked != CODEC_NONE)
+        put_text(&codec, "asked", codec_kind_name(manifest->codec_asked));
     put_u64(&codec, "code_bytes", manifest->code_bytes);
     root->failed |= codec.failed;
     put_build(root, manifest);
@@ -411,11 +412,17 @@ static void get_manifest(struct json_reader *root, struct manifest *manifest)
     get_blocks(root, manifest);
     struct json_reader codec = get_object(root, "codec", "codec.");
     const char *kind = get_text(&codec, "kind");
-    if (codec.status == STATUS_OK && strcmp(kind, codec_pq_name) != 0)
-        codec.status =
-            error_set(root->err, STATUS_UNSUPPORTED,
-                      "codec.kind is \"%.32s\", this build knows \"%s\"", kind, codec_pq_name);
-    manifest->codec_kind = CODEC_PQ;
+    manifest->codec_kind = codec_kind_parse(kind);
+    if (codec.status == STATUS_OK && manifest->codec_kind != CODEC_PQ &&
+        manifest->codec_kind != CODEC_OPQ)
+        codec.status = error_set(root->err, STATUS_UNSUPPORTED,
+                                 "codec.kind is \"%.32s\", this build knows \"pq\", \"opq\"", kind);
+    if (codec.object != NULL && cJSON_HasObjectItem(codec.object, "asked")) {
+        const char *asked = get_text(&codec, "asked");
+        manifest->codec_asked = codec_kind_parse(asked);
+        if (codec.status == STATUS_OK && manifest->codec_asked != CODEC_AUTO)
+            refuse(&codec, "asked", "\"auto\"");
+    }
     manifest->code_bytes = get_u32(&codec, "code_bytes");
     root->status = codec.status;
     get_build(root, manifest);

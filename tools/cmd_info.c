@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/codec_choose.h"
 #include "layout/generation.h"
 #include "layout/publish.h"
 #include "tools/cmd.h"
@@ -22,11 +23,6 @@ static void format_digest(const struct digest128 *digest, char text[DIGEST_TEXT_
 static const char *adjacency_name(const struct manifest *manifest)
 {
     return manifest->geometry.adjacency == BLOCK_ADJACENCY_GAPS ? "gaps" : "plain";
-}
-
-static const char *codec_name(const struct manifest *manifest)
-{
-    return manifest->codec_kind == CODEC_PQ ? "pq" : "none";
 }
 
 static uint64_t total_bytes(const struct manifest *manifest)
@@ -58,7 +54,8 @@ static void print_info(const char *path, const struct manifest *manifest)
            manifest->build_list, manifest->alpha, manifest->seed);
     printf("shards            %u, replication at most %g, %" PRIu64 " rows borrowed\n",
            manifest->shard_count, manifest->replication, manifest->borrowed_rows);
-    printf("codec             %s, %u bytes a vector\n", codec_name(manifest), manifest->code_bytes);
+    printf("codec             %s, %u bytes a vector\n", codec_kind_name(manifest->codec_kind),
+           manifest->code_bytes);
     printf("blocks            %" PRIu64 " of %u bytes, %u vectors each, %s lists\n",
            manifest->block_count, manifest->geometry.block_bytes,
            manifest->geometry.nodes_per_block, adjacency_name(manifest));
@@ -93,7 +90,7 @@ static void print_info_json(const char *path, const struct manifest *manifest)
     printf(",\"degree\":%u,\"build_list\":%u,\"alpha\":%g,\"seed\":%" PRIu64
            ",\"codec\":\"%s\",\"code_bytes\":%u",
            manifest->degree, manifest->build_list, manifest->alpha, manifest->seed,
-           codec_name(manifest), manifest->code_bytes);
+           codec_kind_name(manifest->codec_kind), manifest->code_bytes);
     printf(",\"shard_count\":%u,\"replication\":%g,\"borrowed_rows\":%" PRIu64 ",\"entry_node\":%u",
            manifest->shard_count, manifest->replication, manifest->borrowed_rows,
            manifest->entry_node);
