@@ -181,7 +181,7 @@ static uint8_t level_of(const struct codec_opq *opq, double correction)
     double level = opq->step > 0 ? (correction - (double)opq->low) / (double)opq->step : 0;
     if (!(level > 0))
         return 0;
-    return level < LEVELS - 1 ? (uint8_t)(level + 0.5) : LEVELS - 1;
+    return level < LEVELS - 1 ? (uint8_t)rint(level) : LEVELS - 1;
 }
 
 static void opq_encode(const struct codec *codec, const void *rows, size_t count, uint8_t *codes)

@@ -9,6 +9,7 @@
  *
  * Threads: as training of PQ; the bytes depend on no team.
  */
+#include <assert.h>
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
@@ -216,6 +217,7 @@ static void axes_deal(const struct codec_params *inner, const double *logs, doub
 {
     double load[VECTOR_DIM_MAX] = {0};
     uint32_t filled[VECTOR_DIM_MAX] = {0};
+    assert(inner->code_bytes > 0);
     for (uint32_t axis = 0; axis < inner->dim; axis++) {
         uint32_t best = UINT32_MAX;
         for (uint32_t m = 0; m < inner->code_bytes; m++)
@@ -248,12 +250,15 @@ static enum status turn_find(struct codec_opq **opq, const struct row_set *set, 
     const uint32_t dims = plain->dims, variant = plain->variant | CODEC_OPQ_TURN;
     void *memory = NULL;
     double *values = malloc(2 * dims * sizeof(double));
-    uint32_t *axis_of = malloc(dims * sizeof(uint32_t));
-    enum status status = STATUS_OK;
-    if (!values || !axis_of)
-        status = error_set(err, STATUS_NO_MEMORY, "codec: cannot allocate axes");
-    if (status == STATUS_OK)
-        status = bulk_alloc((size_t)dims * dims, sizeof(double), "covariance", &memory, err);
+    uint32_t *axis_of = calloc(dims, sizeof(uint32_t));
+    if (!values || !axis_of) {
+        free(axis_of);
+        free(values);
+        (void)error_set(err, STATUS_NO_MEMORY, "codec: cannot allocate %u axes", dims);
+        return STATUS_NO_MEMORY;
+    }
+    enum status status =
+        bulk_alloc((size_t)dims * dims, sizeof(double), "covariance", &memory, err);
     double *matrix = memory;
     if (status == STATUS_OK)
         status = covariance_compute(plain, set, largest, matrix, err);
