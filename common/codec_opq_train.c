@@ -219,10 +219,10 @@ static void axes_deal(const struct codec_params *inner, const double *logs, doub
     uint32_t filled[VECTOR_DIM_MAX] = {0};
     assert(inner->code_bytes > 0);
     for (uint32_t axis = 0; axis < inner->dim; axis++) {
-        uint32_t best = UINT32_MAX;
+        uint32_t best = 0;
         for (uint32_t m = 0; m < inner->code_bytes; m++)
             if (filled[m] < codec_pq_sub_dim(inner, m) &&
-                (best == UINT32_MAX || load[m] < load[best]))
+                (filled[best] == codec_pq_sub_dim(inner, best) || load[m] < load[best]))
                 best = m;
         axis_of[codec_pq_first(inner, best) + filled[best]++] = axis;
         load[best] += fmax(logs[axis] - level, 0);

@@ -195,7 +195,7 @@ static void check_estimates(const struct codec_params *asked, uint32_t variant)
         offset = -norm * (double)params.norm_max;
     }
     for (size_t i = 0; i < COUNT; i++) {
-        double x[65], c[65], mean[65], distance = 0, known = 0, size = 0;
+        double x[65] = {0}, c[65] = {0}, mean[65] = {0}, distance = 0, known = 0, size = 0;
         double correction = decode(&params, file, codes + i * params.code_bytes, c, mean);
         seen_row(&params, rows, i, x);
         for (uint32_t d = 0; d < dims; d++) {
