@@ -169,10 +169,11 @@ static double decode(const struct codec_params *params, const uint8_t *file, con
 }
 
 /* Estimates of every row against the definition, and corrections against theirs. */
-static void check_estimates(const struct codec_params *asked, uint32_t variant)
+static void check_estimates_of(const struct codec_params *asked, uint32_t variant,
+                               struct spectrum spectrum)
 {
     enum { COUNT = 300 };
-    void *rows = make_rows(asked, COUNT, steep);
+    void *rows = make_rows(asked, COUNT, spectrum);
     struct codec *codec = train(asked, cpu_features(), variant, rows, COUNT);
     const struct codec_params params = codec_params_of(codec);
     const uint32_t dims = params.dim + (params.metric == METRIC_IP);
@@ -214,6 +215,23 @@ static void check_estimates(const struct codec_params *asked, uint32_t variant)
     free(file);
     codec_destroy(codec);
     free(rows);
+}
+
+static void check_estimates(const struct codec_params *asked, uint32_t variant)
+{
+    check_estimates_of(asked, variant, steep);
+}
+
+/* What lies outside the kept axes is part of every estimate. */
+static void estimates_are_of_the_whole_distance(void **state)
+{
+    (void)state;
+    static const struct spectrum cliff = {2.5, false};
+    for (size_t m = 0; m < ARRAY_LENGTH(all_metrics); m++) {
+        struct codec_params params = make_params(all_metrics[m], ELEMENT_F32, 32, 2);
+        check_estimates_of(&params, CODEC_OPQ_TURN, cliff);
+        check_estimates_of(&params, CODEC_OPQ_TURN | CODEC_OPQ_CORRECT, cliff);
+    }
 }
 
 static void estimates_equal_decoding_and_measuring(void **state)
@@ -644,6 +662,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(estimates_equal_decoding_and_measuring),
+        cmocka_unit_test(estimates_are_of_the_whole_distance),
         cmocka_unit_test(any_code_size_fits_any_dimension),
         cmocka_unit_test(axes_below_the_water_level_are_dropped),
         cmocka_unit_test(logarithms_are_right),
