@@ -204,8 +204,9 @@ numa-test: ## where memory lies on a machine of two NUMA nodes, which qemu emula
 bench: all ## measure builds and searches: DATA=DIR (base, queries, truth; else made up), QUICK=1
 	@tools/scripts/bench.sh $(B) $(BUILD)/bench $(DATA)
 
-bench-kernels: $(B)/tools/bench_kernels ## measure the distance and codec kernels of this CPU
-	@$<
+bench-kernels: $(BENCHES) ## measure the distance and codec kernels of this CPU
+	@$(B)/tools/bench_kernels
+	@$(B)/tools/bench_codec
 
 demo: ## generate vectors, build, publish, serve and query an index in a temporary directory
 	@tools/scripts/install-deps.sh build

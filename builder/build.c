@@ -30,7 +30,6 @@
 enum {
     MIB = 1 << 20,
     JOB_BYTES = 2048,
-    OUTPUT_PATH_BYTES = 4200, /* of a file in the output; a longer path is no path for the kernel */
 };
 
 /* ---- parameters ---- */
@@ -62,7 +61,7 @@ enum status build_params_check(const struct build_params *params, struct error *
     } ranges[] = {
         {"degree", params->degree, BUILD_DEGREE_MIN, BUILD_DEGREE_MAX},
         {"build list", params->build_list, 1, BUILD_LIST_MAX},
-        {"code bytes", params->code_bytes, 1, VECTOR_DIM_MAX},
+        {"code bytes", params->code_bytes, params->codec != CODEC_SCALAR, VECTOR_DIM_MAX},
         {"threads", params->threads, 0, BUILD_THREADS_MAX},
         {"shards", params->shards, 0, PARTITION_SHARDS_MAX},
         {"block bytes", params->block_bytes, 0, BLOCK_BYTES_MAX},
@@ -72,8 +71,9 @@ enum status build_params_check(const struct build_params *params, struct error *
     if (params->metric != METRIC_L2 && params->metric != METRIC_IP &&
         params->metric != METRIC_COSINE)
         return error_set(err, STATUS_INVALID, "unknown metric; l2, ip or cosine is wanted");
-    if (params->codec != CODEC_PQ && params->codec != CODEC_OPQ && params->codec != CODEC_AUTO)
-        return error_set(err, STATUS_INVALID, "unknown codec; pq, opq or auto is wanted");
+    if (params->codec != CODEC_PQ && params->codec != CODEC_OPQ && params->codec != CODEC_SCALAR &&
+        params->codec != CODEC_AUTO)
+        return error_set(err, STATUS_INVALID, "unknown codec; pq, opq, scalar or auto is wanted");
     for (size_t i = 0; status == STATUS_OK && i < ARRAY_LENGTH(ranges); i++)
         status = range_check(ranges[i].name, ranges[i].value, ranges[i].min, ranges[i].max, err);
     if (status == STATUS_OK && params->block_bytes % BLOCK_PAGE_BYTES != 0)
@@ -85,6 +85,59 @@ enum status build_params_check(const struct build_params *params, struct error *
         status = real_check("replication", params->replication, 1, BUILD_REPLICATION_MAX, err);
     if (status == STATUS_OK)
         status = real_check("navigation share", params->navigation_share, 0, 1, err);
+    return status;
+}
+
+/* ---- what is read ---- */
+
+static enum status source_look(const char *path, struct build_source *source, struct error *err)
+{
+    struct stat info;
+    int os_error = stat(path, &info) == 0 ? 0 : errno;
+    if (os_error == ENOENT)
+        return error_set(err, STATUS_NOT_FOUND, "%s: no such file", file_label(path));
+    if (os_error != 0)
+        return error_set_os(err, os_error, "%s: cannot be looked at", file_label(path));
+    *source = (struct build_source){
+        .bytes = (uint64_t)info.st_size,
+        .modified = info.st_mtim,
+        .inode = (uint64_t)info.st_ino,
+    };
+    return STATUS_OK;
+}
+
+/* The inode is left out: work may go on with a copy that has the original's time. */
+static void source_format(const struct build_source *source, const char *name, char *text,
+                          size_t bytes)
+{
+    snprintf(text, bytes, "%s_bytes %llu\n%s_modified %lld.%09ld\n", name,
+             (unsigned long long)source->bytes, name, (long long)source->modified.tv_sec,
+             source->modified.tv_nsec);
+}
+
+static enum status source_check(const char *path, const struct build_source *source,
+                                struct error *err)
+{
+    struct build_source now = {0};
+    enum status status = source_look(path, &now, err);
+    if (status != STATUS_OK)
+        return status;
+    if (now.bytes == source->bytes && now.inode == source->inode &&
+        now.modified.tv_sec == source->modified.tv_sec &&
+        now.modified.tv_nsec == source->modified.tv_nsec)
+        return STATUS_OK;
+    return error_set(err, STATUS_INVALID, "%s: changed while it was read", file_label(path));
+}
+
+/* After a stage that read the input: several stages do, and all must have read the same. What they
+ * left is of no use otherwise, and should the file get its old time back it would seem to be. */
+static enum status sources_check(const struct build *b, struct error *err)
+{
+    enum status status = source_check(b->params.input, &b->input, err);
+    if (status == STATUS_OK && b->params.keys != NULL)
+        status = source_check(b->params.keys, &b->keys, err);
+    for (unsigned stage = 0; status != STATUS_OK && stage <= BUILD_STAGE_PARTITION; stage++)
+        work_piece_forget(b->work, (struct work_piece){(enum build_stage)stage, WORK_WHOLE});
     return status;
 }
 
@@ -129,20 +182,17 @@ static enum status memory_plan(struct build *b, struct error *err)
     uint64_t available = memory_available();
     bool asked = budget != 0 && (available == 0 || budget <= available);
     uint64_t limit = asked ? budget : available;
-    uint32_t most = build_shards_max(b->shape.count);
 
     b->memory_limit = limit == 0 ? UINT64_MAX : limit;
-    if (b->params.shards > most)
-        return error_set(err, STATUS_INVALID, "%s: %llu vectors can be cut into at most %u shards",
-                         b->params.input, (unsigned long long)b->shape.count, most);
-    uint32_t settled = b->params.shards != 0 ? b->params.shards : shards_of_job(b);
-    bool fits = false;
-    if (settled >= 1 && settled <= most) {
-        build_size_compute(&b->params, &b->shape, settled, &b->size);
-        fits = b->size.memory_bytes <= b->memory_limit;
-    }
-    if (!fits && b->params.shards == 0)
-        fits = build_size_choose(&b->params, &b->shape, b->memory_limit, b->numa_count, &b->size);
+    enum status status = build_shards_check(&b->params, &b->shape, err);
+    if (status != STATUS_OK)
+        return status;
+    struct build_size_request request = {
+        .limit_bytes = b->memory_limit,
+        .lanes = b->numa_count,
+        .earlier = shards_of_job(b),
+    };
+    bool fits = build_size_settle(&b->params, &b->shape, &request, &b->size);
     return fits ? STATUS_OK : memory_refuse(b, limit, asked, err);
 }
 
@@ -165,32 +215,16 @@ static enum status disk_check(const char *path, uint64_t needed, const char *wha
     return STATUS_OK;
 }
 
-static enum status file_identity(const char *path, const char *name, char *text, size_t bytes,
-                                 struct error *err)
-{
-    struct stat info;
-    if (stat(path, &info) != 0 && errno == ENOENT)
-        return error_set(err, STATUS_NOT_FOUND, "%s: no such file", file_label(path));
-    if (stat(path, &info) != 0)
-        return error_set_os(err, errno, "%s: cannot be looked at", file_label(path));
-    snprintf(text, bytes, "%s_bytes %llu\n%s_modified %lld.%09ld\n", name,
-             (unsigned long long)info.st_size, name, (long long)info.st_mtim.tv_sec,
-             info.st_mtim.tv_nsec);
-    return STATUS_OK;
-}
-
 /* All that the bytes of the generation depend on, a line each. */
-static enum status job_format(const struct build *b, char *text, size_t bytes, struct error *err)
+static void job_format(const struct build *b, char *text, size_t bytes)
 {
     const struct build_params *p = &b->params;
     char input[160];
     char keys[160] = "keys none\n";
 
-    enum status status = file_identity(p->input, "input", input, sizeof(input), err);
-    if (status == STATUS_OK && p->keys != NULL)
-        status = file_identity(p->keys, "keys", keys, sizeof(keys), err);
-    if (status != STATUS_OK)
-        return status;
+    source_format(&b->input, "input", input, sizeof(input));
+    if (p->keys != NULL)
+        source_format(&b->keys, "keys", keys, sizeof(keys));
     snprintf(text, bytes,
              "nightjar-build %s\nformat %d\n%s%svectors %llu\ndim %u\ntype %s\nmetric %s\n"
              "degree %u\nbuild-list %u\nalpha %.17g\ncodec %d\ncode-bytes %u\nblock-bytes %u\n"
@@ -200,7 +234,6 @@ static enum status job_format(const struct build *b, char *text, size_t bytes, s
              metric_name(p->metric), p->degree, p->build_list, p->alpha, (int)p->codec,
              p->code_bytes, p->block_bytes, p->navigation_share, (unsigned long long)p->seed,
              b->size.shard_count, b->size.replication);
-    return STATUS_OK;
 }
 
 static void work_path_set(struct build *b)
@@ -219,11 +252,15 @@ static void work_path_set(struct build *b)
 static enum status work_begin(struct build *b, struct error *err)
 {
     char job[JOB_BYTES];
+    enum status status = STATUS_OK;
 
-    enum status status = job_format(b, job, sizeof(job), err);
-    if (status == STATUS_OK)
-        status = work_open(b->work_path, job, b->params.one_stage ? WORK_SHARED : WORK_ALONE,
-                           &b->work, err);
+    if (b->params.keys != NULL)
+        status = source_look(b->params.keys, &b->keys, err);
+    if (status != STATUS_OK)
+        return status;
+    job_format(b, job, sizeof(job));
+    status =
+        work_open(b->work_path, job, b->params.one_stage ? WORK_SHARED : WORK_ALONE, &b->work, err);
     if (status == STATUS_OK)
         b->fresh = work_is_empty(b->work);
     return status;
@@ -239,11 +276,12 @@ static enum status lanes_begin(struct build *b, struct error *err)
             shard_bytes = MAX(shard_bytes, b->size.shard_bytes[stage]);
             shared_bytes = MAX(shared_bytes, b->size.shared_bytes[stage]);
         }
-    b->lane_array = calloc(MAX(b->numa_count, 1u), sizeof(*b->lane_array));
-    if (b->lane_array == NULL)
+    struct topology_lane one = {.numa = TOPOLOGY_ANY, .threads = b->params.threads};
+    struct topology_lane *lanes = calloc(MAX(b->numa_count, 1u), sizeof(*lanes));
+    if (lanes == NULL)
         return error_set(err, STATUS_NO_MEMORY, "no memory for lanes");
-    b->lanes = (struct lanes){.topology = b->topology, .lanes = b->lane_array, .lane_count = 1};
-    b->lane_array[0] = (struct topology_lane){.numa = TOPOLOGY_ANY, .threads = b->params.threads};
+    lanes[0] = one;
+    b->lanes = (struct lanes){.topology = b->topology, .lanes = lanes, .lane_count = 1};
     if (b->numa_count < 2 || b->size.shard_count < 2 || b->params.one_stage)
         return STATUS_OK;
     struct topology_lane_request request = {
@@ -254,10 +292,9 @@ static enum status lanes_begin(struct build *b, struct error *err)
         .fixed_bytes = b->size.fixed_bytes + shared_bytes,
     };
     b->lanes.lane_count =
-        topology_plan_lanes(topology_numa(b->topology, 0), b->numa_count, &request, b->lane_array);
+        topology_plan_lanes(topology_numa(b->topology, 0), b->numa_count, &request, lanes);
     if (b->lanes.lane_count == 1) /* all CPUs on one shard, wherever its memory is */
-        b->lane_array[0] =
-            (struct topology_lane){.numa = TOPOLOGY_ANY, .threads = b->params.threads};
+        lanes[0] = one;
     return STATUS_OK;
 }
 
@@ -281,8 +318,10 @@ static void manifest_begin(struct build *b)
     m->dim = b->shape.dim;
     m->type = b->shape.type;
     m->metric = b->params.metric;
-    m->codec_kind = b->params.codec; /* of auto: until the train stage's choice is loaded */
-    m->codec_asked = b->params.codec == CODEC_AUTO ? CODEC_AUTO : CODEC_NONE;
+    if (b->params.codec == CODEC_AUTO)
+        m->codec_asked = CODEC_AUTO; /* the kind is known when the train stage is done */
+    else
+        m->codec_kind = b->params.codec;
     m->code_bytes = b->params.code_bytes;
     m->degree = b->params.degree;
     m->build_list = b->params.build_list;
@@ -309,9 +348,9 @@ static enum status stage_choice_check(const struct build *b, struct error *err)
 
 /* ---- output ---- */
 
-static void output_file_path(const struct build *b, const char *name, char path[OUTPUT_PATH_BYTES])
+void build_output_path(const struct build *b, const char *name, char path[BUILD_PATH_BYTES])
 {
-    snprintf(path, OUTPUT_PATH_BYTES, "%s/%s", b->params.output, name);
+    snprintf(path, BUILD_PATH_BYTES, "%s/%s", b->params.output, name);
 }
 
 /* Some pieces are bytes of the output: where a file of it is gone, so are they. */
@@ -319,8 +358,8 @@ static void output_missed(const struct build *b)
 {
     bool missing = false;
     for (unsigned file = 0; file < GENERATION_FILE_COUNT; file++) {
-        char path[OUTPUT_PATH_BYTES];
-        output_file_path(b, generation_file_names[file], path);
+        char path[BUILD_PATH_BYTES];
+        build_output_path(b, generation_file_names[file], path);
         missing = missing || (access(path, F_OK) != 0 && errno == ENOENT);
     }
     if (!missing)
@@ -346,7 +385,7 @@ static bool output_is_finished(struct build *b)
 {
     struct generation *generation = NULL;
     struct manifest wanted = b->manifest;
-    char parent[OUTPUT_PATH_BYTES];
+    char parent[BUILD_PATH_BYTES];
 
     if (b->fresh || (b->params.one_stage && b->params.stage != BUILD_STAGE_CHECK) ||
         generation_open(b->params.output, &generation, NULL) != STATUS_OK)
@@ -360,7 +399,7 @@ static bool output_is_finished(struct build *b)
     bool same = id.low == found->generation_id.low && id.high == found->generation_id.high;
     b->manifest = *found;
     generation_close(generation);
-    output_file_path(b, "..", parent);
+    build_output_path(b, "..", parent);
     return same && directory_sync(b->params.output) && directory_sync(parent);
 }
 
@@ -400,6 +439,8 @@ static enum status build_begin(struct build *b, struct error *err)
         status = error_set(err, STATUS_INVALID, "no input file is named");
     if (status == STATUS_OK && b->params.output == NULL)
         status = error_set(err, STATUS_INVALID, "no output directory is named");
+    if (status == STATUS_OK) /* before it is opened: what is opened later is then found out */
+        status = source_look(b->params.input, &b->input, err);
     if (status == STATUS_OK)
         status = vector_file_open(b->params.input, &b->file, err);
     if (status != STATUS_OK)
@@ -408,9 +449,10 @@ static enum status build_begin(struct build *b, struct error *err)
     status = scan_shape_check(b->params.input, &b->shape, err);
     if (status != STATUS_OK)
         return status;
-    b->params.code_bytes = MIN(b->params.code_bytes, b->shape.dim);
     work_path_set(b);
-    status = block_check_asked(b, err);
+    status = build_code_bytes_resolve(&b->params, &b->shape, err);
+    if (status == STATUS_OK)
+        status = block_check_asked(b, err);
     if (status == STATUS_OK)
         status = topology_begin(b, err);
     if (status == STATUS_OK)
@@ -425,7 +467,7 @@ static enum status build_begin(struct build *b, struct error *err)
         return status;
     manifest_begin(b);
     b->report.threads = b->params.threads;
-    b->report.memory_planned_bytes = b->size.memory_bytes;
+    b->report.memory_planned_bytes = build_size_peak_bytes(&b->size, b->lanes.lane_count);
     b->report.shard_count = b->size.shard_count;
     status = output_begin(b, err);
     if (status != STATUS_OK || !b->fresh)
@@ -483,7 +525,12 @@ static enum status whole_run(struct build *b, enum build_stage stage, struct err
     struct build_monitor monitor = {.progress = &b->progress, .cancel = b->params.cancel};
     if (work_piece_done(b->work, (struct work_piece){stage, WORK_WHOLE}))
         return STATUS_OK;
-    return build_stage_whole_run(b, stage, &monitor, &cost, err);
+    enum status status = build_stage_whole_run(b, stage, &monitor, &cost, err);
+    if (stage > BUILD_STAGE_PARTITION || status == STATUS_CANCELLED)
+        return status;
+    /* If the stage failed too, that may be why. */
+    enum status changed = sources_check(b, err);
+    return changed != STATUS_OK ? changed : status;
 }
 
 /* Runs what is not done of a stage; all it builds on is done. */
@@ -545,7 +592,9 @@ static enum status stages_run(struct build *b, struct error *err)
 /* Leaves nothing where nothing was finished; else everything, so that the build can go on. */
 static void build_release(struct build *b, enum status status, struct build_summary *summary)
 {
-    bool nothing = b->work == NULL || (b->fresh && work_is_empty(b->work));
+    bool empty = b->work == NULL || work_is_empty(b->work);
+    /* An earlier run's work may only be out of reach for the moment. */
+    bool nothing = b->work == NULL || (b->fresh && empty);
     if (b->finished && !b->params.keep_work)
         work_remove(b->work);
     else if (nothing && !b->params.one_stage)
@@ -559,7 +608,7 @@ static void build_release(struct build *b, enum status status, struct build_summ
     summary->finished = b->finished;
     /* What stands in the way of the same command stays there. */
     summary->kept =
-        status != STATUS_OK && status != STATUS_EXISTS && !nothing && !b->params.one_stage;
+        status != STATUS_OK && status != STATUS_EXISTS && !empty && !b->params.one_stage;
     memcpy(summary->work_path, b->work_path, sizeof(summary->work_path));
     if (b->finished) {
         summary->manifest = b->manifest;
@@ -572,7 +621,7 @@ static void build_release(struct build *b, enum status status, struct build_summ
     codec_destroy(b->codec);
     bulk_free(b->node_of_position, b->shape.count, sizeof(uint32_t));
     topology_destroy(b->topology);
-    free(b->lane_array);
+    free(b->lanes.lanes);
     free(b->report.shards);
 }
 

@@ -41,7 +41,8 @@ struct build_params {
     uint32_t build_list; /* L = 100; 1..BUILD_LIST_MAX */
     double alpha;        /* 1.2; 1..BUILD_ALPHA_MAX */
     enum codec_kind codec;
-    uint32_t code_bytes;   /* 32, lowered to dim where dim is smaller */
+    uint32_t code_bytes;   /* pq: 32, lowered to dim where dim is smaller; scalar: one of its sizes,
+                            * or 0 for 4 bits a dimension */
     uint64_t memory_bytes; /* 0: no limit but the machine's */
     uint32_t shards;       /* 0: as few as the memory allows */
     double replication;    /* 1.8; most shards a row is in, on average: 1..BUILD_REPLICATION_MAX */
@@ -76,7 +77,8 @@ struct build_summary {
  * last fsync fail, or the process be killed after it, the generation is complete and the same call
  * only removes the work directory.)
  *
- *   STATUS_INVALID       a parameter or the input is wrong
+ *   STATUS_INVALID       a parameter or the input is wrong, or the input changed while it was read
+ *                        (then none of the finished pieces is kept)
  *   STATUS_NOT_FOUND     a file that is to be read is missing
  *   STATUS_EXISTS        `output` is there already, or the work directory is another build's
  *   STATUS_NO_MEMORY     it would not fit memory_bytes or the machine (found before reading a row)

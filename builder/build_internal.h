@@ -5,6 +5,8 @@
 #ifndef NIGHTJAR_BUILDER_BUILD_INTERNAL_H
 #define NIGHTJAR_BUILDER_BUILD_INTERNAL_H
 
+#include <time.h>
+
 #include "builder/build.h"
 #include "builder/build_monitor.h"
 #include "builder/build_size.h"
@@ -18,18 +20,29 @@
 #include "common/topology.h"
 #include "layout/generation.h"
 
+enum {
+    BUILD_PATH_BYTES = 4200, /* of a file in the output; a longer path is no path for the kernel */
+};
+
+/* What a file that is read looked like before. */
+struct build_source {
+    uint64_t bytes;
+    struct timespec modified;
+    uint64_t inode;
+};
+
 struct build {
     struct build_params params; /* code_bytes and threads resolved */
     struct build_clock clock;
     struct progress progress;
+    struct build_source input, keys;
     struct vector_file *file;
     struct vector_shape shape;
     struct build_size size;
     uint64_t memory_limit;
     uint32_t numa_count; /* 0: not asked for */
     struct topology *topology;
-    struct topology_lane *lane_array;
-    struct lanes lanes;
+    struct lanes lanes; /* its array is ours */
     char work_path[4096];
     struct work *work;
     bool fresh; /* no piece was there at the start */
@@ -46,6 +59,9 @@ struct build {
     struct manifest manifest;
     struct build_report report;
 };
+
+/* "OUTPUT/NAME". */
+void build_output_path(const struct build *b, const char *name, char path[BUILD_PATH_BYTES]);
 
 /* The stage has a piece for each shard. */
 bool build_stage_sharded(enum build_stage stage);

@@ -87,6 +87,8 @@ static enum args_result options_check(struct options *o, struct error *err)
         return usage(err, "--shard is for --stage");
     p->metric = metric_parse(o->metric);
     p->codec = codec_kind_parse(o->codec);
+    if (p->codec != CODEC_SCALAR && p->code_bytes == 0)
+        p->code_bytes = 32;
     p->numa = strcmp(o->numa, "on") == 0;
     p->one_stage = o->stage != NULL;
     p->shard = o->shard_given ? o->shard : WORK_WHOLE;
@@ -143,13 +145,14 @@ static enum args_result options_parse(int argc, char **argv, struct options *o, 
         {.name = "codec",
          .kind = ARGS_STRING,
          .target = &o->codec,
-         .choices = "auto|pq|opq",
-         .help = "how vectors are compressed; auto: what finds most on a sample"},
+         .choices = "auto|pq|opq|scalar",
+         .help = "how vectors are compressed; auto: pq or opq, what finds most on a sample"},
         {.name = "code-bytes",
          .kind = ARGS_U32,
          .target = &p->code_bytes,
          .value_name = "BYTES",
-         .help = "compressed size of a vector, at most its dimension",
+         .help = "compressed size of a vector: pq at most its dimension, else 32; scalar 1, 2 or 4 "
+                 "bits a dimension and 2 bytes, else 4 bits",
          .min = 1,
          .max = VECTOR_DIM_MAX},
         {.name = "memory",
@@ -421,7 +424,6 @@ int main(int argc, char **argv)
         .params = {.degree = 64,
                    .build_list = 100,
                    .alpha = 1.2,
-                   .code_bytes = 32,
                    .seed = 1,
                    .replication = 1.8,
                    .navigation_share = 0.01,

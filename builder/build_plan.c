@@ -145,7 +145,7 @@ static enum status run_train(struct plan_run *run, struct error *err)
         .metric = run->set.metric,
         .type = run->set.type,
         .dim = run->set.dim,
-        .code_bytes = MIN(run->params.code_bytes, run->set.dim),
+        .code_bytes = run->params.code_bytes,
         .seed = run->params.seed,
         .norm_max = run->set.norm_max,
     };
@@ -291,21 +291,16 @@ static void scale(const struct plan_run *run, struct build_plan *plan)
 static enum status size_plan(const struct build_params *params, struct build_plan *plan,
                              struct error *err)
 {
-    uint32_t most = build_shards_max(plan->shape.count);
     uint64_t available = memory_available();
+    enum status status = build_shards_check(params, &plan->shape, err);
+    if (status != STATUS_OK)
+        return status;
     plan->limit_bytes = params->memory_bytes != 0 ? params->memory_bytes
                         : available != 0          ? available
                                                   : UINT64_MAX;
-    if (params->shards > most)
-        return error_set(err, STATUS_INVALID, "%llu vectors can be cut into at most %u shards",
-                         (unsigned long long)plan->shape.count, most);
-    if (params->shards != 0) {
-        build_size_compute(params, &plan->shape, params->shards, &plan->size);
-        plan->fits = plan->size.memory_bytes <= plan->limit_bytes;
-    } else {
-        plan->fits = build_size_choose(params, &plan->shape, plan->limit_bytes, plan->numa_nodes,
-                                       &plan->size);
-    }
+    struct build_size_request request = {.limit_bytes = plan->limit_bytes,
+                                         .lanes = plan->numa_nodes};
+    plan->fits = build_size_settle(params, &plan->shape, &request, &plan->size);
     plan->lanes = 1;
     while (plan->lanes < MIN(plan->numa_nodes, plan->size.shard_count) &&
            build_size_peak_bytes(&plan->size, plan->lanes + 1) <= plan->limit_bytes)
@@ -344,6 +339,8 @@ enum status build_plan_make(const struct build_params *params, const struct vect
         return status;
     made.shape = file != NULL ? vector_file_shape(file) : *shape;
     status = scan_shape_check(file != NULL ? params->input : "the plan", &made.shape, err);
+    if (status == STATUS_OK)
+        status = build_code_bytes_resolve(&run.params, &made.shape, err);
     if (status == STATUS_OK)
         status = numa_count(params, &made.numa_nodes, err);
     if (status == STATUS_OK)

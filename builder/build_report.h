@@ -50,7 +50,7 @@ struct build_shard_record {
 struct build_report {
     uint32_t threads;
     struct codec_choice codec;
-    uint64_t memory_planned_bytes; /* what build_plan.h said it would take at most */
+    uint64_t memory_planned_bytes; /* most it may take, with the lanes it had: build_size.h */
     struct build_stage_record stages[BUILD_STAGE_COUNT];
     struct build_stage_record total;
     double points_per_second_core; /* vectors over CPU seconds */

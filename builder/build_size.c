@@ -31,6 +31,7 @@ enum {
     VAMANA_PIECES_BYTES = 64 * 1024 * 4,
     PACK_BATCH_BYTES = 2 * MIB, /* pack_assign.c: the choices of a batch of rows */
     PQ_CENTROIDS = 256,
+    SCALAR_FLOATS_PER_DIM = 5,             /* the mean, signs of four rounds */
     STREAMS_BYTES = 4 * WORK_BUFFER_BYTES, /* open pieces, read or written, and their records */
     SHARD_ROWS_MIN = 64,
 };
@@ -55,6 +56,30 @@ struct size_input {
     const struct vector_shape *shape;
 };
 
+/* Bytes of a code. */
+static uint32_t code_bytes_of(const struct build_params *params, const struct vector_shape *shape)
+{
+    if (params->codec != CODEC_SCALAR)
+        return MIN(params->code_bytes, shape->dim);
+    return params->code_bytes != 0 ? params->code_bytes
+                                   : codec_scalar_code_bytes(shape->dim, params->metric, 4);
+}
+
+enum status build_code_bytes_resolve(struct build_params *params, const struct vector_shape *shape,
+                                     struct error *err)
+{
+    const struct codec_params codec = {
+        /* What auto may take has pq's sizes. */
+        .kind = params->codec == CODEC_AUTO ? CODEC_PQ : params->codec,
+        .metric = params->metric,
+        .type = shape->type,
+        .dim = shape->dim,
+        .code_bytes = code_bytes_of(params, shape),
+    };
+    params->code_bytes = codec.code_bytes;
+    return codec_code_bytes_check(&codec, err);
+}
+
 static struct size_input input_make(const struct build_params *params,
                                     const struct vector_shape *shape)
 {
@@ -70,7 +95,7 @@ static struct size_input input_make(const struct build_params *params,
         .navigation_count =
             navigation_sample_count((uint32_t)shape->count, params->navigation_share),
         .degree = params->degree,
-        .code_bytes = MIN(params->code_bytes, shape->dim),
+        .code_bytes = code_bytes_of(params, shape),
         .block_bytes = params->block_bytes,
         .threads = params->threads,
         .params = params,
@@ -94,11 +119,16 @@ static uint64_t vamana_bytes(uint64_t count, uint64_t degree)
     return count * (graph_row_bytes(degree) + 3 * sizeof(uint32_t)) + edges + VAMANA_PIECES_BYTES;
 }
 
+static bool may_be_opq(const struct size_input *in)
+{
+    return in->params->codec == CODEC_OPQ || in->params->codec == CODEC_AUTO;
+}
+
 /* A matrix of axes, where opq finds them. */
 static uint64_t axes_values(const struct size_input *in)
 {
     uint64_t dim = in->dim + 1;
-    return in->params->codec == CODEC_PQ || in->dim > CODEC_TURN_DIM_MAX ? 0 : dim * dim;
+    return may_be_opq(in) && in->dim <= CODEC_TURN_DIM_MAX ? dim * dim : 0;
 }
 
 /* What opq's training has beside pq's: the transformed sample, covariance and axes in f64 with the
@@ -112,18 +142,20 @@ static uint64_t opq_train_bytes(const struct size_input *in, uint64_t sample)
            2 * 1024 * (in->dim + 16) * sizeof(float) + trial * (in->packed_bytes + in->code_bytes);
 }
 
-/* The sample; each thread's subspace of it as f32 with k-means' labels, distances and trial sums;
- * centroids and their working copies. */
+/* The sample with its views. PQ: each thread's subspace of it as f32 with k-means' labels,
+ * distances and trial sums; centroids and their working copies. Scalar: mean and signs. */
 static uint64_t train_bytes(const struct size_input *in)
 {
     uint64_t sample = encode_sample_rows((uint32_t)in->count);
+    uint64_t sample_bytes = sample * (in->packed_bytes + 16 + 4);
+    if (in->params->codec == CODEC_SCALAR)
+        return sample_bytes + SCALAR_FLOATS_PER_DIM * sizeof(float) * (in->dim + 1);
     uint64_t subspace_dim = (in->dim + in->code_bytes - 1) / in->code_bytes;
     uint64_t subspaces = MIN(in->threads, in->code_bytes);
     uint64_t floats = in->dim * sizeof(float);
 
-    return sample * (in->packed_bytes + 16 + 4) +
-           subspaces * sample * (subspace_dim * sizeof(float) + 32) + 4 * PQ_CENTROIDS * floats +
-           (in->params->codec == CODEC_PQ ? 0 : opq_train_bytes(in, sample));
+    return sample_bytes + subspaces * sample * (subspace_dim * sizeof(float) + 32) +
+           4 * PQ_CENTROIDS * floats + (may_be_opq(in) ? opq_train_bytes(in, sample) : 0);
 }
 
 /* ---- shards ---- */
@@ -180,13 +212,39 @@ static uint64_t merge_bytes(const struct size_input *in, const struct build_size
            size->shard_count * (uint64_t)MERGE_LENDER_BYTES + STREAMS_BYTES;
 }
 
-/* Lists in positions; then in-edges, order, block, load and (twice) member of each row and a batch,
- * or lists in node ids. */
+/* The fewest records that a block is taken to hold: those with untrimmed lists of whole ids. */
+static uint64_t block_records_least(const struct size_input *in)
+{
+    uint64_t record =
+        in->packed_bytes + sizeof(uint64_t) + (in->degree + 2) * sizeof(uint32_t) + in->degree / 4;
+    uint64_t block = MAX((uint64_t)BLOCK_PAGE_BYTES, (uint64_t)in->block_bytes);
+    return MAX((uint64_t)1, (block - BLOCK_HEADER_BYTES - BLOCK_TAIL_BYTES) / record);
+}
+
+/* What assignment has for each row or block with lists of `degree`: in-edges with weights, order,
+ * block, load and (twice) member. */
+static uint64_t assignment_bytes(uint64_t degree)
+{
+    uint64_t near = MIN(degree, (uint64_t)PACK_NEAR);
+    return near * (sizeof(uint32_t) + sizeof(uint8_t)) + sizeof(uint64_t) + 20;
+}
+
+/* Ordering the blocks of `rows` rows: rows by block; a graph of blocks, its assignment and ranks;
+ * the same of its groups, at most a sixteenth. */
+static uint64_t block_order_bytes(const struct size_input *in, uint64_t rows)
+{
+    uint64_t blocks = rows / block_records_least(in) + 1;
+    uint64_t list = (PACK_NEAR + 1) * sizeof(uint32_t);
+    uint64_t block = list + assignment_bytes(PACK_NEAR) + 4 * sizeof(uint32_t);
+    return rows * sizeof(uint32_t) + blocks * (block + block / 16) + 2 * PACK_BATCH_BYTES;
+}
+
+/* Lists in positions; then the assignment and the order of blocks, or lists in node ids. */
 static uint64_t pack_bytes(const struct size_input *in, const struct build_size *size)
 {
     uint64_t own = size->own_max;
     uint64_t list = (in->degree + 1) * sizeof(uint32_t) + 1;
-    uint64_t assignment = own * (in->degree * sizeof(uint32_t) + sizeof(uint64_t) + 20);
+    uint64_t assignment = own * assignment_bytes(in->degree) + block_order_bytes(in, own);
     uint64_t lists = own * (list + sizeof(uint32_t));
     return own * (list + 3 * sizeof(uint32_t)) + MAX(assignment + PACK_BATCH_BYTES, lists) +
            STREAMS_BYTES;
@@ -281,7 +339,8 @@ static uint64_t blocks_bytes(const struct size_input *in, uint32_t shards)
 static void disk_compute(const struct size_input *in, struct build_size *size)
 {
     uint64_t n = in->count;
-    uint64_t codec = PQ_CENTROIDS * sizeof(float) * in->dim + axes_values(in) * sizeof(float);
+    uint64_t floats_per_dim = in->params->codec == CODEC_SCALAR ? 1 : PQ_CENTROIDS;
+    uint64_t codec = (floats_per_dim * in->dim + axes_values(in)) * sizeof(float);
     uint64_t hot = MIN(n, (uint64_t)HOT_QUERIES_MAX * HOT_SEARCH_LIST) * sizeof(uint32_t);
     uint64_t borrowed = (uint64_t)((size->replication - 1.0) * (double)n);
     uint64_t list = (in->degree + 1) * sizeof(uint32_t);
@@ -335,4 +394,29 @@ bool build_size_choose(const struct build_params *params, const struct vector_sh
     }
     /* One shard at a time, if all lanes are too much. */
     return lanes > 1 && build_size_choose(params, shape, limit_bytes, 1, size);
+}
+
+enum status build_shards_check(const struct build_params *params, const struct vector_shape *shape,
+                               struct error *err)
+{
+    uint32_t most = build_shards_max(shape->count);
+    const char *input = params->input;
+    if (params->shards <= most)
+        return STATUS_OK;
+    return error_set(err, STATUS_INVALID, "%s%s%llu vectors can be cut into at most %u shards",
+                     input != NULL ? input : "", input != NULL ? ": " : "",
+                     (unsigned long long)shape->count, most);
+}
+
+bool build_size_settle(const struct build_params *params, const struct vector_shape *shape,
+                       const struct build_size_request *request, struct build_size *size)
+{
+    uint32_t shards = params->shards != 0 ? params->shards : request->earlier;
+    if (shards >= 1 && shards <= build_shards_max(shape->count)) {
+        build_size_compute(params, shape, shards, size);
+        if (size->memory_bytes <= request->limit_bytes)
+            return true;
+    }
+    return params->shards == 0 &&
+           build_size_choose(params, shape, request->limit_bytes, request->lanes, size);
 }

@@ -33,6 +33,11 @@ struct build_size {
     uint64_t disk_least_bytes; /* vectors, keys and codes alone: it cannot be less */
 };
 
+/* Makes params->code_bytes definite for the input: lowered to the dimension, or chosen where it is
+ * 0. STATUS_INVALID if the codec has no such codes. */
+NODISCARD enum status build_code_bytes_resolve(struct build_params *params,
+                                               const struct vector_shape *shape, struct error *err);
+
 /* Pure arithmetic for a number of shards. `params` within build.h's ranges and with its thread
  * count resolved (not 0); `shape` as scan_shape_check() accepts it; 1 <= shards <=
  * build_shards_max(). */
@@ -54,5 +59,22 @@ uint32_t build_shards_max(uint64_t rows);
  * *size is of the number that takes the least. */
 bool build_size_choose(const struct build_params *params, const struct vector_shape *shape,
                        uint64_t limit_bytes, uint32_t lanes, struct build_size *size);
+
+/* STATUS_INVALID if params->shards is more than build_shards_max(). */
+NODISCARD enum status build_shards_check(const struct build_params *params,
+                                         const struct vector_shape *shape, struct error *err);
+
+/* What the number of shards is settled by, beside the parameters. */
+struct build_size_request {
+    uint64_t limit_bytes;
+    uint32_t lanes;   /* shards to be at work at a time; 0 counts as 1 */
+    uint32_t earlier; /* shards that an earlier run of the build settled on; 0: none */
+};
+
+/* The shards a build is cut into: params->shards (which passed build_shards_check()) if that is
+ * given; else those of the earlier run if they still fit; else build_size_choose()'s. False if they
+ * do not fit: then *size is of what was asked for, or of the number that takes the least. */
+bool build_size_settle(const struct build_params *params, const struct vector_shape *shape,
+                       const struct build_size_request *request, struct build_size *size);
 
 #endif

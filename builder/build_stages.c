@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -22,6 +21,7 @@
 #include "common/file_io.h"
 #include "common/memory.h"
 #include "layout/block_walk.h"
+#include "layout/digest.h"
 
 static const struct work_piece train_piece = {BUILD_STAGE_TRAIN, WORK_WHOLE};
 static const struct work_piece navigation_piece = {BUILD_STAGE_NAVIGATION, WORK_WHOLE};
@@ -280,9 +280,8 @@ static enum status partition_stage_run(struct build *b, const struct build_monit
 static enum status small_file_write(struct build *b, enum generation_file file, const void *data,
                                     size_t bytes, struct navigation_info *info, struct error *err)
 {
-    XXH128_hash_t hash = XXH3_128bits(data, bytes);
     info->bytes[file] = bytes;
-    info->digest[file] = (struct digest128){.low = hash.low64, .high = hash.high64};
+    info->digest[file] = digest_of(XXH3_128bits(data, bytes));
     return generation_writer_write(b->writer, file, 0, data, bytes, err);
 }
 
@@ -369,9 +368,9 @@ struct read_back {
 static enum status digest_compare(const struct read_back *r, enum generation_file file,
                                   struct digest128 wanted, struct error *err)
 {
-    XXH128_hash_t hash = XXH3_128bits_digest(r->hash);
+    struct digest128 found = digest_of(XXH3_128bits_digest(r->hash));
     (void)XXH3_128bits_reset(r->hash);
-    if (hash.low64 == wanted.low && hash.high64 == wanted.high)
+    if (found.low == wanted.low && found.high == wanted.high)
         return STATUS_OK;
     return error_set(err, STATUS_CORRUPT, "%s/%s: reads back other bytes than were written",
                      file_label(r->b->params.output), generation_file_names[file]);
@@ -440,10 +439,9 @@ static enum status on_walk(void *context, uint64_t blocks_read, struct error *er
  * who reads a block has all its nodes. */
 static enum status walk(struct build *b, const struct build_monitor *monitor, struct error *err)
 {
-    char path[4200];
+    char path[BUILD_PATH_BYTES];
     struct block_walk_result result;
-    snprintf(path, sizeof(path), "%s/%s", b->params.output,
-             generation_file_names[GENERATION_NODES]);
+    build_output_path(b, generation_file_names[GENERATION_NODES], path);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return error_set_os(err, errno, "%s: cannot open", file_label(path));
@@ -470,6 +468,12 @@ static enum status walk(struct build *b, const struct build_monitor *monitor, st
     b->report.reached_nodes = b->shape.count;
     b->report.walk_passes = (uint32_t)result.passes;
     return STATUS_OK;
+}
+
+/* The mean number of shards a row was built in. */
+static double replication_found(const struct build *b)
+{
+    return 1.0 + (double)b->manifest.borrowed_rows / (double)b->shape.count;
 }
 
 /* Sums what the pieces tell into the manifest. */
@@ -514,7 +518,7 @@ static enum status facts_collect(struct build *b, struct error *err)
         };
     }
     m->mean_degree = (double)edges / (double)b->shape.count;
-    b->report.replication = 1.0 + (double)b->manifest.borrowed_rows / (double)b->shape.count;
+    b->report.replication = replication_found(b);
     return status;
 }
 
@@ -555,7 +559,7 @@ void build_report_collect(struct build *b)
     ignored =
         work_piece_read(b->work, train_piece, &report->codec, sizeof(report->codec), NULL, NULL);
     (void)ignored;
-    report->replication = 1.0 + (double)b->manifest.borrowed_rows / (double)b->shape.count;
+    report->replication = replication_found(b);
     report->reached_nodes = b->shape.count;
     if (report->total.cpu_s > 0.0)
         report->points_per_second_core = (double)b->shape.count / report->total.cpu_s;

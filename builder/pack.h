@@ -20,9 +20,12 @@
 #include "common/error.h"
 #include "layout/block.h"
 
+enum { PACK_NEAR = 32 }; /* first edges of a list, which decide who shares a block */
+
 /* A shard's merged graph. */
 struct pack_input {
-    const struct graph *graph; /* a list of positions for each of its rows */
+    const struct graph *graph; /* a list of positions for each of its rows, kept ones first, the
+                                  rest in order of distance */
     const uint8_t *kept; /* [graph->count]: the first of a list that must not go; NULL: none */
     uint32_t first;      /* position of its row 0 */
     uint32_t total;      /* rows of all shards */
@@ -91,11 +94,6 @@ void pack_lists_put(struct pack_lists *lists, uint32_t node, const uint32_t *ids
  * PACK_TRIM_IMPOSSIBLE where some block's kept edges alone do not fit. */
 NODISCARD enum status pack_lists_trim(struct pack_lists *lists, struct error *err);
 void pack_lists_destroy(struct pack_lists *lists);
-
-/* The global node that `position` is expected to become before all shards have an order: as if
- * other shards' positions were nodes. No two positions share one. */
-uint32_t pack_node_expected(const struct pack_input *input, const struct pack_order *order,
-                            uint32_t position);
 
 /* Names the first invariant that trimmed lists break: geometry in range; records first in their
  * blocks, no block empty; lists ascending, of ids in other blocks below node_limit, all edges of

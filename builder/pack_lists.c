@@ -8,7 +8,6 @@
  * reachable, for whoever reads a node has read its block-mates. Blocks are independent of one
  * another: one thread each.
  */
-#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -98,13 +97,57 @@ void pack_lists_put(struct pack_lists *lists, uint32_t node, const uint32_t *ids
 
 /* ---- trimming ---- */
 
-static size_t list_bytes(const struct pack_lists *lists, uint32_t node)
+/* A thread's, for the block at hand. */
+struct trim {
+    struct block_edge *edges; /* of all its records */
+    uint32_t *sorted;         /* its records' lists, ascending: slot * stride */
+    uint32_t stride;
+    uint32_t degree[BLOCK_NODES_MAX];
+    uint32_t bytes[BLOCK_NODES_MAX]; /* encoded */
+};
+
+static enum status trim_create(const struct pack_lists *lists, struct trim **out)
 {
-    uint32_t sorted[BLOCK_DEGREE_MAX];
-    uint32_t degree = graph_degree(&lists->graph, node);
-    memcpy(sorted, graph_neighbors(&lists->graph, node), degree * sizeof(*sorted));
-    pack_ids_sort(sorted, degree);
-    return block_list_bytes(&lists->geometry, sorted, degree);
+    uint32_t stride = lists->graph.stride - 1;
+    size_t edges_max = (size_t)lists->geometry.nodes_per_block * stride;
+    struct trim *t = malloc(sizeof(*t));
+    *out = t;
+    if (t == NULL)
+        return STATUS_NO_MEMORY;
+    t->stride = stride;
+    t->edges = malloc((edges_max + 1) * sizeof(*t->edges));
+    t->sorted = malloc((edges_max + 1) * sizeof(*t->sorted));
+    return t->edges != NULL && t->sorted != NULL ? STATUS_OK : STATUS_NO_MEMORY;
+}
+
+static void trim_destroy(struct trim *t)
+{
+    if (t == NULL)
+        return;
+    free(t->edges);
+    free(t->sorted);
+    free(t);
+}
+
+static uint32_t *sorted_list(const struct trim *t, uint32_t slot)
+{
+    return t->sorted + (size_t)slot * t->stride;
+}
+
+static void list_measure(const struct pack_lists *lists, struct trim *t, uint32_t slot)
+{
+    t->bytes[slot] =
+        (uint32_t)block_list_bytes(&lists->geometry, sorted_list(t, slot), t->degree[slot]);
+}
+
+static void list_remove(struct trim *t, uint32_t slot, uint32_t id)
+{
+    uint32_t *ids = sorted_list(t, slot);
+    uint32_t i = 0;
+    while (ids[i] != id)
+        i++;
+    t->degree[slot]--;
+    memmove(ids + i, ids + i + 1, (t->degree[slot] - i) * sizeof(*ids));
 }
 
 static int by_id_then_rank(const void *a, const void *b)
@@ -128,17 +171,6 @@ static int by_removal(const void *a, const void *b)
     if (x->rank != y->rank)
         return x->rank > y->rank ? -1 : 1;
     return by_id_then_rank(a, b);
-}
-
-static void list_remove(struct pack_lists *lists, uint32_t node, uint32_t id)
-{
-    uint32_t *ids = graph_neighbors(&lists->graph, node);
-    uint32_t degree = graph_degree(&lists->graph, node);
-    uint32_t i = 0;
-    while (ids[i] != id)
-        i++;
-    memmove(ids + i, ids + i + 1, (degree - i - 1) * sizeof(*ids));
-    graph_set_degree(&lists->graph, node, degree - 1);
 }
 
 /* All edges of the block in order of removal; returns how many. */
@@ -177,63 +209,90 @@ static uint32_t records_count(const struct pack_lists *lists, uint32_t block)
     return count;
 }
 
-/* Trims one block; returns the edges removed, or PACK_TRIM_IMPOSSIBLE. */
-static uint64_t block_trim(struct pack_lists *lists, uint32_t block, struct block_edge *edges,
+/* Sorts and measures the block's lists; returns their bytes. */
+static int64_t lists_sort(const struct pack_lists *lists, struct trim *t, uint32_t first,
+                          uint32_t record_count)
+{
+    int64_t total = 0;
+    for (uint32_t slot = 0; slot < record_count; slot++) {
+        uint32_t degree = graph_degree(&lists->graph, first + slot);
+        memcpy(sorted_list(t, slot), graph_neighbors(&lists->graph, first + slot),
+               degree * sizeof(uint32_t));
+        pack_ids_sort(sorted_list(t, slot), degree);
+        t->degree[slot] = degree;
+        list_measure(lists, t, slot);
+        total += t->bytes[slot];
+    }
+    return total;
+}
+
+/* Takes edges out in order of removal until `over` bytes are saved; returns how many, or
+ * PACK_TRIM_IMPOSSIBLE. */
+static uint64_t edges_remove(const struct pack_lists *lists, struct trim *t, uint32_t count,
+                             int64_t over)
+{
+    uint64_t removed = 0;
+    for (uint32_t i = 0; i < count && over > 0; i++) {
+        const struct block_edge *edge = &t->edges[i];
+        if (!edge->shared && edge->kept)
+            continue;
+        over -= t->bytes[edge->slot];
+        list_remove(t, edge->slot, edge->id);
+        list_measure(lists, t, edge->slot);
+        over += t->bytes[edge->slot];
+        removed++;
+    }
+    return over <= 0 ? removed : PACK_TRIM_IMPOSSIBLE;
+}
+
+/* Trims and sorts one block's lists; returns the edges removed, or PACK_TRIM_IMPOSSIBLE. */
+static uint64_t block_trim(struct pack_lists *lists, uint32_t block, struct trim *t,
                            uint64_t *outside)
 {
     uint32_t first = block * lists->geometry.nodes_per_block;
     uint32_t record_count = records_count(lists, block);
-    int64_t total = 0;
-    *outside = 0;
-    for (uint32_t slot = 0; slot < record_count; slot++) {
-        total += (int64_t)list_bytes(lists, first + slot);
-        *outside += graph_degree(&lists->graph, first + slot);
-    }
-    int64_t budget = block_list_budget(&lists->geometry, record_count);
-    if (total <= budget)
-        return 0;
-    uint32_t count = edges_collect(lists, block, record_count, edges);
+    int64_t over = lists_sort(lists, t, first, record_count) -
+                   block_list_budget(&lists->geometry, record_count);
     uint64_t removed = 0;
-    for (uint32_t i = 0; i < count && total > budget; i++) {
-        if (!edges[i].shared && edges[i].kept)
-            continue;
-        uint32_t node = first + edges[i].slot;
-        total -= (int64_t)list_bytes(lists, node);
-        list_remove(lists, node, edges[i].id);
-        total += (int64_t)list_bytes(lists, node);
-        removed++;
+    *outside = 0;
+    for (uint32_t slot = 0; slot < record_count; slot++)
+        *outside += t->degree[slot];
+    if (over > 0) {
+        uint32_t count = edges_collect(lists, block, record_count, t->edges);
+        removed = edges_remove(lists, t, count, over);
     }
-    return total <= budget ? removed : PACK_TRIM_IMPOSSIBLE;
+    for (uint32_t slot = 0; slot < record_count; slot++) {
+        memcpy(graph_neighbors(&lists->graph, first + slot), sorted_list(t, slot),
+               t->degree[slot] * sizeof(uint32_t));
+        graph_set_degree(&lists->graph, first + slot, t->degree[slot]);
+    }
+    return removed;
 }
 
 enum status pack_lists_trim(struct pack_lists *lists, struct error *err)
 {
-    size_t edges_max = (size_t)lists->geometry.nodes_per_block * (lists->graph.stride - 1);
     uint64_t trimmed = 0;
     uint64_t outside = 0;
     bool impossible = false;
     bool failed = false;
 #pragma omp parallel reduction(|| : failed)
     {
-        struct block_edge *edges = malloc((edges_max + 1) * sizeof(*edges));
-        failed = edges == NULL;
+        struct trim *t;
+        failed = trim_create(lists, &t) != STATUS_OK;
 #pragma omp for schedule(dynamic, 64) reduction(+ : trimmed, outside) reduction(|| : impossible)
         for (uint32_t block = 0; block < lists->block_count; block++) {
             if (failed)
                 continue;
             uint64_t block_outside;
-            uint64_t removed = block_trim(lists, block, edges, &block_outside);
+            uint64_t removed = block_trim(lists, block, t, &block_outside);
             impossible = impossible || removed == PACK_TRIM_IMPOSSIBLE;
             trimmed += removed == PACK_TRIM_IMPOSSIBLE ? 0 : removed;
             outside += block_outside;
         }
-        free(edges);
+        trim_destroy(t);
     }
     if (failed)
         return error_set(err, STATUS_NO_MEMORY, "packing: out of memory for block edges");
-#pragma omp parallel for schedule(dynamic, 1024)
-    for (uint32_t node = 0; node < lists->graph.count; node++)
-        pack_ids_sort(graph_neighbors(&lists->graph, node), graph_degree(&lists->graph, node));
     lists->trimmed = impossible ? PACK_TRIM_IMPOSSIBLE : trimmed;
     lists->outside = outside;
     return STATUS_OK;

@@ -22,6 +22,7 @@
 #include "common/file_io.h"
 #include "common/memory.h"
 #include "common/u64_sort.h"
+#include "layout/digest.h"
 
 enum {
     CHUNK_BYTES = 16 << 20,  /* a wish to stop is heard within it: 0.2 s of a slow disk */
@@ -263,12 +264,11 @@ static void scan_destroy(struct scan *scan)
 
 static void result_take(struct scan *scan, struct scan_result *result)
 {
-    XXH128_hash_t hash = XXH3_128bits_digest(scan->digest);
     size_t count = (size_t)scan->shape.count;
 
     u64_sort(scan->hashes, count);
     *result = (struct scan_result){
-        .input_digest = {.low = hash.low64, .high = hash.high64},
+        .input_digest = digest_of(XXH3_128bits_digest(scan->digest)),
         .duplicate_vectors = count - u64_sort_distinct(scan->hashes, count),
         .norm_max = sqrtf(scan->norm2_max),
     };

@@ -24,20 +24,6 @@ void shard_plan_init(struct shard_plan *plan, const struct partition_info *info)
     }
 }
 
-uint32_t shard_owner(const struct shard_plan *plan, uint32_t position)
-{
-    uint32_t low = 0;
-    uint32_t high = plan->shard_count;
-    while (low + 1 < high) {
-        uint32_t middle = (low + high) / 2;
-        if (plan->starts[middle] <= position)
-            low = middle;
-        else
-            high = middle;
-    }
-    return low;
-}
-
 static enum status part_open(const struct shard_plan *plan, const char *kind, uint32_t shard,
                              struct work_input **input, struct error *err)
 {

@@ -39,9 +39,6 @@ ALWAYS_INLINE uint32_t shard_own_count(const struct shard_plan *plan, uint32_t s
     return plan->starts[shard + 1] - plan->starts[shard];
 }
 
-/* The shard that owns `position`. */
-uint32_t shard_owner(const struct shard_plan *plan, uint32_t position);
-
 /* A shard's rows. */
 struct shard_rows {
     const struct shard_plan *plan;

@@ -16,11 +16,7 @@
 #include "builder/merge.h"
 #include "builder/pack.h"
 #include "common/memory.h"
-
-static struct digest128 digest_of(XXH128_hash_t hash)
-{
-    return (struct digest128){.low = hash.low64, .high = hash.high64};
-}
+#include "layout/digest.h"
 
 /* ---- lists ---- */
 

@@ -18,17 +18,33 @@
 
 static const uint8_t file_magic[4] = {'N', 'J', 'C', 'D'};
 
-/* NULL for a kind that this build does not know. */
+static const char auto_name[] = "auto"; /* a kind that no codec is of */
+
+/* By kind; NULL for one that this build does not know. */
+static const struct codec_ops *const kinds[] = {
+    [CODEC_PQ] = &codec_pq_ops,
+    [CODEC_OPQ] = &codec_opq_ops,
+    [CODEC_SCALAR] = &codec_scalar_ops,
+};
+
 static const struct codec_ops *ops_of(uint32_t kind)
 {
-    switch (kind) {
-    case CODEC_PQ:
-        return &codec_pq_ops;
-    case CODEC_OPQ:
-        return &codec_opq_ops;
-    default:
-        return NULL;
+    return kind < ARRAY_LENGTH(kinds) ? kinds[kind] : NULL;
+}
+
+const char *codec_kind_name(enum codec_kind kind)
+{
+    const struct codec_ops *ops = ops_of((uint32_t)kind);
+    return ops ? ops->name : kind == CODEC_AUTO ? auto_name : "none";
+}
+
+enum codec_kind codec_kind_parse(const char *name)
+{
+    for (size_t kind = 0; kind < ARRAY_LENGTH(kinds); kind++) {
+        if (kinds[kind] && strcmp(name, kinds[kind]->name) == 0)
+            return (enum codec_kind)kind;
     }
+    return strcmp(name, auto_name) == 0 ? CODEC_AUTO : CODEC_NONE;
 }
 
 static bool element_is_vector(uint32_t type)
@@ -36,8 +52,8 @@ static bool element_is_vector(uint32_t type)
     return type == ELEMENT_U8 || type == ELEMENT_I8 || type == ELEMENT_F16 || type == ELEMENT_F32;
 }
 
-/* Ranges of everything but the kind; a fault has the given status, as it may come from a caller or
- * from a file. */
+/* Ranges of everything but the kind, which is known; a fault has the given status, as it may come
+ * from a caller or from a file. */
 static enum status params_check(const struct codec_params *params, enum status fault,
                                 struct error *err)
 {
@@ -54,12 +70,17 @@ static enum status params_check(const struct codec_params *params, enum status f
         return error_set(err, fault, "codec: dimension %" PRIu32 " is not in 1..%d", params->dim,
                          VECTOR_DIM_MAX);
     }
-    if (params->code_bytes < 1 || params->code_bytes > params->dim) {
-        return error_set(err, fault,
-                         "codec: %" PRIu32 " code bytes are not in 1..%" PRIu32 ", the dimension",
-                         params->code_bytes, params->dim);
+    return ops_of((uint32_t)params->kind)->code_bytes_check(params, fault, err);
+}
+
+enum status codec_code_bytes_check(const struct codec_params *params, struct error *err)
+{
+    const struct codec_ops *ops = ops_of((uint32_t)params->kind);
+    if (!ops) {
+        return error_set(err, STATUS_UNSUPPORTED, "codec kind %u is unknown",
+                         (unsigned)params->kind);
     }
-    return STATUS_OK;
+    return ops->code_bytes_check(params, STATUS_INVALID, err);
 }
 
 enum status codec_train_check(const struct codec_params *params, const void *rows, size_t count,

@@ -3,7 +3,10 @@
  *
  * A codec is trained once on a sample, encodes every vector to code_bytes, and at query time turns
  * a query into a table from which distances to codes are estimated. It is an interface: product
- * quantization (codec_pq.c; Jegou, Douze, Schmid, TPAMI 2011) is the first kind.
+ * quantization (codec_pq.c; Jegou, Douze, Schmid, TPAMI 2011) is the first kind, the same of
+ * vectors turned to their principal axes (codec_opq.c; after Ge et al., CVPR 2013) the second,
+ * scalar quantization of a randomly rotated vector (codec_scalar.c; after Gao et al., SIGMOD 2024
+ * and 2025) the third.
  *
  * Estimates follow the metric's definition in element.h: squared L2, minus inner product, or
  * 1 - cosine (codec input is normalised inside the codec for cosine, so callers pass vectors as
@@ -24,8 +27,15 @@ enum codec_kind {
     CODEC_NONE = 0,
     CODEC_PQ = 1,     /* code_bytes subspaces (split as evenly as dim allows), 256 centroids each */
     CODEC_OPQ = 2,    /* PQ of vectors turned to principal axes, and/or with a byte that corrects */
+    CODEC_SCALAR = 3, /* 1, 2 or 4 bits a dimension and a factor a vector */
     CODEC_AUTO = 255, /* never of a codec: asks codec_choose.h for the kind that suits */
 };
+
+/* "pq", "opq", "scalar", "auto"; "none" for anything else. Static storage. */
+const char *codec_kind_name(enum codec_kind kind);
+
+/* Its inverse; CODEC_NONE for any other word. */
+enum codec_kind codec_kind_parse(const char *name);
 
 struct codec;
 
@@ -34,16 +44,26 @@ struct codec_params {
     enum metric metric;
     enum element_type type;
     uint32_t dim;
-    uint32_t code_bytes; /* PQ: 1..dim */
+    uint32_t code_bytes; /* see codec_code_bytes_check() */
     uint64_t seed;
     float norm_max; /* METRIC_IP: the largest |x| to be encoded; training raises it to its sample's.
                      * Other metrics: ignored, and 0 in codec_params_of() */
 };
 
+/* Whether params->kind has codes of params->code_bytes for params->dim and params->metric, which
+ * are valid: PQ and OPQ any from 1 to dim, scalar those of codec_scalar_code_bytes(). If not,
+ * STATUS_INVALID and what would do; STATUS_UNSUPPORTED for a kind that this build does not know. */
+NODISCARD enum status codec_code_bytes_check(const struct codec_params *params, struct error *err);
+
+/* Size of a scalar code at `bits` (1, 2 or 4) a dimension: the bits, rounded up to bytes, and 2.
+ * Inner product has one more dimension. Where few dimensions make sizes coincide, the most bits
+ * are meant. */
+uint32_t codec_scalar_code_bytes(uint32_t dim, enum metric metric, uint32_t bits);
+
 /* Trains on `count` >= 1 packed rows of params->type (a sample the caller drew; 256 to 262,144 rows
- * are useful). k-means++ seeding, Lloyd iterations, empty clusters reseeded; fewer than 256
- * distinct rows are fine. Uses OpenMP with the current thread count. On success *out is the
- * caller's. */
+ * are useful). PQ: k-means++ seeding, Lloyd iterations, empty clusters reseeded; fewer than 256
+ * distinct rows are fine. Scalar: mean and spread. Uses OpenMP with the current thread count. On
+ * success *out is the caller's. */
 NODISCARD enum status codec_train(const struct codec_params *params, const void *rows, size_t count,
                                   struct codec **out, struct error *err);
 void codec_destroy(struct codec *codec);

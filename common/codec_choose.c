@@ -46,27 +46,6 @@ static const struct {
 
 /* ---- names ---- */
 
-static const struct {
-    const char *name;
-    enum codec_kind kind;
-} kinds[] = {{"pq", CODEC_PQ}, {"opq", CODEC_OPQ}, {"auto", CODEC_AUTO}};
-
-const char *codec_kind_name(enum codec_kind kind)
-{
-    for (size_t i = 0; i < ARRAY_LENGTH(kinds); i++)
-        if (kinds[i].kind == kind)
-            return kinds[i].name;
-    return "unknown";
-}
-
-enum codec_kind codec_kind_parse(const char *name)
-{
-    for (size_t i = 0; i < ARRAY_LENGTH(kinds); i++)
-        if (strcmp(kinds[i].name, name) == 0)
-            return kinds[i].kind;
-    return CODEC_NONE;
-}
-
 const char *codec_candidate_name(uint32_t candidate)
 {
     return candidate < CODEC_CHOICE_COUNT ? candidates[candidate].name : "unknown";
@@ -241,7 +220,7 @@ static bool is_candidate(const struct codec_params *params, uint32_t candidate)
     if (candidate == CODEC_CHOICE_PQ)
         return params->kind == CODEC_AUTO;
     return (!(variant & CODEC_OPQ_CORRECT) || params->code_bytes > 1) &&
-           (!(variant & CODEC_OPQ_TURN) || codec_pq_dims(params) <= CODEC_TURN_DIM_MAX);
+           (!(variant & CODEC_OPQ_TURN) || codec_view_dims(params) <= CODEC_TURN_DIM_MAX);
 }
 
 static enum status candidates_measure(const struct codec_params *params, const struct trial *trial,

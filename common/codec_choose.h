@@ -39,12 +39,6 @@ NODISCARD enum status codec_train_chosen(const struct codec_params *params, cons
                                          size_t count, struct codec_choice *choice,
                                          struct codec **out, struct error *err);
 
-/* "pq", "opq", "auto"; "unknown" for any other value. Static storage. */
-const char *codec_kind_name(enum codec_kind kind);
-
-/* Inverse of the above; CODEC_NONE for any other word. */
-enum codec_kind codec_kind_parse(const char *name);
-
 /* "pq", "opq byte", "opq turn", "opq turn+byte" for CODEC_CHOICE_*. Static storage. */
 const char *codec_candidate_name(uint32_t candidate);
 

@@ -7,11 +7,11 @@
  *   offset size
  *        0    4  magic         "NJCD"
  *        4    4  u32 version   1
- *        8    4  u32 kind      enum codec_kind: 1 = PQ, 2 = OPQ (codec_opq_internal.h)
+ *        8    4  u32 kind      enum codec_kind: 1 = PQ, 2 = OPQ, 3 = scalar
  *       12    4  u32 metric    enum metric: 1 = l2, 2 = ip, 3 = cosine
  *       16    4  u32 element   enum element_type: 1 = u8, 2 = i8, 3 = f16, 4 = f32
  *       20    4  u32 dim       1..8192
- *       24    4  u32 code_bytes  1..dim
+ *       24    4  u32 code_bytes  PQ, OPQ: 1..dim; scalar: see codec_scalar_internal.h
  *       28    4  f32 norm_max  ip: M, the largest norm, finite and >= 0; else 0
  *       32    8  u64 seed      of the training
  *       40   24  reserved      zeros
@@ -30,6 +30,8 @@
  * to q' = q * M / |q|, |q' - x|^2 = 2 M^2 - 2 q'.x there, and what a code gets wrong weighs only as
  * much as the query is far. Summing -q.c instead errs by the residual times all of |q|: on 1 M SIFT
  * recall@10 at L = 30 was 0.83 so, where l2 has 0.95.
+ *
+ * The OPQ body and codes are in codec_opq_internal.h, the scalar ones in codec_scalar_internal.h.
  *
  * "Lanes" layout, used for whatever SIMD walks: vectors in groups of 16, each group [dim][16], so
  * one 64-byte load takes the same dimension of 16 vectors. It exists in memory only.
@@ -78,6 +80,10 @@ _Static_assert(offsetof(struct codec_file_header, reserved1) == 40, "codec.bin o
 /* What a codec kind implements; the meaning of each call is its namesake's in codec.h. `params` and
  * `features` reach train() and read() checked. */
 struct codec_ops {
+    const char *name; /* in manifests and on command lines */
+    /* Whether params->code_bytes suits the other parameters, which are checked. */
+    enum status (*code_bytes_check)(const struct codec_params *params, enum status fault,
+                                    struct error *err);
     enum status (*train)(const struct codec_params *params, unsigned features, const void *rows,
                          size_t count, struct codec **out, struct error *err);
     void (*destroy)(struct codec *codec);
@@ -108,6 +114,7 @@ struct codec {
 
 extern const struct codec_ops codec_pq_ops;
 extern const struct codec_ops codec_opq_ops;
+extern const struct codec_ops codec_scalar_ops;
 
 /* What codec_train() refuses. */
 NODISCARD enum status codec_train_check(const struct codec_params *params, const void *rows,
@@ -121,7 +128,58 @@ NODISCARD enum status codec_train_with(const struct codec_params *params, unsign
 NODISCARD enum status codec_deserialize_with(const uint8_t *bytes, size_t length, unsigned features,
                                              struct codec **out, struct error *err);
 
+/* ---- what a codec sees of a vector ---- */
+
+/* Dimensions that are quantized: ip has one of its own. */
+ALWAYS_INLINE uint32_t codec_view_dims(const struct codec_params *params)
+{
+    return params->dim + (params->metric == METRIC_IP ? 1u : 0u);
+}
+
+/* |row| in double. Summation order is fixed. */
+double codec_view_norm(const struct codec_params *params, const void *row);
+
+/* What the codec makes of a vector: its elements times `scale`, then, under ip, `extra`. */
+struct codec_view {
+    double scale; /* 1 leaves elements exact */
+    float extra;
+};
+
+/* The view under which a row is trained on and encoded. */
+struct codec_view codec_view_of_row(const struct codec_params *params, const void *row);
+
+/* Coordinates [first, first + count) of a vector in `view`; first + count <= codec_view_dims(). */
+void codec_view_load(const struct codec_params *params, const void *row,
+                     const struct codec_view *view, size_t first, size_t count, float *out);
+
+/* The views of a training sample; under ip raises params->norm_max to the sample's largest norm,
+ * else sets it to 0. *out is the caller's. */
+NODISCARD enum status codec_views_create(struct codec_params *params, const void *rows,
+                                         size_t count, struct codec_view **out, struct error *err);
+void codec_views_destroy(struct codec_view *views, size_t count);
+
+/* How a query is seen, and how squared distances to it become estimates: distance * scale + offset.
+ */
+struct codec_query_view {
+    struct codec_view view;
+    float scale, offset;
+};
+
+struct codec_query_view codec_view_of_query(const struct codec_params *params, const void *query);
+
 /* ---- kernels ---- */
+
+/* Asks for the cache lines of a code. `bytes` of one that is known to lie in one line may be given
+ * as 1. */
+ALWAYS_INLINE void codec_prefetch(const uint8_t *code, size_t bytes)
+{
+    PREFETCH(code);
+    if (bytes == 1)
+        return;
+    for (size_t i = 64; i < bytes; i += 64)
+        PREFETCH(code + i);
+    PREFETCH(code + bytes - 1);
+}
 
 enum {
     CODEC_LANES = 16,          /* vectors a group */
@@ -187,26 +245,24 @@ struct codec_pq {
     const struct codec_pq_kernels *kernels;
     float *centroids; /* as the body of codec.bin */
     float *lanes;     /* the same subspace after subspace, each 16 groups in lanes layout */
-    size_t floats;    /* 256 * codec_pq_dims(): the length of each */
+    size_t floats;    /* 256 * codec_view_dims(): the length of each */
 };
-
-/* Dimensions that are quantized: ip has one of its own. */
-ALWAYS_INLINE uint32_t codec_pq_dims(const struct codec_params *params)
-{
-    return params->dim + (params->metric == METRIC_IP ? 1u : 0u);
-}
 
 ALWAYS_INLINE uint32_t codec_pq_first(const struct codec_params *params, uint32_t subspace)
 {
-    uint32_t dims = codec_pq_dims(params);
+    uint32_t dims = codec_view_dims(params);
     return subspace * (dims / params->code_bytes) + MIN(subspace, dims % params->code_bytes);
 }
 
 ALWAYS_INLINE uint32_t codec_pq_sub_dim(const struct codec_params *params, uint32_t subspace)
 {
-    uint32_t dims = codec_pq_dims(params);
+    uint32_t dims = codec_view_dims(params);
     return dims / params->code_bytes + (subspace < dims % params->code_bytes ? 1u : 0u);
 }
+
+/* PQ's sizes, which are those of every kind made of it. */
+enum status codec_pq_code_bytes_check(const struct codec_params *params, enum status fault,
+                                      struct error *err);
 
 /* How long training may take, and with which instruction sets. */
 struct codec_effort {
@@ -221,36 +277,7 @@ NODISCARD enum status codec_pq_train(const struct codec_params *params,
                                      const struct codec_effort *effort, const void *rows,
                                      size_t count, struct codec **out, struct error *err);
 
-/* Largest |row|, at least `least`. */
-float codec_pq_norm_max(const struct codec_params *params, const void *rows, size_t count,
-                        float least);
-
-/* |row| in double. Summation order is fixed. */
-double codec_pq_norm(const struct codec_params *params, const void *row);
-
-/* What the codec makes of a vector: its elements times `scale`, then, under ip, `extra`. */
-struct codec_pq_view {
-    double scale; /* 1 leaves elements exact */
-    float extra;
-};
-
-/* The view under which a row is trained on and encoded. */
-struct codec_pq_view codec_pq_view_of_row(const struct codec_params *params, const void *row);
-
-/* Coordinates [first, first + count) of a vector in `view`; first + count <= codec_pq_dims(). */
-void codec_pq_load(const struct codec_params *params, const void *row,
-                   const struct codec_pq_view *view, size_t first, size_t count, float *out);
-
-/* How a query is seen, and how the squared distances to it become estimates: distance * scale +
- * offset. Between unit vectors 1 - cos is half the squared distance; for ip see the top. */
-struct codec_pq_query {
-    struct codec_pq_view view;
-    float scale, offset;
-};
-
-struct codec_pq_query codec_pq_query_of(const struct codec_params *params, const void *query);
-
-/* The table of a query that is seen as vector[codec_pq_dims()]. */
+/* The table of a query that is seen as vector[codec_view_dims()]. */
 void codec_pq_table_fill(const struct codec_pq *pq, const float *vector, float scale, float offset,
                          float *table);
 

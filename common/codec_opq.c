@@ -55,7 +55,7 @@ enum status codec_opq_create(const struct codec_params *params, uint32_t variant
         .base = {&codec_opq_ops, *params},
         .kernels = codec_opq_kernels_get(features),
         .variant = variant,
-        .dims = codec_pq_dims(params),
+        .dims = codec_view_dims(params),
         .kept = kept,
     };
     enum status status = STATUS_OK;
@@ -146,9 +146,9 @@ const float *codec_opq_transform(const struct codec_opq *opq, const void *const 
 {
     const struct codec_params *params = &opq->base.params;
     for (size_t i = 0; i < count; i++) {
-        const struct codec_pq_view view = codec_pq_view_of_row(params, rows[i]);
+        const struct codec_view view = codec_view_of_row(params, rows[i]);
         float *centred = batch->centred + i * opq->dims;
-        codec_pq_load(params, rows[i], &view, 0, opq->dims, centred);
+        codec_view_load(params, rows[i], &view, 0, opq->dims, centred);
         centre(opq, centred);
     }
     if (!opq->turn)
@@ -230,18 +230,18 @@ static double query_transform(const struct codec_opq *opq, float *vector, float 
 static void opq_table_build(const struct codec *codec, const void *query, void *table)
 {
     const struct codec_opq *opq = (const struct codec_opq *)codec;
-    const struct codec_pq_query plan = codec_pq_query_of(&codec->params, query);
+    const struct codec_query_view seen = codec_view_of_query(&codec->params, query);
     float vector[VECTOR_DIM_MAX + 1];
     ALIGNED(64) float transformed[VECTOR_DIM_MAX + CODEC_LANES];
-    codec_pq_load(&codec->params, query, &plan.view, 0, opq->dims, vector);
+    codec_view_load(&codec->params, query, &seen.view, 0, opq->dims, vector);
     double rest = query_transform(opq, vector, transformed);
     float *out = table;
-    codec_pq_table_fill((const struct codec_pq *)opq->inner, transformed, plan.scale,
-                        plan.offset + (float)(rest * (double)plan.scale), out);
+    codec_pq_table_fill((const struct codec_pq *)opq->inner, transformed, seen.scale,
+                        seen.offset + (float)(rest * (double)seen.scale), out);
     if (opq->variant & CODEC_OPQ_CORRECT) {
         out += (size_t)codec_opq_subspaces(opq) * CODEC_PQ_CENTROIDS;
         for (size_t j = 0; j < LEVELS; j++)
-            out[j] = (opq->low + (float)j * opq->step) * plan.scale;
+            out[j] = (opq->low + (float)j * opq->step) * seen.scale;
     }
 }
 
@@ -269,7 +269,7 @@ static size_t opq_body_bytes_of(const struct codec *codec)
 static enum status header_check(const struct codec_params *params,
                                 const struct codec_opq_file_header *header, struct error *err)
 {
-    const uint32_t dims = codec_pq_dims(params);
+    const uint32_t dims = codec_view_dims(params);
     if (header->variant >= CODEC_OPQ_VARIANTS)
         return error_set(err, STATUS_UNSUPPORTED, "codec: opq variant %u is unknown",
                          header->variant);
@@ -301,7 +301,7 @@ static enum status opq_body_claim(const struct codec_params *params, const uint8
     enum status status = header_check(params, &header, err);
     if (status == STATUS_OK)
         *total += sizeof(header) +
-                  body_floats(header.variant, codec_pq_dims(params), header.kept) * sizeof(float);
+                  body_floats(header.variant, codec_view_dims(params), header.kept) * sizeof(float);
     return status;
 }
 
@@ -390,6 +390,8 @@ static enum status opq_train(const struct codec_params *params, unsigned feature
 }
 
 const struct codec_ops codec_opq_ops = {
+    .name = "opq",
+    .code_bytes_check = codec_pq_code_bytes_check,
     .train = opq_train,
     .destroy = codec_opq_destroy,
     .encode = opq_encode,

@@ -2,13 +2,13 @@
  * codec_opq_internal.h - what the files of the OPQ codec share: its kernels, a trained codec, and
  * training one variant. Included by codec_opq*.c, codec_choose.c and tests.
  *
- * A vector x, as PQ sees it (codec_pq_view: D coordinates), is centred on the sample's mean mu,
+ * A vector x, as codecs see it (codec_view: D coordinates), is centred on the sample's mean mu,
  * turned and cut to y = R (x - mu), K coordinates, and y is coded by a PQ that knows nothing of
  * this. R has orthonormal rows, so distances between y's are distances between x's less what lies
  * outside R's span; there every reconstruction is the mean, which makes that part the same number
  * for all codes of a query.
  *
- * The body of codec.bin (little-endian), D = codec_pq_dims(params):
+ * The body of codec.bin (little-endian), D = codec_view_dims(params):
  *
  *   offset size
  *        0    4  u32 variant    CODEC_OPQ_* flags

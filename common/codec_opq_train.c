@@ -38,20 +38,31 @@ struct row_set {
     const struct codec_params *params;
     const uint8_t *rows;
     size_t row_bytes;
+    const struct codec_view *views; /* of all rows, while the transform is sought */
     size_t total;
     size_t count;
 };
 
+static size_t row_index(const struct row_set *set, size_t i)
+{
+    return (size_t)((unsigned __int128)i * set->total / set->count);
+}
+
 static const uint8_t *row_at(const struct row_set *set, size_t i)
 {
-    return set->rows + (size_t)((unsigned __int128)i * set->total / set->count) * set->row_bytes;
+    return set->rows + row_index(set, i) * set->row_bytes;
+}
+
+/* Coordinates [first, first + count) of row `i`. */
+static void row_load(const struct row_set *set, size_t i, size_t first, size_t count, float *out)
+{
+    codec_view_load(set->params, row_at(set, i), &set->views[row_index(set, i)], first, count, out);
 }
 
 /* ---- moments ---- */
 
 /* Fills opq->mean; returns the largest value seen. */
-static float mean_compute(struct codec_opq *opq, const struct row_set *set,
-                          const struct codec_pq_view *views)
+static float mean_compute(struct codec_opq *opq, const struct row_set *set)
 {
     float largest = 0;
 #pragma omp parallel for schedule(dynamic, 1) reduction(max : largest)
@@ -60,7 +71,7 @@ static float mean_compute(struct codec_opq *opq, const struct row_set *set,
         double sum[WINDOW_DIMS] = {0};
         float values[WINDOW_DIMS];
         for (size_t i = 0; i < set->count; i++) {
-            codec_pq_load(set->params, row_at(set, i), &views[i], first, dims, values);
+            row_load(set, i, first, dims, values);
             for (size_t d = 0; d < dims; d++) {
                 sum[d] += (double)values[d];
                 largest = fmaxf(largest, fabsf(values[d]));
@@ -122,9 +133,7 @@ static void chunk_load(const struct covariance *c, const struct row_set *set, si
     for (size_t i = 0; i < COVARIANCE_CHUNK; i++) {
         float values[VECTOR_DIM_MAX + 1];
         if (i < count) {
-            const uint8_t *row = row_at(set, first + i);
-            const struct codec_pq_view view = codec_pq_view_of_row(set->params, row);
-            codec_pq_load(set->params, row, &view, 0, c->dims, values);
+            row_load(set, first + i, 0, c->dims, values);
             for (size_t d = 0; d < c->dims; d++)
                 values[d] = values[d] * c->scale - c->opq->mean[d] * c->scale;
         }
@@ -292,18 +301,8 @@ static enum status turn_find(struct codec_opq **opq, const struct row_set *set, 
 static enum status transform_find(struct codec_opq **opq, uint32_t variant, struct row_set set,
                                   unsigned features, struct error *err)
 {
-    void *memory = NULL;
     set.count = MIN(set.total, (size_t)COVARIANCE_ROWS_MAX);
-    enum status status =
-        bulk_alloc(set.count, sizeof(struct codec_pq_view), "codec training views", &memory, err);
-    if (status != STATUS_OK)
-        return status;
-    struct codec_pq_view *views = memory;
-#pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < set.count; i++)
-        views[i] = codec_pq_view_of_row(set.params, row_at(&set, i));
-    float largest = mean_compute(*opq, &set, views);
-    bulk_free(memory, set.count, sizeof(struct codec_pq_view));
+    float largest = mean_compute(*opq, &set);
     return variant & CODEC_OPQ_TURN ? turn_find(opq, &set, largest, features, err) : STATUS_OK;
 }
 
@@ -411,21 +410,25 @@ enum status codec_opq_train(const struct codec_params *asked, const struct codec
 {
     struct codec_params params = *asked;
     struct codec_opq *opq = NULL;
-    params.norm_max =
-        params.metric == METRIC_IP ? codec_pq_norm_max(&params, rows, count, params.norm_max) : 0;
+    struct codec_view *views = NULL;
+    enum status status = codec_views_create(&params, rows, count, &views, err);
+    if (status != STATUS_OK)
+        return status;
     if (params.code_bytes < 2)
         variant &= ~(uint32_t)CODEC_OPQ_CORRECT;
     const struct row_set set = {
         .params = &params,
         .rows = rows,
         .row_bytes = params.dim * element_bytes(params.type),
+        .views = views,
         .total = count,
         .count = count,
     };
-    enum status status = codec_opq_create(&params, variant & CODEC_OPQ_CORRECT,
-                                          codec_pq_dims(&params), effort->features, &opq, err);
+    status = codec_opq_create(&params, variant & CODEC_OPQ_CORRECT, codec_view_dims(&params),
+                              effort->features, &opq, err);
     if (status == STATUS_OK)
         status = transform_find(&opq, variant, set, effort->features, err);
+    codec_views_destroy(views, count);
     if (status == STATUS_OK)
         status = inner_train(opq, effort, set, err);
     if (status == STATUS_OK) {
@@ -439,5 +442,5 @@ enum status codec_opq_train(const struct codec_params *asked, const struct codec
 
 uint32_t codec_opq_variant_default(const struct codec_params *params)
 {
-    return codec_pq_dims(params) <= CODEC_TURN_DIM_MAX ? CODEC_OPQ_TURN : CODEC_OPQ_CORRECT;
+    return codec_view_dims(params) <= CODEC_TURN_DIM_MAX ? CODEC_OPQ_TURN : CODEC_OPQ_CORRECT;
 }

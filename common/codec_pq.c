@@ -10,6 +10,7 @@
  * Threads: training runs one subspace a thread, or all threads on one subspace when there are fewer
  * subspaces than threads; either way the bytes are the same. Encoding is pure.
  */
+#include <inttypes.h>
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
@@ -28,48 +29,6 @@ enum {
 
 /* Iterations that gain less than this cost more than they bring. */
 static const double train_stop_gain = 5e-4;
-
-void codec_pq_load(const struct codec_params *params, const void *row,
-                   const struct codec_pq_view *view, size_t first, size_t count, float *out)
-{
-    size_t stored = first < params->dim ? MIN(count, params->dim - first) : 0;
-    const uint8_t *source = (const uint8_t *)row + first * element_bytes(params->type);
-    element_to_f32(params->type, source, stored, out);
-    if (view->scale != 1.0) {
-        for (size_t d = 0; d < stored; d++)
-            out[d] = (float)((double)out[d] * view->scale);
-    }
-    if (stored < count)
-        out[stored] = view->extra;
-}
-
-double codec_pq_norm(const struct codec_params *params, const void *row)
-{
-    static const struct codec_pq_view as_stored = {.scale = 1.0};
-    float values[TILE_DIMS];
-    double sum[4] = {0}; /* four, as one chain of additions is latency-bound */
-    for (size_t first = 0; first < params->dim; first += TILE_DIMS) {
-        size_t count = MIN((size_t)TILE_DIMS, params->dim - first);
-        codec_pq_load(params, row, &as_stored, first, count, values);
-        for (size_t d = 0; d < count; d++)
-            sum[d % 4] += (double)values[d] * (double)values[d];
-    }
-    return sqrt((sum[0] + sum[1]) + (sum[2] + sum[3]));
-}
-
-struct codec_pq_view codec_pq_view_of_row(const struct codec_params *params, const void *row)
-{
-    struct codec_pq_view view = {.scale = 1.0};
-    if (params->metric == METRIC_COSINE) {
-        double norm = codec_pq_norm(params, row);
-        view.scale = norm > 0 ? 1 / norm : 0;
-    } else if (params->metric == METRIC_IP) {
-        double norm = codec_pq_norm(params, row);
-        double room = (double)params->norm_max * (double)params->norm_max - norm * norm;
-        view.extra = room > 0 ? (float)sqrt(room) : 0;
-    }
-    return view;
-}
 
 /* ---- lifetime ---- */
 
@@ -95,7 +54,7 @@ static enum status pq_create(const struct codec_params *params, unsigned feature
     *pq = (struct codec_pq){
         .base = {&codec_pq_ops, *params},
         .kernels = codec_pq_kernels_get(features),
-        .floats = (size_t)codec_pq_dims(params) * CODEC_PQ_CENTROIDS,
+        .floats = (size_t)codec_view_dims(params) * CODEC_PQ_CENTROIDS,
     };
     void *centroids = NULL, *lanes = NULL;
     enum status status = bulk_alloc(pq->floats, sizeof(float), "codec centroids", &centroids, err);
@@ -130,7 +89,7 @@ struct training {
     const uint8_t *rows;
     size_t row_bytes;
     size_t count;
-    const struct codec_pq_view *views; /* of each row */
+    const struct codec_view *views; /* of each row */
     struct codec_effort effort;
 };
 
@@ -149,8 +108,8 @@ static enum status train_subspace(const struct training *training, uint32_t subs
         float values[TILE_DIMS];
         for (size_t d = 0; d < dims; d += TILE_DIMS) {
             size_t some = MIN((size_t)TILE_DIMS, dims - d);
-            codec_pq_load(params, training->rows + i * training->row_bytes, &training->views[i],
-                          first + d, some, values);
+            codec_view_load(params, training->rows + i * training->row_bytes, &training->views[i],
+                            first + d, some, values);
             kmeans_lanes_put(points.lanes, dims, i, d, values, some);
         }
     }
@@ -191,17 +150,6 @@ static enum status train_all(const struct training *training, struct error *err)
     return fault.status;
 }
 
-float codec_pq_norm_max(const struct codec_params *params, const void *rows, size_t count,
-                        float least)
-{
-    const size_t row_bytes = params->dim * element_bytes(params->type);
-    double largest = (double)least;
-#pragma omp parallel for schedule(static) reduction(max : largest)
-    for (size_t i = 0; i < count; i++)
-        largest = fmax(largest, codec_pq_norm(params, (const uint8_t *)rows + i * row_bytes));
-    return (float)largest;
-}
-
 enum status codec_pq_train(const struct codec_params *asked, const struct codec_effort *effort,
                            const void *rows, size_t count, struct codec **out, struct error *err)
 {
@@ -221,18 +169,10 @@ enum status codec_pq_train(const struct codec_params *asked, const struct codec_
         training.effort.iterations_max = TRAIN_ITERATIONS_MAX;
     if (effort->trials == 0)
         training.effort.trials = TRAIN_TRIALS;
-    void *memory = NULL;
-    status = bulk_alloc(count, sizeof(struct codec_pq_view), "codec training views", &memory, err);
+    struct codec_view *views = NULL;
+    status = codec_views_create(params, rows, count, &views, err);
     if (status != STATUS_OK)
         goto out;
-    if (params->metric == METRIC_IP)
-        params->norm_max = codec_pq_norm_max(params, rows, count, params->norm_max);
-    else
-        params->norm_max = 0;
-    struct codec_pq_view *views = memory;
-#pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < count; i++)
-        views[i] = codec_pq_view_of_row(params, training.rows + i * training.row_bytes);
     training.views = views;
     status = train_all(&training, err);
     if (status != STATUS_OK)
@@ -241,8 +181,7 @@ enum status codec_pq_train(const struct codec_params *asked, const struct codec_
     *out = &pq->base;
     pq = NULL;
 out:
-    if (memory)
-        bulk_free(memory, count, sizeof(struct codec_pq_view));
+    codec_views_destroy(views, count);
     if (pq)
         pq_destroy(&pq->base);
     return status;
@@ -263,7 +202,7 @@ struct encoder {
     const uint8_t *rows;
     size_t row_bytes;
     size_t count;
-    struct codec_pq_view views[CODEC_LANES];
+    struct codec_view views[CODEC_LANES];
     size_t window_first, window_end;
     ALIGNED(64) float window[TILE_DIMS * CODEC_LANES];
     ALIGNED(64) float distances[CODEC_PQ_CENTROIDS * CODEC_LANES];
@@ -272,10 +211,10 @@ struct encoder {
 static void encoder_move_window(struct encoder *encoder, size_t first)
 {
     float values[TILE_DIMS];
-    size_t count = MIN((size_t)TILE_DIMS, codec_pq_dims(encoder->params) - first);
+    size_t count = MIN((size_t)TILE_DIMS, codec_view_dims(encoder->params) - first);
     for (size_t i = 0; i < encoder->count; i++) {
-        codec_pq_load(encoder->params, encoder->rows + i * encoder->row_bytes, &encoder->views[i],
-                      first, count, values);
+        codec_view_load(encoder->params, encoder->rows + i * encoder->row_bytes, &encoder->views[i],
+                        first, count, values);
         kmeans_lanes_put(encoder->window, count, i, 0, values, count);
     }
     encoder->window_first = first;
@@ -325,7 +264,7 @@ static void pq_encode(const struct codec *codec, const void *rows, size_t count,
         encoder.count = MIN((size_t)CODEC_LANES, count - row);
         encoder.window_first = encoder.window_end = 0;
         for (size_t i = 0; i < encoder.count; i++) {
-            encoder.views[i] = codec_pq_view_of_row(params, encoder.rows + i * encoder.row_bytes);
+            encoder.views[i] = codec_view_of_row(params, encoder.rows + i * encoder.row_bytes);
         }
         for (uint32_t m = 0; m < params->code_bytes; m++) {
             ALIGNED(64) uint32_t labels[CODEC_LANES];
@@ -340,7 +279,7 @@ static void pq_encode(const struct codec *codec, const void *rows, size_t count,
 
 static size_t pq_body_bytes(const struct codec_params *params)
 {
-    return (size_t)codec_pq_dims(params) * CODEC_PQ_CENTROIDS * sizeof(float);
+    return (size_t)codec_view_dims(params) * CODEC_PQ_CENTROIDS * sizeof(float);
 }
 
 static void pq_body_write(const struct codec *codec, uint8_t *body)
@@ -354,10 +293,10 @@ static enum status pq_body_read(const struct codec_params *params, unsigned feat
 {
     struct codec_pq *pq;
     size_t bad;
-    if (!element_all_finite(ELEMENT_F32, body, (size_t)codec_pq_dims(params) * CODEC_PQ_CENTROIDS,
+    if (!element_all_finite(ELEMENT_F32, body, (size_t)codec_view_dims(params) * CODEC_PQ_CENTROIDS,
                             &bad)) {
         return error_set(err, STATUS_CORRUPT, "codec: centroid value %zu of %zu is not finite", bad,
-                         (size_t)codec_pq_dims(params) * CODEC_PQ_CENTROIDS);
+                         (size_t)codec_view_dims(params) * CODEC_PQ_CENTROIDS);
     }
     enum status status = pq_create(params, features, &pq, err);
     if (status != STATUS_OK)
@@ -368,7 +307,19 @@ static enum status pq_body_read(const struct codec_params *params, unsigned feat
     return STATUS_OK;
 }
 
+enum status codec_pq_code_bytes_check(const struct codec_params *params, enum status fault,
+                                      struct error *err)
+{
+    if (params->code_bytes >= 1 && params->code_bytes <= params->dim)
+        return STATUS_OK;
+    return error_set(err, fault,
+                     "codec: code_bytes is %" PRIu32 ", %s takes 1..%" PRIu32 ", the dimension",
+                     params->code_bytes, codec_kind_name(params->kind), params->dim);
+}
+
 const struct codec_ops codec_pq_ops = {
+    .name = "pq",
+    .code_bytes_check = codec_pq_code_bytes_check,
     .train = pq_train,
     .destroy = pq_destroy,
     .encode = pq_encode,

@@ -86,17 +86,6 @@ static void seed(const float *vector, size_t dims, const float *points, size_t g
 
 enum { GATHER_AHEAD = 16 }; /* 16 codes of 8 ns cover the latency of DRAM */
 
-/* `bytes` of a code that is known to lie in one cache line may be given as 1. */
-ALWAYS_INLINE void prefetch_code(const uint8_t *code, size_t bytes)
-{
-    PREFETCH(code);
-    if (bytes == 1)
-        return;
-    for (size_t i = 64; i < bytes; i += 64)
-        PREFETCH(code + i);
-    PREFETCH(code + bytes - 1);
-}
-
 ALWAYS_INLINE uint32_t load_pair(const uint8_t *code)
 {
     uint16_t pair;
@@ -139,10 +128,10 @@ ALWAYS_INLINE void gather_codes(const float *table, size_t code_bytes, const uin
     bool one_line = 64 % code_bytes == 0 && (uintptr_t)codes % code_bytes == 0;
     const size_t bytes = one_line ? 1 : code_bytes;
     for (size_t i = 0; i < count && i < GATHER_AHEAD; i++)
-        prefetch_code(codes + (size_t)ids[i] * code_bytes, bytes);
+        codec_prefetch(codes + (size_t)ids[i] * code_bytes, bytes);
     for (size_t i = 0; i < count; i++) {
         if (i + GATHER_AHEAD < count)
-            prefetch_code(codes + (size_t)ids[i + GATHER_AHEAD] * code_bytes, bytes);
+            codec_prefetch(codes + (size_t)ids[i + GATHER_AHEAD] * code_bytes, bytes);
         out[i] = estimate(table, code_bytes, codes + (size_t)ids[i] * code_bytes);
     }
 }
@@ -181,22 +170,6 @@ size_t codec_pq_table_bytes(const struct codec *codec)
     return (size_t)codec->params.code_bytes * CODEC_PQ_CENTROIDS * sizeof(float);
 }
 
-struct codec_pq_query codec_pq_query_of(const struct codec_params *params, const void *query)
-{
-    struct codec_pq_query plan = {.view = {.scale = 1.0}, .scale = 1.0f};
-    if (params->metric == METRIC_COSINE) {
-        plan.view = codec_pq_view_of_row(params, query);
-        plan.scale = 0.5f;
-    } else if (params->metric == METRIC_IP) {
-        double norm = codec_pq_norm(params, query);
-        double norm_max = (double)params->norm_max;
-        plan.view.scale = norm > 0 ? norm_max / norm : 0;
-        plan.scale = norm_max > 0 ? (float)(0.5 * norm / norm_max) : 0;
-        plan.offset = (float)(-norm_max * norm);
-    }
-    return plan;
-}
-
 void codec_pq_table_fill(const struct codec_pq *pq, const float *vector, float scale, float offset,
                          float *table)
 {
@@ -216,10 +189,10 @@ void codec_pq_table_fill(const struct codec_pq *pq, const float *vector, float s
 void codec_pq_table_build(const struct codec *codec, const void *query, void *table)
 {
     const struct codec_params *params = &codec->params;
-    const struct codec_pq_query plan = codec_pq_query_of(params, query);
+    const struct codec_query_view seen = codec_view_of_query(params, query);
     float vector[VECTOR_DIM_MAX + 1];
-    codec_pq_load(params, query, &plan.view, 0, codec_pq_dims(params), vector);
-    codec_pq_table_fill((const struct codec_pq *)codec, vector, plan.scale, plan.offset, table);
+    codec_view_load(params, query, &seen.view, 0, codec_view_dims(params), vector);
+    codec_pq_table_fill((const struct codec_pq *)codec, vector, seen.scale, seen.offset, table);
 }
 
 void codec_pq_table_gather(const struct codec *codec, const void *table, const uint8_t *codes,

@@ -19,6 +19,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "common/topology_internal.h"
+
 enum {
     PAGE_BYTES = 4096,
     HUGE_PAGE_BYTES = 2 * 1024 * 1024,
@@ -39,7 +41,6 @@ struct topology {
     hwloc_topology_t hwloc;
     bool real;
     uint32_t numa_count;
-    uint32_t left_out_count;
     struct topology_numa_node *numa; /* [numa_count], ascending by os_index */
     uint32_t *cpu_starts;            /* [numa_count]: of the node's CPUs in `cpus` */
     unsigned *cpus;                  /* kernel's numbers; each node's in order of preference */
@@ -63,7 +64,6 @@ struct census {
     hwloc_obj_t numa[TOPOLOGY_NUMA_MAX]; /* ascending by os_index */
     uint32_t owned[TOPOLOGY_NUMA_MAX];   /* CPUs given to numa[i] */
     uint32_t numa_count;
-    uint32_t seen_count; /* numa_count before nodes without memory were dropped */
     uint32_t cpu_count;
     struct cpu *cpus; /* [cpu_count] */
 };
@@ -168,7 +168,6 @@ static enum status census_numa(const struct topology *t, struct census *census, 
         census->numa[census->numa_count++] = numa;
     }
     qsort(census->numa, census->numa_count, sizeof(hwloc_obj_t), compare_numa);
-    census->seen_count = census->numa_count;
     census_drop_memoryless(census);
     return STATUS_OK;
 }
@@ -279,7 +278,6 @@ static enum status census_keep(struct topology *t, const struct census *census, 
     /* The census is sorted by owner, so the nodes' CPUs follow one another. */
     for (uint32_t c = 0; c < census->cpu_count; c++)
         t->cpus[c] = census->cpus[c].os;
-    t->left_out_count = census->seen_count - t->numa_count;
     return STATUS_OK;
 }
 
@@ -345,11 +343,6 @@ uint32_t topology_cpu(const struct topology *topology, uint32_t numa_index, uint
 {
     uint32_t count = topology_numa(topology, numa_index)->cpu_count;
     return topology->cpus[topology->cpu_starts[numa_index] + cpu_index % count];
-}
-
-uint32_t topology_left_out_count(const struct topology *topology)
-{
-    return topology->left_out_count;
 }
 
 bool topology_is_real(const struct topology *topology)

@@ -70,20 +70,12 @@ NODISCARD enum status topology_load(struct topology **out, struct error *err);
 /* Releases; threads stay bound as they are. NULL is fine. */
 void topology_destroy(struct topology *topology);
 
-/* Nodes, at least 1. It and the next four never change; any thread. */
+/* Nodes, at least 1. It and the next two never change; any thread. */
 uint32_t topology_numa_count(const struct topology *topology);
 
 /* Node `index` < topology_numa_count(). It is an element of one array in order of index, so
  * topology_numa(t, 0) is what topology_plan_lanes() wants. Lives as long as the topology. */
 const struct topology_numa_node *topology_numa(const struct topology *topology, uint32_t index);
-
-/* The kernel's number of the CPU that topology_bind_thread() takes for these two: CPU `cpu_index`
- * modulo the node's CPUs, numa_index < topology_numa_count(). */
-uint32_t topology_cpu(const struct topology *topology, uint32_t numa_index, uint32_t cpu_index);
-
-/* Nodes of the machine that topology_load() left out: without usable CPUs or without memory. Nodes
- * that this process may not use are not counted. */
-uint32_t topology_left_out_count(const struct topology *topology);
 
 /* False for a made-up machine: binding does nothing. */
 bool topology_is_real(const struct topology *topology);

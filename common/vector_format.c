@@ -31,7 +31,7 @@ enum status vector_format_of(const char *path, const struct vector_format **out,
                      file_label(path));
 }
 
-uint32_t vector_dim_max(enum element_type type)
+static uint32_t dim_max_of(enum element_type type)
 {
     return type == ELEMENT_I32 ? VECTOR_IDS_DIM_MAX : VECTOR_DIM_MAX;
 }
@@ -44,7 +44,7 @@ size_t vector_row_bytes(const struct vector_shape *shape)
 enum status vector_layout_check(const char *path, struct vector_layout *layout, struct error *err)
 {
     const struct vector_shape *shape = &layout->shape;
-    uint32_t dim_max = vector_dim_max(shape->type);
+    uint32_t dim_max = dim_max_of(shape->type);
     if (shape->dim == 0 || shape->dim > dim_max)
         return error_set(err, STATUS_INVALID, "%s: dimension %" PRIu32 ", wanted 1 to %" PRIu32,
                          file_label(path), shape->dim, dim_max);

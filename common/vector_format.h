@@ -41,9 +41,6 @@ struct vector_layout {
     uint64_t file_bytes;   /* what the header implies */
 };
 
-/* Largest dim of a type: VECTOR_DIM_MAX or VECTOR_IDS_DIM_MAX. */
-uint32_t vector_dim_max(enum element_type type);
-
 /* Bytes of one row; the shape has been checked. */
 size_t vector_row_bytes(const struct vector_shape *shape);
 

@@ -455,6 +455,61 @@ uint32_t block_neighbors(const struct block_view *view, uint32_t slot, uint32_t 
     return 0;
 }
 
+void block_list_prefetch(const struct block_view *view, uint32_t slot)
+{
+    const uint8_t *list = view->bytes + load_u16(view->offsets + (size_t)slot * sizeof(uint16_t));
+    PREFETCH(list);
+    PREFETCH(list + 64); /* a list of usual length takes two lines */
+}
+
+/* ---- lists alone ---- */
+
+/* u16 record count, offsets as in a block but from the start of this, lists, tail. */
+
+static size_t lists_alone_start(uint32_t record_count)
+{
+    return sizeof(uint16_t) * (record_count + 2);
+}
+
+static uint32_t lists_end(const struct block_view *view)
+{
+    return load_u16(view->offsets + (size_t)view->record_count * sizeof(uint16_t));
+}
+
+size_t block_lists_bytes(const struct block_view *view)
+{
+    return lists_alone_start(view->record_count) + (lists_end(view) - load_u16(view->offsets)) +
+           BLOCK_TAIL_BYTES;
+}
+
+void block_lists_put(const struct block_view *view, void *lists)
+{
+    uint8_t *bytes = lists;
+    uint32_t first = load_u16(view->offsets);
+    size_t start = lists_alone_start(view->record_count);
+    uint16_t count = (uint16_t)view->record_count;
+    memcpy(bytes, &count, sizeof(count));
+    for (uint32_t i = 0; i <= view->record_count; i++) {
+        size_t place = (size_t)i * sizeof(uint16_t);
+        uint16_t offset = (uint16_t)(load_u16(view->offsets + place) - first + start);
+        memcpy(bytes + sizeof(count) + place, &offset, sizeof(offset));
+    }
+    memcpy(bytes + start, view->bytes + first, lists_end(view) - first + BLOCK_TAIL_BYTES);
+}
+
+void block_lists_view(const struct block_geometry *geometry, uint64_t block_number,
+                      const void *lists, struct block_view *view)
+{
+    const uint8_t *bytes = lists;
+    *view = (struct block_view){
+        .geometry = geometry,
+        .bytes = bytes,
+        .offsets = bytes + sizeof(uint16_t),
+        .first_node = (uint32_t)(block_number * geometry->nodes_per_block),
+        .record_count = load_u16(bytes),
+    };
+}
+
 /* ---- checking ---- */
 
 /* One list has one encoding: the narrowest selector for each gap, zeros in bits that carry nothing.

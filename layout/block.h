@@ -137,4 +137,27 @@ ALWAYS_INLINE const void *block_vector(const struct block_view *view, uint32_t s
 uint32_t block_neighbors(const struct block_view *view, uint32_t slot, uint32_t *ids,
                          enum block_fault *fault);
 
+/* Ask for the memory that block_neighbors() will read: first the offset, later, when that has
+ * arrived, the list itself. */
+ALWAYS_INLINE void block_offset_prefetch(const struct block_view *view, uint32_t slot)
+{
+    PREFETCH(view->offsets + (size_t)slot * sizeof(uint16_t));
+}
+void block_list_prefetch(const struct block_view *view, uint32_t slot);
+
+/* ---- lists apart from their block: for those who keep all lists in memory, but not the vectors */
+
+enum { BLOCK_LISTS_EXTRA_BYTES = 4 + BLOCK_TAIL_BYTES }; /* beside offsets and lists, at most */
+
+/* Bytes of a verified block's lists when they stand alone. */
+size_t block_lists_bytes(const struct block_view *view);
+
+/* Writes them to lists[block_lists_bytes()]. The form is for memory only and not described. */
+void block_lists_put(const struct block_view *view, void *lists);
+
+/* Fills a view over what block_lists_put() wrote: good for block_neighbors(), first_node and
+ * record_count; it has no vectors and no keys (NULL). */
+void block_lists_view(const struct block_geometry *geometry, uint64_t block_number,
+                      const void *lists, struct block_view *view);
+
 #endif

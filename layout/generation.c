@@ -20,6 +20,7 @@
 
 #include "common/file_io.h"
 #include "common/memory.h"
+#include "layout/digest.h"
 #include "layout/generation_internal.h"
 
 /* ---- opening ---- */
@@ -265,11 +266,9 @@ enum status generation_load(const struct generation *generation, enum generation
         struct generation_scan scan = {file, BLOCK_PAGE_BYTES, load_chunk, &load};
         status = generation_scan_run(generation, &scan, err);
     }
-    if (status == STATUS_OK) {
-        XXH128_hash_t hash = XXH3_128bits_digest(load.hash);
-        status = generation_digest_check(
-            generation, file, (struct digest128){.low = hash.low64, .high = hash.high64}, err);
-    }
+    if (status == STATUS_OK)
+        status = generation_digest_check(generation, file,
+                                         digest_of(XXH3_128bits_digest(load.hash)), err);
     XXH3_freeState(load.hash);
     if (status != STATUS_OK) {
         bulk_free(memory, total, 1);
@@ -305,9 +304,8 @@ enum status generation_digest(const struct generation *generation, struct digest
                                        hash};
         status = generation_scan_run(generation, &scan, err);
     }
-    XXH128_hash_t sum = XXH3_128bits_digest(hash);
-    XXH3_freeState(hash);
     if (status == STATUS_OK)
-        *digest = (struct digest128){.low = sum.low64, .high = sum.high64};
+        *digest = digest_of(XXH3_128bits_digest(hash));
+    XXH3_freeState(hash);
     return status;
 }

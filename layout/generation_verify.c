@@ -16,6 +16,7 @@
 #include "common/codec.h"
 #include "common/file_io.h"
 #include "common/memory.h"
+#include "layout/digest.h"
 #include "layout/generation_internal.h"
 #include "layout/navigation.h"
 
@@ -91,9 +92,8 @@ static enum status verify_scan(struct verify *verify, const struct generation_sc
     enum status status = generation_scan_run(verify->generation, scan, err);
     if (status != STATUS_OK)
         return status;
-    XXH128_hash_t hash = XXH3_128bits_digest(verify->hash);
     return generation_digest_check(verify->generation, scan->file,
-                                   (struct digest128){.low = hash.low64, .high = hash.high64}, err);
+                                   digest_of(XXH3_128bits_digest(verify->hash)), err);
 }
 
 static enum status verify_nodes(struct verify *verify, struct error *err)

@@ -29,6 +29,7 @@
 
 #include "common/file_io.h"
 #include "common/memory.h"
+#include "layout/digest.h"
 #include "layout/store.h"
 
 /* Bytes read back at a time: large enough for full sequential speed, small enough for L2. */
@@ -331,8 +332,7 @@ static enum status file_read_back(const struct read_back_job *job, enum generati
         XXH3_128bits_update(job->hash, job->buffer, bytes);
         offset += bytes;
     }
-    XXH128_hash_t hash = XXH3_128bits_digest(job->hash);
-    entry->xxh3 = (struct digest128){.low = hash.low64, .high = hash.high64};
+    entry->xxh3 = digest_of(XXH3_128bits_digest(job->hash));
     return STATUS_OK;
 }
 

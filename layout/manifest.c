@@ -11,6 +11,8 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "layout/digest.h"
+
 const char *const generation_file_names[GENERATION_FILE_COUNT] = {
     [GENERATION_NODES] = "nodes.blk", [GENERATION_CODES] = "codes.bin",
     [GENERATION_CODEC] = "codec.bin", [GENERATION_NAVIGATION] = "navigation.bin",
@@ -80,8 +82,7 @@ struct digest128 manifest_generation_id(const struct manifest *manifest)
         .shard_count = manifest->shard_count,
         .replication = manifest->replication,
     };
-    XXH128_hash_t hash = XXH3_128bits(&identity, sizeof(identity));
-    return (struct digest128){.low = hash.low64, .high = hash.high64};
+    return digest_of(XXH3_128bits(&identity, sizeof(identity)));
 }
 
 /* ---- rules ---- */
@@ -184,16 +185,21 @@ static enum status blocks_check(const struct manifest *manifest, struct error *e
 
 static enum status build_check(const struct manifest *manifest, struct error *err)
 {
-    if (manifest->codec_kind != CODEC_PQ && manifest->codec_kind != CODEC_OPQ)
-        return error_set(err, STATUS_UNSUPPORTED,
-                         "codec kind %d, this build knows pq (%d), opq (%d)",
-                         (int)manifest->codec_kind, CODEC_PQ, CODEC_OPQ);
+    const struct codec_params codec = {
+        .kind = manifest->codec_kind,
+        .metric = manifest->metric,
+        .type = manifest->type,
+        .dim = manifest->dim,
+        .code_bytes = manifest->code_bytes,
+    };
+    enum status status = codec_code_bytes_check(&codec, err);
+    if (status != STATUS_OK)
+        return status;
     if (manifest->codec_asked != CODEC_NONE && manifest->codec_asked != CODEC_AUTO)
         return error_set(err, STATUS_INVALID, "codec asked for is %d, must be none or auto (%d)",
                          (int)manifest->codec_asked, CODEC_AUTO);
     const uint64_t count = manifest->vector_count;
     const struct range_rule ranges[] = {
-        {"code_bytes", manifest->code_bytes, 1, manifest->dim},
         {"degree", manifest->degree, 1, BLOCK_DEGREE_MAX},
         {"build_list", manifest->build_list, 1, UINT32_MAX},
         {"block_bytes_asked", manifest->block_bytes_asked, 0, BLOCK_BYTES_MAX},
@@ -203,7 +209,7 @@ static enum status build_check(const struct manifest *manifest, struct error *er
         {"navigation_count", manifest->navigation_count, 1, count},
         {"hot_count", manifest->hot_count, 0, count},
     };
-    enum status status = ranges_check(ranges, ARRAY_LENGTH(ranges), err);
+    status = ranges_check(ranges, ARRAY_LENGTH(ranges), err);
     if (status != STATUS_OK)
         return status;
     const struct real_rule reals[] = {

@@ -9,7 +9,6 @@
  * The text ends with a checksum of all that precedes it, so manifest_format() prints the object
  * with zeros in its place and fills them in. FORMAT.md has the rule.
  */
-#include "common/codec_choose.h"
 #include "layout/manifest.h"
 
 #include <cjson/cJSON.h>
@@ -413,10 +412,10 @@ static void get_manifest(struct json_reader *root, struct manifest *manifest)
     struct json_reader codec = get_object(root, "codec", "codec.");
     const char *kind = get_text(&codec, "kind");
     manifest->codec_kind = codec_kind_parse(kind);
-    if (codec.status == STATUS_OK && manifest->codec_kind != CODEC_PQ &&
-        manifest->codec_kind != CODEC_OPQ)
+    if (codec.status == STATUS_OK &&
+        (manifest->codec_kind == CODEC_NONE || manifest->codec_kind == CODEC_AUTO))
         codec.status = error_set(root->err, STATUS_UNSUPPORTED,
-                                 "codec.kind is \"%.32s\", this build knows \"pq\", \"opq\"", kind);
+                                 "codec.kind is \"%.32s\", which this build does not know", kind);
     if (codec.object != NULL && cJSON_HasObjectItem(codec.object, "asked")) {
         const char *asked = get_text(&codec, "asked");
         manifest->codec_asked = codec_kind_parse(asked);

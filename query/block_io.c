@@ -130,6 +130,7 @@ enum status block_io_create(const struct block_io_params *params, struct block_i
     io->depth = params->depth;
     io->buffers = params->buffers;
     io->buffers_bytes = params->buffers_bytes;
+    io->file = params->file;
     io->faults = params->faults;
     io->requests = calloc(io->depth, sizeof(*io->requests));
     io->free_slots = calloc(io->depth, sizeof(*io->free_slots));

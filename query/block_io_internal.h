@@ -72,6 +72,7 @@ struct block_io {
     struct block_io_request *requests; /* depth */
     const char *buffers;
     size_t buffers_bytes;
+    int file; /* block_io_params.file */
     const struct block_io_faults *faults;
     struct block_io_wakeup wakeup;
     char description[BLOCK_IO_DESCRIPTION_BYTES];

@@ -10,8 +10,8 @@
  * ours (so nothing can land after destroy), and needs no drain: each write of the eventfd ends a
  * wait, whatever its counter says.
  *
- * Files are not registered: descriptors come and go with generations, and a table that outlives one
- * would silently read the old file.
+ * The one registered file is the one that the ring was opened with: its owner promises that it
+ * stays open, so the table cannot hold a file that everyone else has closed.
  *
  * Threads: all calls on the thread that opened the ring.
  */
@@ -38,6 +38,7 @@ enum {
 struct uring {
     struct io_uring ring;
     bool fixed_buffers;
+    bool fixed_file;
     bool wake_armed;
 };
 
@@ -62,11 +63,14 @@ static void uring_queue(struct block_io *io, uint32_t slot)
     const struct block_io_request *request = &io->requests[slot];
     struct io_uring_sqe *sqe = io_uring_get_sqe(&uring->ring);
     assert(sqe); /* the ring has an entry for each of `depth` slots */
+    bool registered = uring->fixed_file && request->fd == io->file;
+    int fd = registered ? 0 : request->fd; /* its place in the table of one */
     if (uring->fixed_buffers)
-        io_uring_prep_read_fixed(sqe, request->fd, request->buffer, request->bytes, request->offset,
-                                 0);
+        io_uring_prep_read_fixed(sqe, fd, request->buffer, request->bytes, request->offset, 0);
     else
-        io_uring_prep_read(sqe, request->fd, request->buffer, request->bytes, request->offset);
+        io_uring_prep_read(sqe, fd, request->buffer, request->bytes, request->offset);
+    if (registered)
+        io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
     io_uring_sqe_set_data64(sqe, slot);
 }
 
@@ -233,7 +237,9 @@ enum status block_io_uring_open(struct block_io *io, struct error *err)
     uring->fixed_buffers = uring_register_buffers(uring, io, buffers_words, sizeof(buffers_words));
     /* Saves the lookup of the ring's own descriptor at each call; nothing is lost without. */
     (void)io_uring_register_ring_fd(&uring->ring);
-    snprintf(io->description, sizeof(io->description), "io_uring %s %s", mode->name, buffers_words);
+    uring->fixed_file = io->file >= 0 && io_uring_register_files(&uring->ring, &io->file, 1) == 0;
+    snprintf(io->description, sizeof(io->description), "io_uring %s %s%s", mode->name,
+             buffers_words, uring->fixed_file ? " fixed-file" : "");
     io->backend = &uring_backend;
     io->kind = BLOCK_IO_URING;
     io->state = uring;

@@ -23,9 +23,18 @@
 #include "query/socket_path.h"
 
 _Static_assert((int)CLIENT_QUERIES_MAX == (int)PROTOCOL_QUERIES_MAX, "one limit");
+_Static_assert((int)CLIENT_EXPLAIN == (int)PROTOCOL_FEATURE_EXPLAIN, "one set of features");
 _Static_assert(sizeof(struct client_hit) == sizeof(struct protocol_hit) &&
                    offsetof(struct client_hit, distance) == offsetof(struct protocol_hit, distance),
                "hits are handed out where they were received");
+_Static_assert(sizeof(struct client_explanation) == sizeof(struct protocol_explanation) &&
+                   offsetof(struct client_explanation, failed_blocks) ==
+                       offsetof(struct protocol_explanation, failed_blocks) &&
+                   offsetof(struct client_explanation, read_bytes) ==
+                       offsetof(struct protocol_explanation, read_bytes) &&
+                   offsetof(struct client_explanation, total_ns) ==
+                       offsetof(struct protocol_explanation, total_ns),
+               "explanations too");
 
 enum {
     INPUT_BYTES_MIN = 64 << 10,
@@ -266,9 +275,9 @@ static enum status open_socket(struct client *client, const char *path, struct e
     return STATUS_OK;
 }
 
-static enum status say_hello(struct client *client, struct error *err)
+static enum status say_hello(struct client *client, uint32_t features, struct error *err)
 {
-    const struct protocol_hello hello = {0};
+    const struct protocol_hello hello = {.features = features};
     struct frame frame;
     struct error cause;
     /* A daemon that is full says so and closes, perhaps before this is sent: then what it said is
@@ -282,6 +291,9 @@ static enum status say_hello(struct client *client, struct error *err)
     if (protocol_hello_ok_decode(frame.payload, frame.header.payload_bytes, &client->hello,
                                  &cause) != STATUS_OK)
         return error_set(err, cause.status, "%s: %s", client->path, cause.text);
+    if (client->hello.features != features)
+        return error_set(err, STATUS_CORRUPT, "%s: asked for features 0x%08x, got 0x%08x",
+                         client->path, features, client->hello.features);
     return STATUS_OK;
 }
 
@@ -293,7 +305,7 @@ enum status client_connect(const char *socket_path, struct client **out, struct 
     client->fd = -1;
     enum status status = open_socket(client, socket_path, err);
     if (status == STATUS_OK)
-        status = say_hello(client, err);
+        status = say_hello(client, 0, err);
     if (status != STATUS_OK) {
         client_close(client);
         return status;
@@ -311,6 +323,17 @@ void client_close(struct client *client)
     free(client->input);
     free(client->results);
     free(client);
+}
+
+enum status client_require(struct client *client, uint32_t features, struct error *err)
+{
+    enum status status = none_outstanding(client, err);
+    if (status == STATUS_OK)
+        status = say_hello(client, features, err);
+    if (status == STATUS_UNSUPPORTED)
+        error_set(err, status, "%s: the daemon is older than what is asked of it (features 0x%x)",
+                  client->path, features);
+    return status;
 }
 
 struct client_index_info client_index(const struct client *client)
@@ -366,6 +389,7 @@ enum status client_send_search(struct client *client, const struct client_search
         .timeout_ms = search->timeout_ms,
         .element_type = client->hello.element_type,
         .dim = client->hello.dim,
+        .flags = search->explain ? PROTOCOL_SEARCH_EXPLAIN : 0,
     };
     size_t vectors_bytes = (size_t)search->query_count * client->hello.dim *
                            element_bytes((enum element_type)client->hello.element_type);
@@ -382,7 +406,8 @@ static enum status take_answer(struct client *client, const struct frame *frame,
 {
     struct protocol_answer wire;
     struct error cause;
-    if (protocol_search_ok_decode(frame->payload, frame->header.payload_bytes, &wire, &cause) !=
+    uint32_t flags = frame->header.type == PROTOCOL_EXPLAIN_OK ? PROTOCOL_SEARCH_EXPLAIN : 0;
+    if (protocol_answer_decode(frame->payload, frame->header.payload_bytes, flags, &wire, &cause) !=
         STATUS_OK)
         return client_break(client, &cause, err);
     if (client->results_capacity < wire.query_count) {
@@ -408,6 +433,7 @@ static enum status take_answer(struct client *client, const struct frame *frame,
         .k = wire.k,
         .results = client->results,
         .hits = (const void *)wire.hits,
+        .explanations = (const void *)wire.explanations,
     };
     return STATUS_OK;
 }
@@ -423,7 +449,7 @@ enum status client_receive(struct client *client, struct client_answer *answer, 
         status = receive_frame(client, &frame, err);
     if (status != STATUS_OK)
         return status;
-    if (frame.header.type == PROTOCOL_SEARCH_OK)
+    if (frame.header.type == PROTOCOL_SEARCH_OK || frame.header.type == PROTOCOL_EXPLAIN_OK)
         return take_answer(client, &frame, answer, err);
     if (frame.header.type != PROTOCOL_ERROR) {
         error_set(&cause, STATUS_CORRUPT, "%s: unexpected answer of type %u", client->path,
@@ -452,7 +478,8 @@ enum status client_search(struct client *client, const struct client_search *sea
     if (status == STATUS_OK)
         status = client_send_search(client, search, &request_id, err);
     if (status == STATUS_OK)
-        status = receive_only(client, PROTOCOL_SEARCH_OK, &frame, err);
+        status = receive_only(client, search->explain ? PROTOCOL_EXPLAIN_OK : PROTOCOL_SEARCH_OK,
+                              &frame, err);
     if (status == STATUS_OK)
         status = take_answer(client, &frame, answer, err);
     if (status != STATUS_OK)

@@ -8,12 +8,18 @@
 #ifndef NIGHTJAR_QUERY_CLIENT_H
 #define NIGHTJAR_QUERY_CLIENT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/element.h"
 #include "common/error.h"
 
 struct client;
+
+/* What only newer daemons can do. */
+enum client_features {
+    CLIENT_EXPLAIN = 1u << 0, /* client_search.explain */
+};
 
 /* What the daemon serves; fetched at connect. */
 struct client_index_info {
@@ -41,6 +47,7 @@ struct client_search {
     uint32_t beam_width; /* 0: the daemon chooses */
     float search_ratio;  /* 0: none */
     uint32_t timeout_ms; /* 0: none */
+    bool explain;        /* the answer tells what each query took; see client_require() */
 };
 enum { CLIENT_QUERIES_MAX = 1024 };
 
@@ -52,6 +59,18 @@ struct client_query_result {
     uint32_t cpu_us;
 };
 
+/* What a query took, beside what its result says. */
+struct client_explanation {
+    uint32_t hops; /* nodes expanded */
+    uint32_t exact_distances;
+    uint32_t code_distances;
+    uint32_t failed_blocks; /* skipped after a failed retry */
+    uint64_t read_bytes;
+    uint64_t queue_ns; /* arrival to start */
+    uint64_t cpu_ns;
+    uint64_t total_ns; /* arrival to completion; the rest of it is waiting for reads */
+};
+
 /* An answer. Arrays live in the client until its next receive. hits of query q start at q * k. */
 struct client_answer {
     uint64_t request_id;
@@ -60,6 +79,7 @@ struct client_answer {
     uint32_t query_count, k;
     const struct client_query_result *results;
     const struct client_hit *hits;
+    const struct client_explanation *explanations; /* query_count; NULL when not asked for */
 };
 
 /* Connects and says hello. Errors name the path: STATUS_NOT_FOUND no such socket, STATUS_IO nobody
@@ -68,6 +88,9 @@ NODISCARD enum status client_connect(const char *socket_path, struct client **ou
                                      struct error *err);
 void client_close(struct client *client);
 struct client_index_info client_index(const struct client *client);
+/* Whether the daemon has these of enum client_features: STATUS_UNSUPPORTED when it is too old.
+ * Like client_stats(), STATUS_INVALID while pipelined requests are unanswered. */
+NODISCARD enum status client_require(struct client *client, uint32_t features, struct error *err);
 
 /* Sends one search frame; *request_id (never 0) identifies its answer. Blocks while the socket is
  * full, that is, when the daemon's window for this connection is. STATUS_INVALID: no frame can hold

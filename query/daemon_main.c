@@ -73,7 +73,7 @@ static enum args_result options_parse(struct options *options, int argc, char **
         {.name = "memory",
          .kind = ARGS_MEMORY,
          .target = &options->memory_bytes,
-         .help = "memory for codes, navigation graph and block cache"},
+         .help = "memory for codes, navigation graph, lists and blocks"},
         {.name = "threads",
          .kind = ARGS_U32,
          .target = &options->threads,
@@ -174,14 +174,16 @@ static void log_start(const struct daemon *daemon)
     engine_stats_get(daemon->engine, &engine);
     log_info("start",
              "index=%s generation=%016" PRIx64 "%016" PRIx64 " vectors=%" PRIu64
-             " dim=%u type=%s metric=%s threads=%u io=\"%s\" codes_bytes=%" PRIu64
-             " navigation_bytes=%" PRIu64 " cache_bytes=%" PRIu64 " hot_nodes=%" PRIu64
-             " cached_blocks=%" PRIu64 " blocks=%" PRIu64 " resident=%s",
+             " dim=%u type=%s metric=%s threads=%u io=\"%s\" scalar_bits=%u code_bytes=%u"
+             " codes_bytes=%" PRIu64 " navigation_bytes=%" PRIu64 " lists_bytes=%" PRIu64
+             " cache_bytes=%" PRIu64 " hot_nodes=%" PRIu64 " cached_blocks=%" PRIu64
+             " blocks=%" PRIu64 " resident=%s",
              index_path(daemon->index), manifest->generation_id.high, manifest->generation_id.low,
              manifest->vector_count, manifest->dim, element_name(manifest->type),
-             metric_name(manifest->metric), engine.threads, engine.io, memory.codes_bytes,
-             memory.navigation_bytes, memory.cache_bytes, memory.hot_nodes, memory.cached_blocks,
-             manifest->block_count, memory.resident ? "yes" : "no");
+             metric_name(manifest->metric), engine.threads, engine.io, memory.scalar_bits,
+             memory.code_bytes, memory.codes_bytes, memory.navigation_bytes, memory.lists_bytes,
+             memory.cache_bytes, memory.hot_nodes, memory.cached_blocks, manifest->block_count,
+             memory.resident ? "yes" : "no");
 }
 
 static enum status daemon_start(const struct options *options, struct daemon *daemon,

@@ -105,6 +105,7 @@ static void finish_query(struct worker *w, uint32_t slot, enum status status)
     query->status = status;
     query->flags = s->flags;
     query->stats = s->stats;
+    query->stats.read_bytes = (uint64_t)s->stats.reads * w->engine->buffer_bytes;
     query->stats.total_ns = now_ns - query->submitted_ns;
     count(&c->queries, 1);
     count(&c->timeouts, status == STATUS_TIMEOUT);
@@ -342,6 +343,7 @@ static enum status worker_init(struct worker *w, struct error *err)
         .depth = engine->buffer_count,
         .buffers = w->buffers,
         .buffers_bytes = engine->buffer_count * engine->buffer_bytes,
+        .file = engine->index->nodes_fd,
         .faults = engine->params.faults,
     };
     status = block_io_create(&io, &w->io, err);

@@ -26,13 +26,15 @@ struct search_hit {
 
 struct search_stats {
     uint32_t reads;      /* blocks read from disk, retries included */
-    uint32_t cache_hits; /* blocks found in the cache */
+    uint32_t cache_hits; /* blocks found in the cache; resident: candidates scored */
     uint32_t hops;       /* nodes expanded */
     uint32_t exact_distances;
     uint32_t code_distances;
     uint32_t failed_blocks; /* blocks skipped after a failed retry */
+    uint64_t read_bytes;    /* of those reads */
     uint64_t queue_ns;      /* submit to start */
-    uint64_t cpu_ns;        /* time the worker spent on this query */
+    uint64_t cpu_ns;        /* time the worker spent on this query; the rest it waited for reads,
+                             * or for the worker's other queries */
     uint64_t total_ns;      /* submit to completion */
 };
 

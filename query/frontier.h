@@ -16,8 +16,9 @@
 #include "common/compiler.h"
 
 enum frontier_state {
-    FRONTIER_NEW = 0,  /* not read yet */
-    FRONTIER_DONE = 1, /* read, being read, or given up */
+    FRONTIER_NEW = 0,      /* nothing done yet */
+    FRONTIER_EXPANDED = 1, /* its neighbours were offered, its vector not seen */
+    FRONTIER_DONE = 2,     /* its block was read, is being read, or was given up */
 };
 
 #define FRONTIER_NONE UINT32_MAX
@@ -28,6 +29,7 @@ struct frontier {
     uint32_t size;
     uint32_t capacity; /* L */
     uint32_t cursor;   /* no entry before it is FRONTIER_NEW */
+    uint32_t unread;   /* every entry before it is FRONTIER_DONE */
 };
 
 ALWAYS_INLINE uint32_t frontier_order(float distance)
@@ -61,6 +63,7 @@ ALWAYS_INLINE void frontier_reset(struct frontier *f, uint32_t capacity)
     f->size = 0;
     f->capacity = capacity;
     f->cursor = 0;
+    f->unread = 0;
 }
 
 /* An entry at or above this cannot enter. */
@@ -97,12 +100,11 @@ static inline uint32_t frontier_insert(struct frontier *f, uint64_t entry, uint8
     memmove(&f->states[low + 1], &f->states[low], moved);
     f->entries[low] = entry;
     f->states[low] = state;
-    if (state == FRONTIER_NEW) {
-        if (low < f->cursor)
-            f->cursor = low;
-    } else if (low < f->cursor) {
-        f->cursor++; /* everything from low on moved up by one */
-    }
+    /* Everything from low on moved up by one; what enters may be what a cursor looks for. */
+    if (low < f->cursor)
+        f->cursor = state == FRONTIER_NEW ? low : f->cursor + 1;
+    if (low < f->unread)
+        f->unread = state != FRONTIER_DONE ? low : f->unread + 1;
     return low;
 }
 
@@ -112,6 +114,14 @@ ALWAYS_INLINE uint32_t frontier_next(struct frontier *f)
     while (f->cursor < f->size && f->states[f->cursor] != FRONTIER_NEW)
         f->cursor++;
     return f->cursor < f->size ? f->cursor : FRONTIER_NONE;
+}
+
+/* Place of the best entry whose vector was not seen, or FRONTIER_NONE. */
+ALWAYS_INLINE uint32_t frontier_next_unread(struct frontier *f)
+{
+    while (f->unread < f->size && f->states[f->unread] == FRONTIER_DONE)
+        f->unread++;
+    return f->unread < f->size ? f->unread : FRONTIER_NONE;
 }
 
 #endif

@@ -1,27 +1,16 @@
 /*
- * index.c - opens a generation for search: codes, codec, navigation, then the cache.
- *
- * The budget is spent in that order. Whole blocks are cached, in the order in which hot.bin first
- * names one of their nodes: a block in memory serves all its nodes, and when everything fits the
- * cache simply is the file.
+ * index.c - opens a generation for search, by a plan of what goes to memory (index_plan.h), with
+ * one pass over the blocks (index_scan.h).
  */
 #include "query/index.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "common/memory.h"
 #include "query/index_internal.h"
-
-/* What loading shares between its steps; never outlives index_open(). */
-struct loader {
-    struct index *index;
-    uint64_t budget;
-    uint32_t *hot;
-    size_t hot_bytes;
-};
+#include "query/index_plan.h"
+#include "query/index_scan.h"
 
 static enum status load_codec(struct index *index, struct error *err)
 {
@@ -51,12 +40,15 @@ static enum status load_navigation(struct index *index, struct error *err)
                         &index->navigation_file_bytes, err);
     if (status)
         return status;
-    status = navigation_decode(index->navigation_file, index->navigation_file_bytes,
-                               index->geometry.node_limit, &index->navigation, err);
-    if (status)
-        return status;
+    return navigation_decode(index->navigation_file, index->navigation_file_bytes,
+                             index->geometry.node_limit, &index->navigation, err);
+}
+
+/* The codes of the navigation graph's nodes, side by side. */
+static enum status gather_navigation_codes(struct index *index, struct error *err)
+{
     void *codes = NULL;
-    status =
+    enum status status =
         bulk_alloc(index->navigation.count, index->code_bytes, "navigation codes", &codes, err);
     if (status)
         return status;
@@ -68,176 +60,152 @@ static enum status load_navigation(struct index *index, struct error *err)
     return STATUS_OK;
 }
 
-static enum status load_codes(struct index *index, struct error *err)
+/* The generation's codes, or room for finer ones and the codec that will make them. */
+static enum status load_codes(struct index *index, const struct index_plan *plan, struct error *err)
 {
     void *codes = NULL;
-    enum status status =
-        generation_load(index->generation, GENERATION_CODES, &codes, &index->codes_bytes, err);
+    enum status status;
+    if (plan->scalar_bits == 0) {
+        status =
+            generation_load(index->generation, GENERATION_CODES, &codes, &index->codes_bytes, err);
+        index->codes = codes;
+        return status;
+    }
+    struct codec_params params = codec_params_of(index->codec);
+    params.kind = CODEC_SCALAR;
+    params.code_bytes = plan->code_bytes;
+    params.norm_max = (float)index->manifest->norm_max;
+    struct codec *finer = NULL;
+    status = index_codec_train(index, &params, &finer, err);
+    if (status)
+        return status;
+    codec_destroy(index->codec);
+    index->codec = finer;
+    index->code_bytes = plan->code_bytes;
+    status = bulk_alloc(index->geometry.node_limit, plan->code_bytes, "codes", &codes, err);
+    if (status)
+        return status;
     index->codes = codes;
+    index->codes_bytes = (size_t)index->geometry.node_limit * plan->code_bytes;
+    return STATUS_OK;
+}
+
+/* ---- cache ---- */
+
+/* Gives a place to `block` if it has none; false when the cache is full. */
+static bool choose_block(struct index *index, uint32_t block, uint64_t *chosen)
+{
+    if (index->cache_slot[block] != INDEX_NOT_CACHED)
+        return true;
+    if (*chosen == index->cache_blocks)
+        return false;
+    index->cache_slot[block] = (uint32_t)(*chosen)++;
+    return true;
+}
+
+/* Chooses blocks in the order in which hot.bin first names one of their nodes, and then, should it
+ * not name enough, in file order. */
+static void choose_blocks(struct index *index, const uint32_t *hot, size_t hot_count)
+{
+    uint64_t chosen = 0;
+    for (size_t i = 0; i < hot_count; i++) {
+        if (hot[i] >= index->geometry.node_limit)
+            continue;
+        if (!choose_block(index, index_block_of(index, hot[i]), &chosen))
+            return;
+        index->memory.hot_nodes++;
+    }
+    for (uint64_t block = 0; block < index->manifest->block_count; block++)
+        if (!choose_block(index, (uint32_t)block, &chosen))
+            return;
+}
+
+static enum status choose_hot_blocks(struct index *index, struct error *err)
+{
+    size_t block_count = (size_t)index->manifest->block_count;
+    void *hot = NULL, *table = NULL;
+    size_t hot_bytes = 0;
+    enum status status = generation_load(index->generation, GENERATION_HOT, &hot, &hot_bytes, err);
+    if (!status)
+        status = bulk_alloc(block_count, sizeof(uint32_t), "cache table", &table, err);
+    if (!status) {
+        index->cache_slot = table;
+        memset(table, 0xff, block_count * sizeof(uint32_t));
+        choose_blocks(index, hot, hot_bytes / sizeof(uint32_t));
+    }
+    if (hot)
+        bulk_free(hot, hot_bytes, 1);
     return status;
 }
 
-/* Reads blocks [first, first + count) into `out`, verifies each and counts its records as cached.
- */
-static enum status read_blocks(struct index *index, uint64_t first, uint64_t count, uint8_t *out,
-                               struct error *err)
+static enum status prepare_cache(struct index *index, const struct index_plan *plan,
+                                 struct error *err)
 {
-    size_t block_bytes = index->geometry.block_bytes;
-    size_t wanted = (size_t)count * block_bytes;
-    size_t done = 0;
-    while (done < wanted) {
-        size_t part = MIN(wanted - done, (size_t)1 << 20);
-        ssize_t got = pread(index->nodes_fd, out + done, part, (off_t)(first * block_bytes + done));
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            return error_set_os(err, got < 0 ? errno : EIO, "%s: block %llu", index_path(index),
-                                (unsigned long long)(first + done / block_bytes));
-        done += (size_t)got;
-    }
-    for (uint64_t i = 0; i < count; i++) {
-        struct block_view view;
-        enum block_fault fault =
-            block_open(&index->geometry, first + i, out + i * block_bytes, &view);
-        if (fault)
-            return error_set(err, STATUS_CORRUPT, "%s/%s: block %llu: %s", index_path(index),
-                             generation_file_names[GENERATION_NODES],
-                             (unsigned long long)(first + i), block_fault_name(fault));
-        index->memory.cached_nodes += view.record_count;
-    }
-    return STATUS_OK;
-}
-
-/* Marks blocks in hot order until `capacity` of them are chosen; returns how many. Sets cache_slot
- * of the chosen to 0 for now. */
-static uint64_t choose_blocks(struct loader *l, uint64_t capacity)
-{
-    struct index *index = l->index;
-    uint64_t chosen = 0;
-    size_t hot_count = l->hot_bytes / sizeof(uint32_t);
-    for (size_t i = 0; i < hot_count; i++) {
-        if (l->hot[i] >= index->geometry.node_limit)
-            continue;
-        uint32_t block = index_block_of(index, l->hot[i]);
-        if (index->cache_slot[block] != INDEX_NOT_CACHED) {
-            index->memory.hot_nodes++;
-            continue;
-        }
-        if (chosen == capacity)
-            break;
-        index->cache_slot[block] = 0;
-        index->memory.hot_nodes++;
-        chosen++;
-    }
-    return chosen;
-}
-
-/* Gives chosen blocks their places in file order and reads them run by run. */
-static enum status fill_cache(struct index *index, struct error *err)
-{
-    uint64_t block_count = index->manifest->block_count;
-    uint64_t place = 0;
-    for (uint64_t block = 0; block < block_count;) {
-        if (index->cache_slot[block] == INDEX_NOT_CACHED) {
-            block++;
-            continue;
-        }
-        uint64_t run = 0;
-        for (; block + run < block_count && index->cache_slot[block + run] != INDEX_NOT_CACHED;
-             run++)
-            index->cache_slot[block + run] = (uint32_t)(place + run);
-        enum status status =
-            read_blocks(index, block, run, index->cache + place * index->geometry.block_bytes, err);
-        if (status)
-            return status;
-        place += run;
-        block += run;
-    }
-    return STATUS_OK;
-}
-
-static enum status cache_alloc(struct index *index, uint64_t blocks, struct error *err)
-{
+    if (plan->cached_blocks == 0)
+        return STATUS_OK;
     void *cache = NULL;
-    enum status status =
-        bulk_alloc((size_t)blocks, index->geometry.block_bytes, "block cache", &cache, err);
+    enum status status = bulk_alloc((size_t)plan->cached_blocks, index->geometry.block_bytes,
+                                    "block cache", &cache, err);
     if (status)
         return status;
     index->cache = cache;
-    index->cache_blocks = blocks;
-    index->memory.cached_blocks = blocks;
-    index->memory.cache_bytes += blocks * index->geometry.block_bytes;
+    index->cache_blocks = plan->cached_blocks;
+    if (!plan->resident)
+        return choose_hot_blocks(index, err);
+    index->memory.hot_nodes = index->manifest->hot_count;
+    index->memory.resident = true;
     return STATUS_OK;
 }
 
-static enum status load_hot_cache(struct loader *l, uint64_t room, struct error *err)
+/* ---- opening ---- */
+
+static enum status prepare_lists(struct index *index, const struct index_plan *plan,
+                                 struct error *err)
 {
-    struct index *index = l->index;
-    size_t block_count = (size_t)index->manifest->block_count;
-    uint64_t table_bytes = block_count * sizeof(uint32_t);
-    if (room < table_bytes + index->geometry.block_bytes)
+    if (!plan->lists)
         return STATUS_OK;
-    void *hot = NULL;
-    enum status status =
-        generation_load(index->generation, GENERATION_HOT, &hot, &l->hot_bytes, err);
-    l->hot = hot;
-    void *table = NULL;
-    if (!status)
-        status = bulk_alloc(block_count, sizeof(uint32_t), "cache table", &table, err);
-    if (status)
-        return status;
-    index->cache_slot = table;
-    memset(table, 0xff, table_bytes);
-    uint64_t blocks = choose_blocks(l, (room - table_bytes) / index->geometry.block_bytes);
-    index->memory.cache_bytes = table_bytes;
-    status = cache_alloc(index, blocks, err);
-    if (!status)
-        status = fill_cache(index, err);
+    void *lists = NULL;
+    enum status status = bulk_alloc((size_t)index->manifest->block_count, sizeof(*index->lists),
+                                    "table of lists", &lists, err);
+    index->lists = lists;
+    index->memory.lists_bytes = index->manifest->block_count * sizeof(*index->lists);
     return status;
 }
 
-static enum status load_cache(struct loader *l, struct error *err)
+static enum status index_load(struct index *index, uint64_t budget, struct error *err)
 {
-    struct index *index = l->index;
-    uint64_t used = index->memory.codes_bytes + index->memory.navigation_bytes;
-    if (l->budget == 0)
-        return STATUS_OK;
-    if (l->budget < used)
-        return error_set(err, STATUS_NO_MEMORY,
-                         "%s: memory budget of %llu bytes is below the %llu that codes and "
-                         "navigation take",
-                         index_path(index), (unsigned long long)l->budget,
-                         (unsigned long long)used);
-    uint64_t room = l->budget - used;
-    uint64_t all_bytes = index->manifest->files[GENERATION_NODES].bytes;
-    if (room < all_bytes)
-        return load_hot_cache(l, room, err);
-    index->memory.resident = true;
-    index->memory.hot_nodes = index->manifest->hot_count;
-    enum status status = cache_alloc(index, index->manifest->block_count, err);
-    if (!status)
-        status = read_blocks(index, 0, index->manifest->block_count, index->cache, err);
-    return status;
-}
-
-static enum status index_load(struct loader *l, struct error *err)
-{
-    struct index *index = l->index;
-    enum status status = load_codes(index, err);
-    if (!status)
-        status = load_codec(index, err);
+    struct index_plan plan;
+    struct error why = {0};
+    if (index_plan_make(index->manifest, budget, &plan, &why))
+        return error_set(err, why.status, "%s: %s", index_path(index), why.text);
+    index->memory = (struct index_memory){
+        .scalar_bits = plan.scalar_bits,
+        .code_bytes = plan.code_bytes,
+        .codes_bytes = plan.codes_bytes,
+        .navigation_bytes = plan.navigation_bytes,
+        .cache_bytes = plan.cache_bytes,
+        .cached_blocks = plan.cached_blocks,
+    };
+    enum status status = load_codec(index, err);
     if (!status)
         status = load_navigation(index, err);
-    if (status)
-        return status;
-    index->memory.codes_bytes = index->codes_bytes + index->manifest->files[GENERATION_CODEC].bytes;
-    index->memory.navigation_bytes =
-        index->navigation_file_bytes + (uint64_t)index->navigation.count * index->code_bytes;
-    return load_cache(l, err);
+    if (!status)
+        status = load_codes(index, &plan, err);
+    if (!status)
+        status = prepare_cache(index, &plan, err);
+    if (!status)
+        status = prepare_lists(index, &plan, err);
+    if (!status && (plan.scalar_bits || plan.lists || plan.cached_blocks))
+        status = index_scan(index, plan.scalar_bits != 0, err);
+    if (!status)
+        status = gather_navigation_codes(index, err);
+    index->memory.cached_nodes = atomic_load_explicit(&index->cached_nodes, memory_order_relaxed);
+    return status;
 }
 
 static void index_free(struct index *index)
 {
+    index_lists_free(index);
     if (index->cache)
         bulk_free(index->cache, (size_t)index->cache_blocks, index->geometry.block_bytes);
     if (index->cache_slot)
@@ -275,10 +243,7 @@ enum status index_open(const char *path, const struct index_options *options, st
     index->nodes_fd = generation_nodes_fd(index->generation, &direct);
     distance_init(&index->distance, m->type, m->metric, m->dim);
 
-    struct loader loader = {.index = index, .budget = options->memory_bytes};
-    status = index_load(&loader, err);
-    if (loader.hot)
-        bulk_free(loader.hot, loader.hot_bytes, 1);
+    status = index_load(index, options->memory_bytes, err);
     if (status) {
         index_free(index);
         return status;

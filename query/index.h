@@ -21,10 +21,13 @@ struct index_options {
     uint64_t memory_bytes; /* budget of the memory tier; 0: codes and navigation only, no cache */
 };
 
-/* How the budget was spent. */
+/* How the budget was spent; see index_plan.h for how that is decided. */
 struct index_memory {
+    uint32_t scalar_bits; /* a dimension, of codes made at open; 0: the generation's own codes */
+    uint32_t code_bytes;  /* of the codes in memory */
     uint64_t codes_bytes; /* codes, codec */
     uint64_t navigation_bytes;
+    uint64_t lists_bytes; /* neighbour lists kept apart from blocks; 0: none */
     uint64_t cache_bytes; /* cached blocks and the table that finds them */
     uint64_t cached_blocks;
     uint64_t cached_nodes; /* records in cached blocks */
@@ -34,8 +37,9 @@ struct index_memory {
 
 struct index;
 
-/* Opens the generation at `path`, loads and verifies codes, codec and navigation, and fills the
- * cache (blocks read with O_DIRECT and verified). A budget too small for codes and navigation is
+/* Opens the generation at `path`, loads and verifies codec, navigation and codes, and spends the
+ * rest of the budget: finer codes made from the vectors, lists, cached blocks (all from blocks read
+ * with O_DIRECT and verified, by several threads). A budget too small for codes and navigation is
  * STATUS_NO_MEMORY naming the smallest that would do. The caller holds one reference. */
 NODISCARD enum status index_open(const char *path, const struct index_options *options,
                                  struct index **out, struct error *err);

@@ -22,17 +22,21 @@ struct index {
     struct codec *codec;
     uint8_t *codes; /* node_limit * code_bytes */
     size_t codes_bytes;
-    uint32_t code_bytes;
+    uint32_t code_bytes; /* of codes in memory, which may be finer than the generation's */
 
     void *navigation_file;
     size_t navigation_file_bytes;
     struct navigation navigation;
     uint8_t *navigation_codes; /* codes of navigation.nodes, side by side */
 
+    const uint8_t **lists;      /* [block_count] from block_lists_put(), or NULL: in blocks only */
+    struct index_arena *arenas; /* where they lie */
+
     uint8_t *cache; /* cached blocks */
     uint64_t cache_blocks;
     uint32_t
         *cache_slot; /* [block_count]: place in cache, or INDEX_NOT_CACHED; NULL: all or none */
+    atomic_uint_fast64_t cached_nodes; /* counted while the cache is filled */
     struct index_memory memory;
 };
 
@@ -45,8 +49,8 @@ ALWAYS_INLINE uint32_t index_block_of(const struct index *index, uint32_t node)
     return (uint32_t)(((unsigned __int128)index->block_divisor * node) >> 64);
 }
 
-/* The block in memory, or NULL when it has to be read. */
-ALWAYS_INLINE const void *index_cached_block(const struct index *index, uint32_t block)
+/* Where the cache has the block, or NULL. */
+ALWAYS_INLINE uint8_t *index_cache_place(const struct index *index, uint32_t block)
 {
     size_t slot = block;
     if (!index->memory.resident) {
@@ -55,6 +59,18 @@ ALWAYS_INLINE const void *index_cached_block(const struct index *index, uint32_t
         slot = index->cache_slot[block];
     }
     return index->cache + slot * index->geometry.block_bytes;
+}
+
+/* The block in memory, or NULL when it has to be read. */
+ALWAYS_INLINE const void *index_cached_block(const struct index *index, uint32_t block)
+{
+    return index_cache_place(index, block);
+}
+
+/* Whether a node's neighbours are known without a read. */
+ALWAYS_INLINE bool index_lists_in_memory(const struct index *index)
+{
+    return index->lists || index->memory.resident;
 }
 
 #endif

@@ -60,9 +60,9 @@ enum status protocol_hello_decode(const void *payload, uint32_t payload_bytes,
         return error_set(err, STATUS_CORRUPT, "HELLO payload is %u bytes, wanted %zu",
                          payload_bytes, sizeof(hello));
     memcpy(&hello, payload, sizeof(hello));
-    if (hello.features != 0)
-        return error_set(err, STATUS_UNSUPPORTED, "HELLO requires features 0x%08x, none is known",
-                         hello.features);
+    if ((hello.features & ~(uint32_t)PROTOCOL_FEATURES) != 0)
+        return error_set(err, STATUS_UNSUPPORTED, "HELLO requires features 0x%08x, known are 0x%x",
+                         hello.features, PROTOCOL_FEATURES);
     if (hello.reserved != 0)
         return error_set(err, STATUS_CORRUPT, "HELLO reserved field is 0x%08x, wanted 0",
                          hello.reserved);
@@ -76,11 +76,17 @@ uint64_t protocol_search_frame_bytes(uint32_t query_count, uint32_t dim, enum el
            (uint64_t)query_count * dim * element_bytes(type);
 }
 
-uint64_t protocol_search_ok_frame_bytes(uint32_t query_count, uint32_t k)
+uint64_t protocol_answer_frame_bytes(uint32_t query_count, uint32_t k, uint32_t flags)
 {
-    return PROTOCOL_HEADER_BYTES + sizeof(struct protocol_search_ok) +
-           (uint64_t)query_count * sizeof(struct protocol_result) +
-           (uint64_t)query_count * k * sizeof(struct protocol_hit);
+    uint64_t query_bytes = sizeof(struct protocol_result) + k * sizeof(struct protocol_hit);
+    if ((flags & PROTOCOL_SEARCH_EXPLAIN) != 0)
+        query_bytes += sizeof(struct protocol_explanation);
+    return PROTOCOL_HEADER_BYTES + sizeof(struct protocol_search_ok) + query_count * query_bytes;
+}
+
+enum protocol_type protocol_answer_type(uint32_t flags)
+{
+    return (flags & PROTOCOL_SEARCH_EXPLAIN) != 0 ? PROTOCOL_EXPLAIN_OK : PROTOCOL_SEARCH_OK;
 }
 
 /* The request matches the index and its counts are within limits. */
@@ -112,9 +118,9 @@ enum status protocol_search_decode(const void *payload, uint32_t payload_bytes,
         return error_set(err, STATUS_CORRUPT, "SEARCH payload is %u bytes, wanted at least %zu",
                          payload_bytes, sizeof(search));
     memcpy(&search, payload, sizeof(search));
-    if (search.reserved != 0)
-        return error_set(err, STATUS_CORRUPT, "SEARCH reserved field is 0x%08x, wanted 0",
-                         search.reserved);
+    if ((search.flags & ~(uint32_t)PROTOCOL_SEARCH_FLAGS) != 0)
+        return error_set(err, STATUS_UNSUPPORTED, "SEARCH flags are 0x%08x, known are 0x%x",
+                         search.flags, PROTOCOL_SEARCH_FLAGS);
     enum status status = search_check_shape(&search, shape, err);
     if (status != STATUS_OK)
         return status;
@@ -126,7 +132,7 @@ enum status protocol_search_decode(const void *payload, uint32_t payload_bytes,
                          "SEARCH payload is %u bytes, %u queries of dim %u (%s) make it %llu",
                          payload_bytes, search.query_count, search.dim, element_name(shape->type),
                          (unsigned long long)wanted);
-    uint64_t answer = protocol_search_ok_frame_bytes(search.query_count, search.k);
+    uint64_t answer = protocol_answer_frame_bytes(search.query_count, search.k, search.flags);
     if (answer > PROTOCOL_FRAME_BYTES_MAX)
         return error_set(err, STATUS_INVALID,
                          "%u queries with k %u need an answer of %llu bytes, a frame holds %u",
@@ -147,7 +153,7 @@ enum status protocol_hello_ok_decode(const void *payload, uint32_t payload_bytes
         return error_set(err, STATUS_CORRUPT, "HELLO_OK payload is %u bytes, wanted %zu",
                          payload_bytes, sizeof(hello));
     memcpy(&hello, payload, sizeof(hello));
-    if (hello.features != 0)
+    if ((hello.features & ~(uint32_t)PROTOCOL_FEATURES) != 0)
         return error_set(err, STATUS_UNSUPPORTED, "the daemon requires features 0x%08x",
                          hello.features);
     if (hello.dim < 1 || hello.dim > VECTOR_DIM_MAX)
@@ -164,8 +170,23 @@ enum status protocol_hello_ok_decode(const void *payload, uint32_t payload_bytes
     return STATUS_OK;
 }
 
-enum status protocol_search_ok_decode(const void *payload, uint32_t payload_bytes,
-                                      struct protocol_answer *out, struct error *err)
+/* What the lengths leave to be checked. */
+static enum status answer_check(const struct protocol_answer *answer, struct error *err)
+{
+    for (uint32_t q = 0; q < answer->query_count; q++)
+        if (answer->results[q].hit_count > answer->k || answer->results[q].reserved != 0)
+            return error_set(err, STATUS_CORRUPT,
+                             "SEARCH_OK query %u has %u hits (k is %u), reserved 0x%08x", q,
+                             answer->results[q].hit_count, answer->k, answer->results[q].reserved);
+    for (size_t i = 0; i < (size_t)answer->query_count * answer->k; i++)
+        if (answer->hits[i].reserved != 0)
+            return error_set(err, STATUS_CORRUPT, "SEARCH_OK hit %zu: reserved 0x%08x, wanted 0", i,
+                             answer->hits[i].reserved);
+    return STATUS_OK;
+}
+
+enum status protocol_answer_decode(const void *payload, uint32_t payload_bytes, uint32_t flags,
+                                   struct protocol_answer *out, struct error *err)
 {
     assert((uintptr_t)payload % _Alignof(struct protocol_hit) == 0);
     struct protocol_search_ok fixed;
@@ -178,28 +199,24 @@ enum status protocol_search_ok_decode(const void *payload, uint32_t payload_byte
         return error_set(err, STATUS_CORRUPT, "SEARCH_OK has %u queries and k %u, wanted 1..%u",
                          fixed.query_count, fixed.k, PROTOCOL_QUERIES_MAX);
     uint64_t wanted =
-        protocol_search_ok_frame_bytes(fixed.query_count, fixed.k) - PROTOCOL_HEADER_BYTES;
+        protocol_answer_frame_bytes(fixed.query_count, fixed.k, flags) - PROTOCOL_HEADER_BYTES;
     if (payload_bytes != wanted)
         return error_set(err, STATUS_CORRUPT,
                          "SEARCH_OK payload is %u bytes, %u queries with k %u make it %llu",
                          payload_bytes, fixed.query_count, fixed.k, (unsigned long long)wanted);
 
-    const uint8_t *bytes = payload;
-    const struct protocol_result *results = (const void *)(bytes + sizeof(fixed));
-    const struct protocol_hit *hits =
-        (const void *)(bytes + sizeof(fixed) + fixed.query_count * sizeof(*results));
-    for (uint32_t q = 0; q < fixed.query_count; q++)
-        if (results[q].hit_count > fixed.k || results[q].reserved != 0)
-            return error_set(err, STATUS_CORRUPT,
-                             "SEARCH_OK query %u has %u hits (k is %u), reserved 0x%08x", q,
-                             results[q].hit_count, fixed.k, results[q].reserved);
-    for (size_t i = 0; i < (size_t)fixed.query_count * fixed.k; i++)
-        if (hits[i].reserved != 0)
-            return error_set(err, STATUS_CORRUPT, "SEARCH_OK hit %zu: reserved 0x%08x, wanted 0", i,
-                             hits[i].reserved);
-    *out = (struct protocol_answer){
-        .query_count = fixed.query_count, .k = fixed.k, .results = results, .hits = hits};
-    return STATUS_OK;
+    const uint8_t *at = (const uint8_t *)payload + sizeof(fixed);
+    struct protocol_answer answer = {.query_count = fixed.query_count, .k = fixed.k};
+    answer.results = (const void *)at;
+    at += fixed.query_count * sizeof(struct protocol_result);
+    answer.hits = (const void *)at;
+    at += (size_t)fixed.query_count * fixed.k * sizeof(struct protocol_hit);
+    if ((flags & PROTOCOL_SEARCH_EXPLAIN) != 0)
+        answer.explanations = (const void *)at;
+    enum status status = answer_check(&answer, err);
+    if (status == STATUS_OK)
+        *out = answer;
+    return status;
 }
 
 size_t protocol_error_encode(void *bytes, uint64_t request_id, enum status status, const char *text)

@@ -29,13 +29,27 @@ enum {
 };
 
 enum protocol_type {
-    PROTOCOL_HELLO = 1,     /* client: what do you serve? */
-    PROTOCOL_HELLO_OK = 2,  /* daemon */
-    PROTOCOL_SEARCH = 3,    /* client */
-    PROTOCOL_SEARCH_OK = 4, /* daemon */
-    PROTOCOL_STATS = 5,     /* client */
-    PROTOCOL_STATS_OK = 6,  /* daemon: JSON text */
-    PROTOCOL_ERROR = 7,     /* daemon: status and one line of text */
+    PROTOCOL_HELLO = 1,      /* client: what do you serve? */
+    PROTOCOL_HELLO_OK = 2,   /* daemon */
+    PROTOCOL_SEARCH = 3,     /* client */
+    PROTOCOL_SEARCH_OK = 4,  /* daemon */
+    PROTOCOL_STATS = 5,      /* client */
+    PROTOCOL_STATS_OK = 6,   /* daemon: JSON text */
+    PROTOCOL_ERROR = 7,      /* daemon: status and one line of text */
+    PROTOCOL_EXPLAIN_OK = 8, /* daemon: SEARCH_OK, then what each query took */
+};
+
+/* Parts of the protocol that came after its first release. A client that wants one asks for it by
+ * HELLO; one that does not never sees it. */
+enum protocol_features {
+    PROTOCOL_FEATURE_EXPLAIN = 1u << 0,           /* PROTOCOL_SEARCH_EXPLAIN */
+    PROTOCOL_FEATURES = PROTOCOL_FEATURE_EXPLAIN, /* all that this end knows */
+};
+
+/* Of a SEARCH. */
+enum protocol_search_flags {
+    PROTOCOL_SEARCH_EXPLAIN = 1u << 0,               /* answer with EXPLAIN_OK */
+    PROTOCOL_SEARCH_FLAGS = PROTOCOL_SEARCH_EXPLAIN, /* all that this end knows */
 };
 
 /* Every frame. */
@@ -54,7 +68,7 @@ _Static_assert(offsetof(struct protocol_header, payload_bytes) == 16, "wire layo
 
 /* HELLO payload. */
 struct protocol_hello {
-    uint32_t features; /* required of the daemon; none is defined, so 0 */
+    uint32_t features; /* enum protocol_features, required of the daemon */
     uint32_t reserved; /* 0 */
 };
 _Static_assert(sizeof(struct protocol_hello) == 8, "wire layout");
@@ -73,7 +87,7 @@ struct protocol_hello_ok {
     uint32_t search_list_max;
     uint32_t beam_width_max;
     uint32_t window;   /* queries in flight a connection, beyond which it is not read */
-    uint32_t features; /* 0 */
+    uint32_t features; /* those of the HELLO */
 };
 _Static_assert(sizeof(struct protocol_hello_ok) == 64, "wire layout");
 _Static_assert(offsetof(struct protocol_hello_ok, dim) == 24, "wire layout");
@@ -91,14 +105,14 @@ struct protocol_search {
     uint32_t timeout_ms;   /* 0: none */
     uint32_t element_type; /* must be the index's */
     uint32_t dim;          /* must be the index's */
-    uint32_t reserved;     /* 0 */
+    uint32_t flags;        /* enum protocol_search_flags */
 };
 _Static_assert(sizeof(struct protocol_search) == 40, "wire layout");
 _Static_assert(offsetof(struct protocol_search, recall_target) == 20, "wire layout");
 _Static_assert(offsetof(struct protocol_search, dim) == 32, "wire layout");
 
-/* SEARCH_OK payload, followed by protocol_result[query_count], then protocol_hit[query_count * k].
- */
+/* SEARCH_OK and EXPLAIN_OK payload, followed by protocol_result[query_count], then
+ * protocol_hit[query_count * k]; of EXPLAIN_OK then protocol_explanation[query_count]. */
 struct protocol_search_ok {
     uint32_t query_count;
     uint32_t k;
@@ -122,6 +136,20 @@ struct protocol_hit {
 };
 _Static_assert(sizeof(struct protocol_hit) == 16, "wire layout");
 _Static_assert(offsetof(struct protocol_hit, distance) == 8, "wire layout");
+
+/* What a query took, beside what its result says. */
+struct protocol_explanation {
+    uint32_t hops; /* nodes expanded */
+    uint32_t exact_distances;
+    uint32_t code_distances;
+    uint32_t failed_blocks; /* skipped after a failed retry */
+    uint64_t read_bytes;
+    uint64_t queue_ns; /* arrival to start */
+    uint64_t cpu_ns;
+    uint64_t total_ns; /* arrival to completion */
+};
+_Static_assert(sizeof(struct protocol_explanation) == 48, "wire layout");
+_Static_assert(offsetof(struct protocol_explanation, read_bytes) == 16, "wire layout");
 
 /* ERROR payload, followed by text_bytes of UTF-8 text without a terminator. */
 struct protocol_error {
@@ -160,35 +188,41 @@ struct protocol_shape {
 /* Reads the fixed part of a SEARCH payload of `payload_bytes` in all, of which at least
  * MIN(payload_bytes, sizeof(struct protocol_search)) bytes are at `payload`. On success the
  * payload's length is exactly the fixed part plus the vectors, and the answer fits a frame, so both
- * may be allocated. STATUS_CORRUPT: lengths do not add up, reserved bytes set. STATUS_INVALID:
- * type, dim, query count or k out of range. STATUS_UNSUPPORTED: a recall target. k against L and n,
- * L, W and the vectors' values are engine_query_check()'s business. */
+ * may be allocated. STATUS_CORRUPT: lengths do not add up. STATUS_INVALID: type, dim, query count
+ * or k out of range. STATUS_UNSUPPORTED: an unknown flag, a recall target. k against L and n, L, W
+ * and the vectors' values are engine_query_check()'s business. */
 NODISCARD enum status protocol_search_decode(const void *payload, uint32_t payload_bytes,
                                              const struct protocol_shape *shape,
                                              struct protocol_search *out, struct error *err);
 
-/* Bytes of a whole SEARCH or SEARCH_OK frame, header included. No overflow for counts up to their
- * limits and dim up to VECTOR_DIM_MAX; may exceed PROTOCOL_FRAME_BYTES_MAX. */
+/* Bytes of a whole SEARCH frame, header included, and of the frame that answers one with `flags`.
+ * No overflow for counts up to their limits and dim up to VECTOR_DIM_MAX; may exceed
+ * PROTOCOL_FRAME_BYTES_MAX. */
 uint64_t protocol_search_frame_bytes(uint32_t query_count, uint32_t dim, enum element_type type);
-uint64_t protocol_search_ok_frame_bytes(uint32_t query_count, uint32_t k);
+uint64_t protocol_answer_frame_bytes(uint32_t query_count, uint32_t k, uint32_t flags);
+
+/* The type of that answer. */
+enum protocol_type protocol_answer_type(uint32_t flags);
 
 /* ---- daemon to client ---- */
 
 NODISCARD enum status protocol_hello_ok_decode(const void *payload, uint32_t payload_bytes,
                                                struct protocol_hello_ok *out, struct error *err);
 
-/* A SEARCH_OK that was checked; points into the caller's payload. */
+/* A SEARCH_OK or EXPLAIN_OK that was checked; points into the caller's payload. */
 struct protocol_answer {
     uint32_t query_count;
     uint32_t k;
-    const struct protocol_result *results; /* query_count */
-    const struct protocol_hit *hits;       /* query q's start at q * k */
+    const struct protocol_result *results;           /* query_count */
+    const struct protocol_hit *hits;                 /* query q's start at q * k */
+    const struct protocol_explanation *explanations; /* query_count; NULL in a SEARCH_OK */
 };
 
-/* `payload` is 8-byte aligned. STATUS_CORRUPT when lengths do not add up, a hit count exceeds k or
- * reserved bytes are set. */
-NODISCARD enum status protocol_search_ok_decode(const void *payload, uint32_t payload_bytes,
-                                                struct protocol_answer *out, struct error *err);
+/* Reads the answer to a SEARCH with `flags`. `payload` is 8-byte aligned. STATUS_CORRUPT when
+ * lengths do not add up, a hit count exceeds k or reserved bytes are set. */
+NODISCARD enum status protocol_answer_decode(const void *payload, uint32_t payload_bytes,
+                                             uint32_t flags, struct protocol_answer *out,
+                                             struct error *err);
 
 /* Writes a whole ERROR frame into bytes[PROTOCOL_ERROR_FRAME_MAX], longer text being cut, and
  * returns its length. */

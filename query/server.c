@@ -27,7 +27,8 @@ enum {
 
 /* ---- waking ---- */
 
-void server_wake(struct server *server)
+/* Wakes the epoll thread. Any thread. */
+static void wake(struct server *server)
 {
     const uint64_t one = 1;
     /* Full (EAGAIN) means that it is readable already. */
@@ -47,7 +48,7 @@ void server_resume_push(struct server *server, struct connection *connection)
     }
     pthread_mutex_unlock(&server->lock);
     if (first)
-        server_wake(server);
+        wake(server);
 }
 
 /* The list is taken whole, so that connections which pause and resume again meanwhile wait for the

@@ -93,6 +93,7 @@ static enum input_state frame_hello(struct connection *connection,
         .search_list_max = ENGINE_SEARCH_LIST_MAX,
         .beam_width_max = ENGINE_BEAM_WIDTH_MAX,
         .window = server->params.window,
+        .features = hello.features,
     };
     uint8_t frame[PROTOCOL_HEADER_BYTES + sizeof(ok)];
     protocol_header_encode(frame, PROTOCOL_HELLO_OK, header->request_id, sizeof(ok));

@@ -43,13 +43,14 @@ struct request {
     uint64_t id;
     uint64_t deadline_ns;
     uint32_t query_count, k;
+    uint32_t flags; /* enum protocol_search_flags */
     uint32_t timeout_ms;
     uint32_t memory_class;
     _Atomic uint32_t remaining; /* queries not complete, + 1 until all are submitted */
     _Atomic uint32_t failure;   /* first failed query's enum status */
     uint8_t *vectors;
     struct search_query *queries;
-    uint8_t *frame; /* the SEARCH_OK frame */
+    uint8_t *frame; /* of the answer */
     uint64_t vectors_bytes, frame_bytes;
 };
 
@@ -136,8 +137,6 @@ ALWAYS_INLINE void counter_add(_Atomic uint64_t *counter, uint64_t amount)
 
 /* ---- server.c ---- */
 
-/* Wakes the epoll thread. Any thread. */
-void server_wake(struct server *server);
 /* Queues a connection whose window has room again; called with its mutex held. Any thread. */
 void server_resume_push(struct server *server, struct connection *connection);
 /* Queues a connection that has parseable input left. Epoll thread. */

@@ -141,12 +141,31 @@ static void request_answer_error(struct request *request, enum status status, co
     request_release(request);
 }
 
-/* Everything of the SEARCH_OK frame that the engine did not write. */
+static void explanations_encode(const struct request *request, uint8_t *at)
+{
+    for (uint32_t q = 0; q < request->query_count; q++) {
+        const struct search_stats *stats = &request->queries[q].stats;
+        const struct protocol_explanation explanation = {
+            .hops = stats->hops,
+            .exact_distances = stats->exact_distances,
+            .code_distances = stats->code_distances,
+            .failed_blocks = stats->failed_blocks,
+            .read_bytes = stats->read_bytes,
+            .queue_ns = stats->queue_ns,
+            .cpu_ns = stats->cpu_ns,
+            .total_ns = stats->total_ns,
+        };
+        memcpy(at, &explanation, sizeof(explanation));
+        at += sizeof(explanation);
+    }
+}
+
+/* Everything of the answer's frame that the engine did not write. */
 static void answer_encode(struct request *request)
 {
     const struct protocol_search_ok fixed = {.query_count = request->query_count, .k = request->k};
     uint8_t *at = request->frame;
-    protocol_header_encode(at, PROTOCOL_SEARCH_OK, request->id,
+    protocol_header_encode(at, protocol_answer_type(request->flags), request->id,
                            (uint32_t)request->frame_bytes - PROTOCOL_HEADER_BYTES);
     at += PROTOCOL_HEADER_BYTES;
     memcpy(at, &fixed, sizeof(fixed));
@@ -168,6 +187,9 @@ static void answer_encode(struct request *request)
         memset(query->hits + query->hit_count, 0,
                (request->k - query->hit_count) * sizeof(query->hits[0]));
     }
+    at += (size_t)request->query_count * request->k * sizeof(struct protocol_hit);
+    if ((request->flags & PROTOCOL_SEARCH_EXPLAIN) != 0)
+        explanations_encode(request, at);
 }
 
 static void request_finish(struct request *request)
@@ -248,7 +270,8 @@ enum status request_create(struct connection *connection, uint64_t id,
     struct server *server = connection->server;
     uint64_t vectors_bytes =
         (uint64_t)search->query_count * search->dim * element_bytes(server->served.shape.type);
-    uint64_t frame_bytes = protocol_search_ok_frame_bytes(search->query_count, search->k);
+    uint64_t frame_bytes =
+        protocol_answer_frame_bytes(search->query_count, search->k, search->flags);
     struct request_layout at = layout_of(vectors_bytes, search->query_count, frame_bytes);
     uint32_t size_class = class_of(at.total);
     struct request *request = NULL;
@@ -269,6 +292,7 @@ enum status request_create(struct connection *connection, uint64_t id,
         .id = id,
         .query_count = search->query_count,
         .k = search->k,
+        .flags = search->flags,
         .timeout_ms = search->timeout_ms,
         .deadline_ns =
             search->timeout_ms ? clock_monotonic_ns() + (uint64_t)search->timeout_ms * 1000000 : 0,

@@ -3,7 +3,6 @@
  */
 #include "tests/build_fixture.h"
 
-#include <ftw.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,6 +14,8 @@
 #include <cmocka.h>
 
 #include "common/random.h"
+#include "layout/block.h"
+#include "tests/directory_fixture.h"
 
 enum { SEED = 20240607, CLUSTERS = 16 };
 
@@ -49,18 +50,10 @@ int build_fixture_teardown(void **state)
     return result;
 }
 
-static int entry_remove(const char *path, const struct stat *info, int type, struct FTW *walk)
-{
-    (void)info;
-    (void)type;
-    (void)walk;
-    return remove(path);
-}
-
 void build_fixture_clear(const struct build_fixture *f)
 {
-    nftw(f->output, entry_remove, 16, FTW_DEPTH | FTW_PHYS);
-    nftw(f->work, entry_remove, 16, FTW_DEPTH | FTW_PHYS);
+    directory_fixture_remove(f->output);
+    directory_fixture_remove(f->work);
 }
 
 /* ---- inputs ---- */
@@ -231,22 +224,52 @@ static struct block_view block_at(const struct manifest *m, const uint8_t *block
     return view;
 }
 
-uint64_t build_fixture_records(const char *path, build_fixture_record_fn check, void *context)
+struct record_check {
+    const uint8_t *rows;
+    const uint64_t *keys; /* NULL: the row */
+    uint8_t *seen;
+    uint64_t count;
+    size_t row_bytes;
+};
+
+static void record_is_its_row(const struct record_check *check, const struct block_view *view,
+                              uint32_t slot)
+{
+    const uint64_t key = block_key(view, slot);
+    uint64_t row = key;
+    if (check->keys)
+        for (row = 0; row < check->count && check->keys[row] != key; row++)
+            ;
+    assert_true(row < check->count);
+    assert_int_equal(check->seen[row]++, 0);
+    assert_memory_equal(block_vector(view, slot), check->rows + row * check->row_bytes,
+                        check->row_bytes);
+}
+
+void build_fixture_expect_rows(const char *path, struct vector_shape shape, const void *rows,
+                               const uint64_t *keys)
 {
     struct generation *generation = NULL;
     struct error err;
-    uint64_t seen = 0;
+    struct record_check check = {.rows = rows,
+                                 .keys = keys,
+                                 .seen = calloc(shape.count, 1),
+                                 .count = shape.count,
+                                 .row_bytes = shape.dim * element_bytes(shape.type)};
+    uint64_t records = 0;
+    assert_non_null(check.seen);
     fixture_must(generation_open(path, &generation, &err), &err);
     const struct manifest *m = generation_manifest(generation);
     uint8_t *blocks = blocks_read(generation);
     for (uint64_t number = 0; number < m->block_count; number++) {
         struct block_view view = block_at(m, blocks, number);
-        for (uint32_t slot = 0; slot < view.record_count; slot++, seen++)
-            check(&view, slot, context);
+        for (uint32_t slot = 0; slot < view.record_count; slot++, records++)
+            record_is_its_row(&check, &view, slot);
     }
+    assert_int_equal(records, shape.count);
+    free(check.seen);
     free(blocks);
     generation_close(generation);
-    return seen;
 }
 
 uint64_t build_fixture_reached(const char *path)

@@ -14,7 +14,6 @@
 
 #include "builder/build.h"
 #include "common/vector_file.h"
-#include "layout/block.h"
 #include "layout/generation.h"
 #include "tests/generation_fixture.h"
 
@@ -59,10 +58,9 @@ void build_fixture_clear(const struct build_fixture *f);
 bool build_fixture_same(struct digest128 a, struct digest128 b);
 void build_fixture_expect_same(struct digest128 found, struct digest128 wanted);
 
-/* Calls check(view, slot, context) for each record on disk; returns their number. */
-typedef void (*build_fixture_record_fn)(const struct block_view *view, uint32_t slot,
-                                        void *context);
-uint64_t build_fixture_records(const char *path, build_fixture_record_fn check, void *context);
+/* The generation has every row exactly once, under its key; `keys` NULL: its number. */
+void build_fixture_expect_rows(const char *path, struct vector_shape shape, const void *rows,
+                               const uint64_t *keys);
 
 /* Records of the blocks that can be got to from the entry's, block by block over stored lists. */
 uint64_t build_fixture_reached(const char *path);

@@ -4,6 +4,10 @@
 # `N passed, N failed[, N skipped]`.
 set -uo pipefail
 export LC_ALL=C OMP_WAIT_POLICY=passive
+# shellcheck source=tests/counts.sh
+source "$(dirname "${BASH_SOURCE[0]}")/counts.sh" || exit 1
+# shellcheck source=tests/bytes.sh
+source "$(dirname "${BASH_SOURCE[0]}")/bytes.sh" || exit 1
 
 build=${NIGHTJAR_BUILD:?directory of the programs}/nightjar-build
 tool=$NIGHTJAR_BUILD/nightjar
@@ -20,35 +24,9 @@ cleanup() {
 trap cleanup EXIT
 cd "$work" || exit 1
 
-passed=0 failed=0 skipped=0
-pass() {
-    passed=$((passed + 1))
-}
-fail() {
-    failed=$((failed + 1))
-    printf 'FAILED: %s\n' "$*"
-    [[ ! -s err ]] || sed 's/^/  stderr: /' err
-}
-skip() {
-    skipped=$((skipped + 1))
-    printf 'skipped: %s\n' "$*"
-}
-
 # --- inputs ------------------------------------------------------------------------------------
 
-# u32 NUMBER...: little-endian
-u32() {
-    local n
-    for n in "$@"; do
-        # shellcheck disable=SC2059 # the format is the bytes
-        printf "$(printf '\\x%02x\\x%02x\\x%02x\\x%02x' $((n & 255)) $((n >> 8 & 255)) \
-            $((n >> 16 & 255)) $((n >> 24 & 255)))"
-    done
-}
-# zeros COUNT and noise COUNT: bytes
-zeros() {
-    head -c "$1" /dev/zero
-}
+# noise COUNT
 noise() {
     head -c "$1" /dev/urandom
 }
@@ -95,6 +73,9 @@ refused "no arguments" 2 "--input"
 refused "no output" 2 "--output" --input good.u8bin
 refused "unknown option" 2 "--frobnicate" --input good.u8bin --output gen --frobnicate
 refused "unknown metric" 2 "hamming" --input good.u8bin --output gen --metric hamming
+refused "unknown codec" 2 "opaque" --input good.u8bin --output gen --codec opaque
+refused "codec's other size" 1 "4, 6 or 10" --input good.u8bin --output gen --codec scalar \
+    --code-bytes 7 --quiet
 refused "degree too small" 2 "--degree" --input good.u8bin --output gen --degree 3
 refused "degree not a number" 2 "--degree" --input good.u8bin --output gen --degree many
 refused "odd block size" 2 "4096" --input good.u8bin --output gen --block-bytes 5000
@@ -330,7 +311,4 @@ else
     skip "full disk: no tmpfs can be mounted"
 fi
 
-line="$passed passed, $failed failed"
-((skipped == 0)) || line+=", $skipped skipped"
-echo "$line"
-((failed == 0))
+summary

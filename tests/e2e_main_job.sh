@@ -4,6 +4,8 @@
 # Ends with `N passed, N failed`.
 set -euo pipefail
 export LC_ALL=C
+# shellcheck source=tests/counts.sh
+source "$(dirname "${BASH_SOURCE[0]}")/counts.sh"
 
 bin=${NIGHTJAR_BUILD:?directory of the programs}
 mode=${NIGHTJAR_MODE:-release}
@@ -19,15 +21,6 @@ cd "$work"
 large=20000 small=5000
 [[ $mode == release ]] || large=3000 small=1500
 
-passed=0 failed=0
-pass() {
-    passed=$((passed + 1))
-}
-fail() {
-    failed=$((failed + 1))
-    printf 'FAILED: %s\n' "$*"
-    [[ ! -s err ]] || tail -n 5 err | sed 's/^/  stderr: /'
-}
 # check CLAIM COMMAND...: the command succeeds; its output is in out and err.
 check() {
     local claim=$1
@@ -177,5 +170,4 @@ for metric in cosine ip; do
     bench_gate "$metric in process" --index "$metric/root/current" "${files[@]}"
 done
 
-echo "$passed passed, $failed failed"
-((failed == 0))
+summary

@@ -5,6 +5,8 @@ set -uo pipefail
 export LC_ALL=C OMP_WAIT_POLICY=passive
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) || exit 1
+# shellcheck source=tests/counts.sh
+source "$here/counts.sh" || exit 1
 source_root=$here/..
 readme=$source_root/README.md
 bin=${NIGHTJAR_BUILD:?directory of the programs}
@@ -19,13 +21,7 @@ trap cleanup EXIT
 PATH=$bin:$PATH
 cd "$work" || exit 1
 
-passed=0 failed=0 skipped=0
-pass() {
-    passed=$((passed + 1))
-}
-fail() {
-    failed=$((failed + 1))
-    printf 'FAILED: %s\n' "$*"
+evidence() {
     [[ ! -s out ]] || tail -n 20 out | sed 's/^/  | /'
 }
 # check CLAIM COMMAND...
@@ -101,7 +97,7 @@ fi
 # --- stages --------------------------------------------------------------------------------------
 
 if ! command -v parallel >/dev/null; then
-    skipped=$((skipped + 1))
+    skip "stages one by one: GNU parallel is not installed"
 else
     {
         echo 'set -e'
@@ -123,7 +119,7 @@ fi
 
 block client >nearest.c
 if [[ $mode != release ]]; then
-    skipped=$((skipped + 1)) # the libraries want their sanitizer's runtime
+    skip "client example: the libraries want their sanitizer's runtime"
 elif check "client example compiles" "${CC:-cc}" -Wall -Wextra -Werror -I"$source_root" \
     -o nearest nearest.c -L"$bin" -lnightjar-client && [[ -x nearest ]]; then
     nightjard --root root --socket socket --memory 0 --threads 1 2>daemon.log &
@@ -165,7 +161,4 @@ else
     fail "README.md names options that do not exist:$unknown"
 fi
 
-line="$passed passed, $failed failed"
-((skipped == 0)) || line+=", $skipped skipped"
-echo "$line"
-((failed == 0))
+summary

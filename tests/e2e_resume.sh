@@ -5,6 +5,8 @@
 #   KILLS=20 tests/e2e_resume.sh       more kills than the default
 set -uo pipefail
 export LC_ALL=C OMP_WAIT_POLICY=passive
+# shellcheck source=tests/counts.sh
+source "$(dirname "${BASH_SOURCE[0]}")/counts.sh" || exit 1
 
 build=${NIGHTJAR_BUILD:?directory of the programs}/nightjar-build
 tool=$NIGHTJAR_BUILD/nightjar
@@ -12,20 +14,6 @@ mode=${NIGHTJAR_MODE:-release}
 work=$(mktemp -d "${TMPDIR:-/tmp}/nightjar-e2e-resume.XXXXXX") || exit 1
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
-
-passed=0 failed=0 skipped=0
-pass() {
-    passed=$((passed + 1))
-}
-fail() {
-    failed=$((failed + 1))
-    printf 'FAILED: %s\n' "$*"
-    [[ ! -s err ]] || sed 's/^/  stderr: /' err
-}
-skip() {
-    skipped=$((skipped + 1))
-    printf 'skipped: %s\n' "$*"
-}
 
 rows=12000
 [[ $mode == release ]] || rows=4000
@@ -182,5 +170,4 @@ for stage in ingest train partition graph merge geometry pack navigation write c
 done
 whole 'stages run one by one, shards side by side' pieces
 
-echo "$passed passed, $failed failed$( ((skipped == 0)) || echo ", $skipped skipped")"
-((failed == 0))
+summary

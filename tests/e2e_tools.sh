@@ -4,6 +4,10 @@
 # conversions. Ends with `N passed, N failed[, N skipped]`.
 set -euo pipefail
 export LC_ALL=C
+# shellcheck source=tests/counts.sh
+source "$(dirname "${BASH_SOURCE[0]}")/counts.sh"
+# shellcheck source=tests/bytes.sh
+source "$(dirname "${BASH_SOURCE[0]}")/bytes.sh"
 
 bin=${NIGHTJAR_BUILD:?directory of the programs}
 mode=${NIGHTJAR_MODE:-release}
@@ -21,19 +25,6 @@ cleanup() {
 trap cleanup EXIT
 cd "$work"
 
-passed=0 failed=0 skipped=0
-pass() {
-    passed=$((passed + 1))
-}
-fail() {
-    failed=$((failed + 1))
-    printf 'FAILED: %s\n' "$*"
-    [[ ! -s err ]] || sed 's/^/  stderr: /' err
-}
-skip() {
-    skipped=$((skipped + 1))
-    printf 'skipped: %s\n' "$*"
-}
 # check CLAIM COMMAND...: succeeds, with nothing on stderr
 check() {
     local claim=$1
@@ -80,18 +71,6 @@ refused() {
     else
         pass
     fi
-}
-# u32 NUMBER...: little-endian
-u32() {
-    local n
-    for n in "$@"; do
-        # shellcheck disable=SC2059 # the format is the bytes
-        printf "$(printf '\\x%02x\\x%02x\\x%02x\\x%02x' $((n & 255)) $((n >> 8 & 255)) \
-            $((n >> 16 & 255)) $((n >> 24 & 255)))"
-    done
-}
-zeros() {
-    head -c "$1" /dev/zero
 }
 # flip FILE OFFSET: changes one byte
 flip() {
@@ -170,8 +149,9 @@ refused "other type" 1 "q.fbin" "${gt[@]}" q.fbin
 check "truth for codes" "$bin/nightjar" groundtruth --input base.u8bin --queries q.u8bin \
     --output codes-truth.bin -k 10
 codes=(nightjar codes --input base.u8bin --groundtruth codes-truth.bin --queries)
-check "codes" "$bin/nightjar" "${codes[@]:1}" q.u8bin --codec pq,opq,auto --code-bytes 16,4
-for phrase in "@14" "pq                      16" "opq                      4" "auto: pq                 4"; do
+check "codes" "$bin/nightjar" "${codes[@]:1}" q.u8bin --codec pq,scalar,opq,auto --code-bytes 16,4
+for phrase in "@14" "pq                      16" "opq                      4" "auto: pq                 4" \
+    "scalar                   6"; do
     says "codes" "$phrase"
 done
 # Sixteen bytes for sixteen dimensions leave little to mistake.
@@ -238,6 +218,28 @@ check "info" "$bin/nightjar" info root/sharded
 says "info counts the shards" "shards            2, replication at most "
 check "verify a generation of two shards" "$bin/nightjar" verify root/sharded
 
+# Scalar codes, of four bits unless a size says otherwise; recall is against brute force.
+check "build with scalar codes" "$bin/nightjar-build" --input base.u8bin --output root/scalar \
+    --codec scalar --degree 16 --build-list 24 --quiet
+check "verify scalar codes" "$bin/nightjar" verify root/scalar
+check "info" "$bin/nightjar" info root/scalar
+says "info names the codec and its size" "codec             scalar, 10 bytes a vector"
+check "build with scalar codes of two bits" "$bin/nightjar-build" --input base.fbin \
+    --output root/scalar2 --metric cosine --codec scalar --code-bytes 6 --degree 16 \
+    --build-list 24 --quiet
+check "verify scalar codes of two bits" "$bin/nightjar" verify root/scalar2
+check "search by scalar codes" "$bin/nightjar" search --index root/scalar --queries q.u8bin -k 10 \
+    --search-list 40 --output found.ibin
+check "bench with scalar codes" "$bin/nightjar" bench --index root/scalar --queries q.u8bin \
+    --groundtruth t.bin -k 10 --search-list 40 --duration 0 --json
+if grep -q '"recall":\(0\.9[5-9]\|1\)' out; then
+    pass
+else
+    fail "recall of scalar codes: $(head -c 200 out)"
+fi
+refused "a size that scalar codes have not" 1 "4, 6 or 10" nightjar-build --input base.u8bin \
+    --output made --codec scalar --code-bytes 8 --quiet
+
 search=(nightjar search --search-list 20 --index)
 { u32 1 3 && zeros 3; } >one.u8bin
 refused "queries of another dimension" 1 "one.u8bin: queries of 3 dimensions, root/gen has 16" \
@@ -282,6 +284,75 @@ if (($(wc -l <out) == 3)); then
 else
     fail "one object a query"
 fi
+
+# all_of FILE NAME: the values of a member, a line each
+all_of() {
+    grep -o "\"$2\":[0-9.]*" "$1" | sed 's/.*://'
+}
+# same_numbers CLAIM FILE NAME FILE NAME: the same values in the same order, and there are 20
+same_numbers() {
+    local left right
+    left=$(all_of "$2" "$3" | head -n 20)
+    right=$(all_of "$4" "$5" | head -n 20)
+    if [[ $left == "$right" && $(wc -l <<<"$left") == 20 ]]; then
+        pass
+    else
+        fail "$1: $3 in $2 and $5 in $4 differ"
+    fi
+}
+block_bytes=$(sed -n 's/.*"block_bytes":[[:space:]]*\([0-9]*\).*/\1/p' root/gen/manifest.json)
+# One read in flight: then the blocks a query reads are the same every time.
+twenty=(search --queries q.u8bin --search-list 20 --beam-width 1 --json)
+check "search to be explained" "$bin/nightjar" "${twenty[@]}" --index root/gen
+mv out plain.json
+check "search explained" "$bin/nightjar" "${twenty[@]}" --index root/gen --explain
+mv out explained.json
+for name in query reads cache_hits key distance; do
+    same_numbers "explained answers are the plain ones" plain.json $name explained.json $name
+done
+# explained_adds_up FILE: a line is consistent, and the last is the means of the others
+explained_adds_up() {
+    awk -v block_bytes="$block_bytes" '
+        function value(name) {
+            if (!match($0, "\"" name "\":[0-9.]+")) { bad = bad " no " name; return 0 }
+            return substr($0, RSTART + length(name) + 3, RLENGTH - length(name) - 3) + 0
+        }
+        function near(a, b) { return a - b < 0.01 && b - a < 0.01 }
+        /^\{"query":/ {
+            n++
+            reads += value("reads"); hops += value("hops"); total += value("total_us")
+            if (value("read_bytes") != value("reads") * block_bytes) bad = bad " bytes"
+            if (value("hops") == 0 || value("exact_distances") < 10) bad = bad " hops"
+            if (value("code_distances") == 0 || value("failed_blocks") != 0) bad = bad " codes"
+            if (!near(value("queued_us") + value("cpu_us") + value("wait_us"), value("total_us")))
+                bad = bad " times"
+            if (value("cpu_us") == 0) bad = bad " cpu"
+        }
+        /^\{"queries":/ {
+            if (value("queries") != n || !near(value("reads"), reads / n) ||
+                !near(value("hops"), hops / n) || !near(value("total_us"), total / n))
+                bad = bad " means"
+            if (value("total_p50_us") > value("total_p99_us")) bad = bad " percentiles"
+            means = NR
+        }
+        END { if (bad != "" || n != 20 || means != 21) { print "wrong:" bad; exit 1 } }' "$1"
+}
+check "explained numbers add up" explained_adds_up explained.json
+check "search explained, all in memory" "$bin/nightjar" "${twenty[@]}" --index root/gen --explain \
+    --memory 1G
+mv out resident.json
+same_numbers "all in memory: nothing is read" <(yes '"none":0' | head -n 20) none resident.json reads
+check "explained numbers of cached blocks add up" explained_adds_up resident.json
+check "search explained, as a table" "$bin/nightjar" search --index root/gen --queries q.u8bin \
+    --search-list 20 --explain --output ids.ibin
+says "search explained, as a table" "  total_us"
+if awk '{ width[length($0)]++; if ($1 ~ /^[0-9]+$/) rows++; else other = other $1 " " }
+    END { for (w in width) widths++; exit !(rows == 20 && other == "query mean p50 p99 " && widths == 1) }' \
+    out && [[ $(stat -c %s ids.ibin) == $((8 + 20 * 10 * 4)) ]]; then
+    pass
+else
+    fail "an explanation is a line a query and three of all, aligned; hits go to the file"
+fi
 refused "keys that do not fit an id" 1 "does not fit its 32-bit ids" nightjar search \
     --index root/keyed --queries q.u8bin --search-list 20 --output made.ibin
 
@@ -304,7 +375,6 @@ for file in nodes.blk codes.bin codec.bin navigation.bin hot.bin manifest.json; 
     refused "verify a flipped $file" 1 "$file" nightjar verify broken
 done
 copy_generation
-block_bytes=$(sed -n 's/.*"block_bytes":[[:space:]]*\([0-9]*\).*/\1/p' broken/manifest.json)
 flip broken/nodes.blk $((block_bytes * 2 + 100))
 refused "verify names the block" 1 "nodes.blk: block 2" nightjar verify broken
 check "search with a broken block" "$bin/nightjar" search --index broken --queries base.u8bin \
@@ -376,6 +446,18 @@ refused "daemon: k above n" 1 "k is 601, but socket has only 600 vectors" nightj
     --socket socket --queries q.u8bin -k 601 --search-list 700
 check "the daemon still answers" "$bin/nightjar" search --socket socket --queries q.u8bin \
     --search-list 20 --output ids.ibin
+check "daemon: search" "$bin/nightjar" "${twenty[@]}" --socket socket
+mv out plain.json
+check "daemon: search explained" "$bin/nightjar" "${twenty[@]}" --socket socket --explain
+mv out daemon.json
+check "daemon: explained numbers add up" explained_adds_up daemon.json
+for name in reads cache_hits key; do
+    same_numbers "daemon: explained answers are the plain ones" plain.json $name daemon.json $name
+done
+# Its budget holds every block, too.
+for name in reads hops exact_distances code_distances; do
+    same_numbers "daemon and index count alike" resident.json $name daemon.json $name
+done
 # A daemon that was killed leaves its socket file, which the next replaces.
 kill -KILL "$daemon"
 wait "$daemon" 2>/dev/null || :
@@ -478,7 +560,4 @@ else
     skip "full disk: no tmpfs can be mounted"
 fi
 
-line="$passed passed, $failed failed"
-((skipped == 0)) || line+=", $skipped skipped"
-echo "$line"
-((failed == 0))
+summary

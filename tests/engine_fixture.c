@@ -161,12 +161,23 @@ int engine_group_setup(void **state)
     struct error err;
     assert_non_null(f);
     assert_int_equal(fixture_directory_setup(&f->directory), 0);
-    const struct collection_spec spec = {ELEMENT_F32, METRIC_L2, 1500, 64, FIXTURE_QUERIES, NULL};
-    f->base = collection_create(f->directory, "base", &spec);
+    /* Bytes, so that lists are not small beside vectors, and so few dimensions that no scalar code
+     * (18 bytes at most) is well longer than the PQ's. */
+    const struct collection_spec base = {ELEMENT_U8,      METRIC_L2, 4000, 32,
+                                         FIXTURE_QUERIES, NULL,      16};
+    const struct collection_spec wide = {ELEMENT_F32,     METRIC_L2, 1000, FIXTURE_WIDE_DIM,
+                                         FIXTURE_QUERIES, NULL,      16};
+    f->base = collection_create(f->directory, "base", &base);
     f->cold = collection_open(f->base, 0);
     f->cached = collection_open(f->base, collection_budget(f->base, 30));
+    const struct index_memory cached = index_memory_of(f->cached);
+    assert_true(cached.cached_blocks == 30 && cached.scalar_bits == 0 && cached.lists_bytes == 0);
     f->resident = collection_open(f->base, EVERYTHING);
     assert_true(index_memory_of(f->resident).resident);
+    f->wide = collection_create(f->directory, "wide", &wide);
+    f->listed = collection_open(f->wide, collection_budget_lists(f->wide, 0));
+    const struct index_memory listed = index_memory_of(f->listed);
+    assert_true(listed.cached_blocks == 0 && listed.scalar_bits == 4 && listed.lists_bytes > 0);
 
     const struct engine_params params = {.threads = 1, .io_kind = BLOCK_IO_URING};
     enum status status = engine_create(&params, f->cold, &engine, &err);
@@ -185,7 +196,9 @@ int engine_group_teardown(void **state)
     index_release(f->cold);
     index_release(f->cached);
     index_release(f->resident);
+    index_release(f->listed);
     collection_destroy(f->base);
+    collection_destroy(f->wide);
     int result = fixture_directory_teardown(&f->directory);
     free(f);
     return result;

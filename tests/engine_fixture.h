@@ -1,6 +1,7 @@
 /*
  * engine_fixture.h - for tests of the engine: one collection opened cold, partly cached and
- * resident, engines over it, and answers to all its queries with what must hold of any answer.
+ * resident, one whose lists are in memory, engines over them, and answers to all queries of a
+ * collection with what must hold of any answer.
  *
  * Functions assert through cmocka and are called on the test's thread.
  */
@@ -11,13 +12,16 @@
 #include "tests/generation_fixture.h"
 #include "tests/index_fixture.h"
 
-enum { FIXTURE_QUERIES = 40, FIXTURE_K = 10 };
+enum { FIXTURE_QUERIES = 40, FIXTURE_K = 10, FIXTURE_WIDE_DIM = 192 };
 
 struct engine_fixture {
     void *directory;
     struct collection *base; /* what most tests search */
+    /* The first two have the same codes and no lists, so that a search takes the same steps. */
     struct index *cold, *cached, *resident;
-    uint32_t io_kind_count; /* of io_kinds: 1 where the kernel refuses io_uring */
+    struct collection *wide; /* vectors so large that a budget gives lists */
+    struct index *listed;    /* of wide: finer codes and lists in memory, no block */
+    uint32_t io_kind_count;  /* of io_kinds: 1 where the kernel refuses io_uring */
 };
 extern const enum block_io_kind io_kinds[2];
 

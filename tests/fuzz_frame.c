@@ -30,20 +30,27 @@ static void fuzz_search(const uint8_t *payload, uint32_t length)
         assert(search.query_count >= 1 && search.query_count <= shapes[i].queries_max);
         assert(protocol_search_frame_bytes(search.query_count, search.dim, shapes[i].type) ==
                PROTOCOL_HEADER_BYTES + (uint64_t)length);
-        assert(protocol_search_ok_frame_bytes(search.query_count, search.k) <=
+        assert((search.flags & ~(uint32_t)PROTOCOL_SEARCH_FLAGS) == 0);
+        assert(protocol_answer_frame_bytes(search.query_count, search.k, search.flags) <=
                PROTOCOL_FRAME_BYTES_MAX);
     }
 }
 
-static void fuzz_search_ok(const uint8_t *payload, uint32_t length)
+static void fuzz_answer(const uint8_t *payload, uint32_t length, uint32_t flags)
 {
     struct protocol_answer answer;
     struct error err;
-    if (protocol_search_ok_decode(payload, length, &answer, &err) != STATUS_OK)
+    if (protocol_answer_decode(payload, length, flags, &answer, &err) != STATUS_OK)
         return;
     const uint8_t *end = (const uint8_t *)(answer.hits + (size_t)answer.query_count * answer.k);
-    assert(end == payload + length);
+    assert((answer.explanations != NULL) == (flags != 0));
     uint64_t sum = 0;
+    if (answer.explanations) {
+        assert(end == (const uint8_t *)answer.explanations);
+        end = (const uint8_t *)(answer.explanations + answer.query_count);
+        sum += answer.explanations[answer.query_count - 1].total_ns;
+    }
+    assert(end == payload + length);
     for (uint32_t q = 0; q < answer.query_count; q++)
         for (uint32_t i = 0; i < answer.results[q].hit_count; i++)
             sum += answer.hits[(size_t)q * answer.k + i].key;
@@ -79,7 +86,10 @@ static void fuzz_payload(uint8_t type, const uint8_t *payload, uint32_t length)
         fuzz_search(payload, length);
         break;
     case PROTOCOL_SEARCH_OK:
-        fuzz_search_ok(payload, length);
+        fuzz_answer(payload, length, 0);
+        break;
+    case PROTOCOL_EXPLAIN_OK:
+        fuzz_answer(payload, length, PROTOCOL_SEARCH_EXPLAIN);
         break;
     case PROTOCOL_ERROR:
         fuzz_error(payload, length);

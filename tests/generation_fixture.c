@@ -3,9 +3,7 @@
  */
 #include "tests/generation_fixture.h"
 
-#include <dirent.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -21,27 +19,17 @@
 #include "common/random.h"
 #include "layout/block.h"
 #include "layout/navigation.h"
+#include "tests/directory_fixture.h"
 
 int fixture_directory_setup(void **state)
 {
-    const char *base = getenv("TMPDIR");
-    char *path = NULL;
-    if (asprintf(&path, "%s/nightjar-test.XXXXXX", base && *base ? base : "/tmp") < 0)
-        return -1;
-    if (!mkdtemp(path)) {
+    char *path = malloc(DIRECTORY_FIXTURE_BYTES);
+    if (!path || directory_fixture_create(path) != 0) {
         free(path);
         return -1;
     }
     *state = path;
     return 0;
-}
-
-static int remove_entry(const char *path, const struct stat *info, int type, struct FTW *walk)
-{
-    (void)info;
-    (void)type;
-    (void)walk;
-    return remove(path);
 }
 
 /* What fixture_path() gave out since the setup. */
@@ -69,7 +57,7 @@ int fixture_directory_teardown(void **state)
         paths = entry->next;
         free(entry);
     }
-    int result = nftw(*state, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+    int result = directory_fixture_remove(*state);
     free(*state);
     return result;
 }
@@ -280,17 +268,6 @@ uint64_t fixture_length(const char *path)
     return (uint64_t)info.st_size;
 }
 
-int fixture_entries(const char *path)
-{
-    DIR *directory = opendir(path);
-    assert_non_null(directory);
-    int count = -2;
-    while (readdir(directory))
-        count++;
-    closedir(directory);
-    return count;
-}
-
 uint8_t *fixture_read(const char *path, size_t *bytes)
 {
     *bytes = (size_t)fixture_length(path);
@@ -394,7 +371,7 @@ void fixture_expect_reference(const char *path, const char *directory)
         generation_close(generation);
     }
     assert_memory_equal(&digests[0], &digests[1], sizeof(digests[0]));
-    assert_int_equal(fixture_entries(path), fixture_entries(both[1]));
+    assert_int_equal(directory_fixture_entries(path), directory_fixture_entries(both[1]));
 }
 
 /* ---- failing calls ---- */

@@ -57,7 +57,6 @@ void fixture_must_finish(struct generation_writer *writer, uint64_t seed);
 
 bool fixture_exists(const char *path);
 uint64_t fixture_length(const char *path);
-int fixture_entries(const char *directory);
 /* The whole file in page-aligned memory; the caller frees it. */
 uint8_t *fixture_read(const char *path, size_t *bytes);
 /* Creates a file of zeros. */

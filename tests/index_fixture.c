@@ -14,6 +14,7 @@
 
 #include "builder/build.h"
 #include "common/vector_file.h"
+#include "query/index_plan.h"
 #include "tests/generation_fixture.h"
 #include "tools/generate.h"
 
@@ -58,7 +59,7 @@ static void generation_build(const char *input, const char *output,
                                         .build_list = 48,
                                         .alpha = 1.2,
                                         .codec = CODEC_PQ,
-                                        .code_bytes = 16,
+                                        .code_bytes = spec->code_bytes ? spec->code_bytes : 16,
                                         .replication = 1.2,
                                         .threads = 1,
                                         .seed = 1,
@@ -191,6 +192,25 @@ uint64_t collection_budget(const struct collection *c, uint64_t blocks)
     const struct index_memory memory = index_memory_of(index);
     uint64_t budget = memory.codes_bytes + memory.navigation_bytes +
                       m->block_count * sizeof(uint32_t) + blocks * m->geometry.block_bytes;
+    index_release(index);
+    return budget;
+}
+
+uint64_t collection_budget_lists(const struct collection *c, uint64_t blocks)
+{
+    struct index *index = collection_open(c, 0);
+    const struct manifest *m = index_manifest(index);
+    const struct index_memory memory = index_memory_of(index);
+    /* The most that does not make it resident buys everything but blocks first. */
+    const uint64_t most =
+        memory.codes_bytes + memory.navigation_bytes + m->files[GENERATION_NODES].bytes - 1;
+    struct index_plan plan;
+    struct error err;
+    ASSERT_STATUS_OK(index_plan_make(m, most, &plan, &err), err);
+    assert_true(plan.lists && !plan.resident && plan.cached_blocks > blocks);
+    const uint64_t table_bytes = blocks > 0 ? m->block_count * sizeof(uint32_t) : 0;
+    const uint64_t budget = plan.codes_bytes + plan.navigation_bytes + plan.lists_bytes +
+                            table_bytes + blocks * m->geometry.block_bytes;
     index_release(index);
     return budget;
 }

@@ -23,7 +23,8 @@ struct collection_spec {
     enum element_type type;
     enum metric metric;
     uint32_t count, dim, query_count;
-    const void *rows; /* count rows of `type`; NULL: clustered ones are generated */
+    const void *rows;    /* count rows of `type`; NULL: clustered ones are generated */
+    uint32_t code_bytes; /* of its PQ; 0: 16, or `dim` where that is less */
 };
 
 struct collection {
@@ -52,8 +53,13 @@ double collection_kth_distance(const struct collection *collection, uint32_t que
 
 /* index_open() that must succeed. */
 struct index *collection_open(const struct collection *collection, uint64_t memory_bytes);
-/* The budget under which `blocks` of the hottest blocks are cached, or all if it is enough. */
+/* The budget under which `blocks` of the hottest blocks are cached, or all if it is enough: for
+ * collections that a budget gives neither finer codes nor lists (their code_bytes are large, and
+ * their vectors small). */
 uint64_t collection_budget(const struct collection *collection, uint64_t blocks);
+/* The budget under which the finest codes, all lists and `blocks` blocks are in memory: for
+ * collections that a budget gives lists. */
+uint64_t collection_budget_lists(const struct collection *collection, uint64_t blocks);
 /* Reads all of nodes.blk, malloc'd. */
 uint8_t *collection_read_blocks(const struct collection *collection, const struct manifest *m);
 

@@ -8,7 +8,6 @@
 
 #include <cmocka.h>
 
-#include <dirent.h>
 #include <errno.h>
 #include <sched.h>
 #include <stdio.h>
@@ -80,11 +79,8 @@ static void generation_make(struct service_data *data)
 struct service_data *service_data_create(void)
 {
     struct service_data *data = calloc(1, sizeof(*data));
-    const char *base = getenv("TMPDIR");
     assert_non_null(data);
-    /* The path must be short: the socket's is limited to 107 bytes. */
-    snprintf(data->dir, sizeof(data->dir), "%.80s/nj-XXXXXX", base ? base : "/tmp");
-    assert_non_null(mkdtemp(data->dir));
+    assert_int_equal(directory_fixture_create(data->dir), 0);
     snprintf(data->root, sizeof(data->root), "%s/root", data->dir);
     snprintf(data->generation, sizeof(data->generation), "%s/root/gen", data->dir);
     snprintf(data->socket, sizeof(data->socket), "%s/s", data->dir);
@@ -94,28 +90,11 @@ struct service_data *service_data_create(void)
     return data;
 }
 
-static void tree_remove(const char *path, int depth)
-{
-    DIR *dir = opendir(path);
-    if (!dir)
-        return;
-    for (struct dirent *entry = readdir(dir); entry; entry = readdir(dir)) {
-        char child[SERVICE_PATH_BYTES + 300];
-        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
-            continue;
-        snprintf(child, sizeof(child), "%s/%s", path, entry->d_name);
-        if (unlink(child) != 0 && depth > 0)
-            tree_remove(child, depth - 1);
-    }
-    closedir(dir);
-    rmdir(path);
-}
-
 void service_data_destroy(struct service_data *data)
 {
     if (!data)
         return;
-    tree_remove(data->dir, 3);
+    directory_fixture_remove(data->dir);
     free(data);
 }
 

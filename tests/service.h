@@ -15,6 +15,7 @@
 #include "query/client.h"
 #include "query/protocol.h"
 #include "query/server.h"
+#include "tests/directory_fixture.h"
 
 enum {
     SERVICE_VECTORS = 600, /* fewer than the largest k, so that k > n can be asked */
@@ -25,7 +26,7 @@ enum {
 
 /* A directory with a published generation, made once a program. */
 struct service_data {
-    char dir[256];
+    char dir[DIRECTORY_FIXTURE_BYTES];
     char generation[SERVICE_PATH_BYTES]; /* dir/root/gen */
     char root[SERVICE_PATH_BYTES];
     char socket[SERVICE_PATH_BYTES]; /* dir/s: free for the test */

@@ -3,7 +3,6 @@
  */
 #include "tests/shard_fixture.h"
 
-#include <ftw.h>
 #include <omp.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -34,6 +33,14 @@ uint64_t shard_fixture_key(uint32_t row)
 uint32_t shard_fixture_rows(const struct shard_fixture *fixture)
 {
     return fixture->plan.starts[fixture->plan.shard_count];
+}
+
+uint32_t shard_fixture_owner(const struct shard_plan *plan, uint32_t position)
+{
+    uint32_t shard = 0;
+    while (plan->starts[shard + 1] <= position)
+        shard++;
+    return shard;
 }
 
 struct shard_spec shard_fixture_spec(uint32_t count, uint32_t shard_count)
@@ -234,14 +241,6 @@ static void plan_make(struct shard_fixture *fixture, const struct cut *cut)
     MUST(vector_set_prepare(&fixture->all, fixture->plan.norm_max, &err), err);
 }
 
-static int remove_entry(const char *path, const struct stat *info, int kind, struct FTW *position)
-{
-    (void)info;
-    (void)kind;
-    (void)position;
-    return remove(path);
-}
-
 /* Leaves an empty fixture. */
 static int fixture_clear(struct shard_fixture *fixture)
 {
@@ -250,7 +249,7 @@ static int fixture_clear(struct shard_fixture *fixture)
     vector_set_destroy(&fixture->all);
     free(fixture->row_of_position);
     if (fixture->directory[0] != '\0')
-        result = nftw(fixture->directory, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+        result = directory_fixture_remove(fixture->directory);
     *fixture = (struct shard_fixture){.threads = fixture->threads};
     return result;
 }
@@ -276,16 +275,13 @@ int shard_fixture_teardown(void **state)
 
 void shard_fixture_create(struct shard_fixture *fixture, const struct shard_spec *spec)
 {
-    const char *base = getenv("TMPDIR");
     uint32_t count = spec->vectors.count;
     struct cut cut = {.spec = &fixture->spec};
     struct error err;
     assert_int_equal(fixture_clear(fixture), 0);
     fixture->spec = *spec;
     fixture->merge = (struct merge_params){.degree = spec->degree, .alpha = 1.2f};
-    snprintf(fixture->directory, sizeof(fixture->directory), "%s/nightjar-shards.XXXXXX",
-             base != NULL && strlen(base) < 80 ? base : "/tmp");
-    assert_non_null(mkdtemp(fixture->directory));
+    assert_int_equal(directory_fixture_create(fixture->directory), 0);
     MUST(work_open(fixture->directory, "test shards\n", WORK_ALONE, &fixture->work, &err), err);
     set_create(spec, &cut.rows);
     for (uint32_t row = 0; row < count; row++)
@@ -337,6 +333,23 @@ void shard_fixture_merges(struct shard_fixture *fixture)
 }
 
 /* ---- pieces ---- */
+
+struct work_piece shard_graph_piece(uint32_t shard)
+{
+    return (struct work_piece){BUILD_STAGE_GRAPH, shard};
+}
+
+struct work_piece shard_merge_piece(uint32_t shard)
+{
+    return (struct work_piece){BUILD_STAGE_MERGE, shard};
+}
+
+uint32_t shard_piece_u32(const uint8_t *data, size_t offset)
+{
+    uint32_t value;
+    memcpy(&value, data + offset, sizeof(value));
+    return value;
+}
 
 uint8_t *shard_fixture_section(const struct shard_fixture *fixture, struct work_piece piece,
                                const char *part, uint32_t section, size_t *bytes)

@@ -13,6 +13,7 @@
 
 #include "builder/merge.h"
 #include "builder/shard_graph.h"
+#include "tests/directory_fixture.h"
 #include "tests/vector_fixture.h"
 
 struct shard_spec {
@@ -28,7 +29,7 @@ struct shard_spec {
 
 struct shard_fixture {
     struct shard_spec spec;
-    char directory[128];
+    char directory[DIRECTORY_FIXTURE_BYTES];
     struct work *work;
     struct shard_plan plan;
     struct vector_set all; /* every row, by position, prepared: what distances are */
@@ -56,6 +57,8 @@ struct shard_spec shard_fixture_spec(uint32_t count, uint32_t shard_count);
 
 uint64_t shard_fixture_key(uint32_t row);
 uint32_t shard_fixture_rows(const struct shard_fixture *fixture);
+/* The shard that owns `position`. */
+uint32_t shard_fixture_owner(const struct shard_plan *plan, uint32_t position);
 
 /* Runs the graph stage of all shards; `hooks` may be NULL. */
 void shard_fixture_graphs(struct shard_fixture *fixture, const struct shard_graph_hooks *hooks);
@@ -63,6 +66,13 @@ void shard_fixture_graphs(struct shard_fixture *fixture, const struct shard_grap
 void shard_fixture_merges(struct shard_fixture *fixture);
 
 struct shard_graph_params shard_fixture_graph_params(const struct shard_fixture *fixture);
+
+/* The piece of the graph or merge stage of one shard. */
+struct work_piece shard_graph_piece(uint32_t shard);
+struct work_piece shard_merge_piece(uint32_t shard);
+
+/* The u32 at a byte of a section. */
+uint32_t shard_piece_u32(const uint8_t *data, size_t offset);
 
 /* All of a section, malloc'd. */
 uint8_t *shard_fixture_section(const struct shard_fixture *fixture, struct work_piece piece,

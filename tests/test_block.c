@@ -174,6 +174,39 @@ static void sample_expect(const struct sample *sample)
     assert_int_equal(block_check(&sample->geometry, sample->number, sample->block), BLOCK_OK);
 }
 
+/* The lists apart from their block say what they say in it. Their memory is of the exact size, so
+ * that ASan sees a read past it. */
+static void lists_expect(const struct sample *sample)
+{
+    struct block_view view, apart;
+    assert_int_equal(block_open(&sample->geometry, sample->number, sample->block, &view), BLOCK_OK);
+    const size_t bytes = block_lists_bytes(&view);
+    size_t least = (sample->count + (size_t)1) * sizeof(uint16_t);
+    for (uint32_t slot = 0; slot < sample->count; slot++)
+        least += block_list_bytes(&sample->geometry, sample->records[slot].ids,
+                                  sample->records[slot].degree);
+    assert_in_range(bytes, least, least + BLOCK_LISTS_EXTRA_BYTES);
+    uint8_t *lists = malloc(bytes);
+    assert_non_null(lists);
+    block_lists_put(&view, lists);
+    memset(sample->block, 0x5a, sample->geometry.block_bytes); /* they stand alone */
+    block_lists_view(&sample->geometry, sample->number, lists, &apart);
+    assert_int_equal(apart.record_count, sample->count);
+    assert_int_equal(apart.first_node, sample->number * sample->geometry.nodes_per_block);
+    assert_null(apart.vectors);
+    assert_null(apart.keys);
+    for (uint32_t slot = 0; slot < sample->count; slot++) {
+        const struct block_record *record = &sample->records[slot];
+        uint32_t ids[BLOCK_DEGREE_MAX + 1];
+        enum block_fault fault = BLOCK_OK;
+        assert_int_equal(block_neighbors(&apart, slot, ids, &fault), record->degree);
+        assert_int_equal(fault, BLOCK_OK);
+        if (record->degree > 0)
+            assert_memory_equal(ids, record->ids, record->degree * sizeof(*ids));
+    }
+    free(lists);
+}
+
 /* ---- round trips ---- */
 
 static void block_round_trips_every_shape(void **state)
@@ -197,9 +230,48 @@ static void block_round_trips_every_shape(void **state)
                     struct sample sample;
                     sample_create(&sample, geometry, block_counts[b] - 1, seed++);
                     sample_expect(&sample);
+                    lists_expect(&sample); /* last: it spoils the block */
                     sample_destroy(&sample);
                 }
             }
+}
+
+static void lists_apart_may_all_be_empty(void **state)
+{
+    (void)state;
+    for (uint8_t adjacency = 0; adjacency <= 1; adjacency++)
+        for (uint32_t count = 1; count <= 12; count++) {
+            struct sample sample;
+            sample_default(&sample, adjacency);
+            sample.count = MIN(count, sample.count); /* a short block, as the last one is */
+            for (uint32_t i = 0; i < sample.count; i++)
+                sample.records[i].degree = 0;
+            block_encode(&sample.geometry, sample.number, sample.records, sample.count,
+                         sample.block);
+            sample_expect(&sample);
+            lists_expect(&sample);
+            sample_destroy(&sample);
+        }
+}
+
+static void a_list_that_breaks_its_format_does_so_apart_from_its_block(void **state)
+{
+    (void)state;
+    struct sample sample;
+    sample_default(&sample, BLOCK_ADJACENCY_GAPS);
+    struct block_view view, apart;
+    assert_int_equal(block_open(&sample.geometry, sample.number, sample.block, &view), BLOCK_OK);
+    sample.block[get_u16(view.offsets)]++; /* the first list's degree: its bits do not suffice */
+    uint8_t *lists = malloc(block_lists_bytes(&view));
+    assert_non_null(lists);
+    block_lists_put(&view, lists);
+    block_lists_view(&sample.geometry, sample.number, lists, &apart);
+    uint32_t ids[BLOCK_DEGREE_MAX + 1];
+    enum block_fault fault = BLOCK_OK;
+    assert_int_equal(block_neighbors(&apart, 0, ids, &fault), 0);
+    assert_int_equal(fault, BLOCK_FAULT_LIST);
+    free(lists);
+    sample_destroy(&sample);
 }
 
 static void block_holds_the_largest_ids_in_32_bit_gaps(void **state)
@@ -627,6 +699,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(block_round_trips_every_shape),
+        cmocka_unit_test(lists_apart_may_all_be_empty),
+        cmocka_unit_test(a_list_that_breaks_its_format_does_so_apart_from_its_block),
         cmocka_unit_test(block_holds_the_largest_ids_in_32_bit_gaps),
         cmocka_unit_test(block_hash_is_the_same_at_every_feature_level),
         cmocka_unit_test(block_plain_matches_its_golden_file),

@@ -29,6 +29,7 @@
 #include <unistd.h>
 
 #include "query/block_io.h"
+#include "tests/directory_fixture.h"
 
 enum { BLOCK = 4096, FILE_BLOCKS = 64, TAIL_BYTES = 100, DEPTH = 16 };
 
@@ -37,7 +38,7 @@ static const uint64_t FOREVER = UINT64_MAX;
 /* One back end under test, a file of FILE_BLOCKS known blocks and a short tail, and buffers. */
 struct bench {
     enum block_io_kind kind;
-    char directory[256];
+    char directory[DIRECTORY_FIXTURE_BYTES];
     char path[300];
     int fd;       /* O_DIRECT where the file system has it */
     int plain_fd; /* buffered: the tail is no whole sector */
@@ -65,10 +66,7 @@ static int bench_setup(void **state, enum block_io_kind kind)
     struct bench *bench = calloc(1, sizeof(*bench));
     assert_non_null(bench);
     bench->kind = kind;
-    const char *base = getenv("TMPDIR");
-    snprintf(bench->directory, sizeof(bench->directory), "%s/nightjar-block-io.XXXXXX",
-             base ? base : "/tmp");
-    assert_non_null(mkdtemp(bench->directory));
+    assert_int_equal(directory_fixture_create(bench->directory), 0);
     snprintf(bench->path, sizeof(bench->path), "%s/blocks", bench->directory);
     file_write(bench->path);
     bench->plain_fd = open(bench->path, O_RDONLY | O_CLOEXEC);
@@ -99,11 +97,10 @@ static int teardown(void **state)
     block_io_destroy(bench->io);
     close(bench->fd);
     close(bench->plain_fd);
-    unlink(bench->path);
-    rmdir(bench->directory);
+    int result = directory_fixture_remove(bench->directory);
     free(bench->buffers);
     free(bench);
-    return 0;
+    return result;
 }
 
 static struct block_io_params bench_params(const struct bench *bench, uint32_t depth)
@@ -111,7 +108,9 @@ static struct block_io_params bench_params(const struct bench *bench, uint32_t d
     return (struct block_io_params){.kind = bench->kind,
                                     .depth = depth,
                                     .buffers = bench->buffers,
-                                    .buffers_bytes = (size_t)DEPTH * BLOCK};
+                                    .buffers_bytes = (size_t)DEPTH * BLOCK,
+                                    /* half the rings have the file registered */
+                                    .file = depth % 2 == 0 ? bench->fd : -1};
 }
 
 /* Skips the test where the kernel of the test machine refuses io_uring. */

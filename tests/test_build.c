@@ -25,6 +25,7 @@
 #include "builder/build_size.h"
 #include "common/memory.h"
 #include "common/random.h"
+#include "layout/block.h"
 #include "tests/build_fixture.h"
 
 enum { SEED = 20240607 };
@@ -116,47 +117,21 @@ static void build_seed_and_parameters_change_the_generation_id(void **state)
     assert_int_equal(a.manifest.input_digest.low, b.manifest.input_digest.low);
 }
 
-struct record_check {
-    const uint8_t *rows;
-    const uint64_t *keys; /* NULL: the row */
-    uint8_t *seen;
-    uint32_t count;
-    size_t row_bytes;
-};
-
-static void record_is_its_row(const struct block_view *view, uint32_t slot, void *context)
-{
-    struct record_check *check = context;
-    uint64_t key = block_key(view, slot);
-    uint64_t row = key;
-    if (check->keys)
-        for (row = 0; row < check->count && check->keys[row] != key; row++)
-            ;
-    assert_true(row < check->count);
-    assert_int_equal(check->seen[row], 0);
-    check->seen[row] = 1;
-    assert_memory_equal(block_vector(view, slot), check->rows + row * check->row_bytes,
-                        check->row_bytes);
-}
-
 static void build_stores_every_vector_once_under_its_key(void **state)
 {
     struct build_fixture *f = *state;
     enum { COUNT = 700, DIM = 33 };
     uint64_t keys[COUNT];
-    uint8_t seen[COUNT];
+    const struct vector_shape shape = {.count = COUNT, .dim = DIM, .type = ELEMENT_U8};
     uint8_t *rows = build_fixture_input(f, ELEMENT_U8, COUNT, DIM);
     for (uint32_t i = 0; i < COUNT; i++)
         keys[i] = random_at(SEED, i);
     build_fixture_write_keys(f, keys, COUNT);
     for (int with_keys = 0; with_keys < 2; with_keys++) {
         struct build_params params = build_fixture_params(f);
-        struct record_check check = {.rows = rows, .seen = seen, .count = COUNT, .row_bytes = DIM};
         params.keys = with_keys ? f->keys : NULL;
-        check.keys = with_keys ? keys : NULL;
-        memset(seen, 0, sizeof(seen));
         build_fixture_build(&params, NULL);
-        assert_int_equal(build_fixture_records(f->output, record_is_its_row, &check), COUNT);
+        build_fixture_expect_rows(f->output, shape, rows, with_keys ? keys : NULL);
         build_fixture_clear(f);
     }
     free(rows);
@@ -181,6 +156,23 @@ static void build_handles_tiny_inputs(void **state)
             assert_int_equal(summary.manifest.vector_count, counts[c]);
             assert_int_equal(summary.manifest.navigation_count, counts[c]);
             assert_int_equal(summary.manifest.code_bytes, dims[d]); /* lowered to dim */
+            build_fixture_clear(f);
+            params.codec = CODEC_AUTO;
+            build_verified(f, &params, &summary);
+            assert_int_equal(summary.manifest.codec_asked, CODEC_AUTO);
+            assert_int_equal(summary.manifest.codec_kind, CODEC_PQ); /* too few to choose on */
+            build_fixture_clear(f);
+            params.codec = CODEC_OPQ;
+            build_verified(f, &params, &summary);
+            assert_int_equal(summary.manifest.codec_asked, CODEC_NONE);
+            assert_int_equal(summary.manifest.codec_kind, CODEC_OPQ);
+            build_fixture_clear(f);
+            params.codec = CODEC_SCALAR;
+            params.code_bytes = 0;
+            build_verified(f, &params, &summary);
+            assert_int_equal(summary.manifest.codec_kind, CODEC_SCALAR);
+            assert_int_equal(summary.manifest.code_bytes,
+                             codec_scalar_code_bytes(dims[d], params.metric, 4));
             build_fixture_clear(f);
         }
 }

@@ -1,15 +1,17 @@
 /*
  * test_build_faults.c - a build on a disk that fails: whichever call it is, what is left is nothing
  * or can be completed to the same bytes, and never looks like a generation. Pieces that were
- * damaged between two runs are found and made anew.
+ * damaged between two runs are found and made anew. An input that changes under the build is found.
  */
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -342,6 +344,154 @@ static void job_damaged_between_runs_is_no_harm(void **state)
     }
 }
 
+/* ---- inputs that change ---- */
+
+enum change_kind {
+    CHANGE_IN_PLACE,
+    CHANGE_REPLACED, /* by another file of the same length and time */
+    CHANGE_LONGER,
+};
+
+/* Changes `path` at the first call that changes the disk once `trigger` is there. */
+struct change {
+    const char *path;
+    const char *trigger;
+    enum change_kind kind;
+    bool done;
+};
+
+/* Old enough that whatever is written now has another time. */
+static const struct timespec times_old[2] = {{.tv_sec = 1000000000}, {.tv_sec = 1000000000}};
+
+static void replace_alike(const char *path)
+{
+    char other[BUILD_FIXTURE_PATH_BYTES + 8];
+    struct stat info;
+    const uint64_t bytes = fixture_length(path);
+    assert_int_equal(stat(path, &info), 0);
+    snprintf(other, sizeof(other), "%s.other", path);
+    FILE *out = fopen(other, "wb");
+    FILE *in = fopen(path, "rb");
+    assert_true(out && in);
+    for (uint64_t i = 0; i < bytes; i++)
+        fputc(fgetc(in), out);
+    fclose(in);
+    assert_int_equal(fclose(out), 0);
+    const struct timespec times[2] = {info.st_atim, info.st_mtim};
+    assert_int_equal(utimensat(AT_FDCWD, other, times, 0), 0);
+    assert_int_equal(rename(other, path), 0);
+}
+
+static int change_before_call(void *context, enum store_call call)
+{
+    struct change *change = context;
+    (void)call;
+    if (change->done || !fixture_exists(change->trigger))
+        return 0;
+    change->done = true;
+    if (change->kind == CHANGE_IN_PLACE)
+        fixture_flip_bit(change->path, 8 * (fixture_length(change->path) - 1));
+    else if (change->kind == CHANGE_LONGER)
+        assert_int_equal(truncate(change->path, (off_t)fixture_length(change->path) + 1), 0);
+    else
+        replace_alike(change->path);
+    return 0;
+}
+
+static enum status build_with_change(const struct build_params *params, struct change *change,
+                                     struct build_summary *summary, struct error *err)
+{
+    const struct store_faults faults = {change_before_call, change};
+    change->done = false;
+    store_inject(&faults);
+    enum status status = build_run(params, summary, err);
+    store_inject(NULL);
+    assert_true(change->done);
+    return status;
+}
+
+static void inputs_make(struct build_fixture *f, struct build_params *params)
+{
+    uint64_t keys[300];
+    for (uint32_t i = 0; i < 300; i++)
+        keys[i] = 3 * i;
+    free(build_fixture_input(f, ELEMENT_U8, 300, 8));
+    build_fixture_write_keys(f, keys, 300);
+    assert_int_equal(utimensat(AT_FDCWD, f->input, times_old, 0), 0);
+    assert_int_equal(utimensat(AT_FDCWD, f->keys, times_old, 0), 0);
+    *params = params_small(f);
+    params->keys = f->keys;
+}
+
+static void expect_changed(const struct build_fixture *f, const struct change *change,
+                           enum status status, const struct error *err)
+{
+    char wanted[BUILD_FIXTURE_PATH_BYTES + 64];
+    snprintf(wanted, sizeof(wanted), "%s: changed while it was read", change->path);
+    assert_int_equal(status, STATUS_INVALID);
+    assert_string_equal(err->text, wanted);
+    assert_false(fixture_exists(manifest_path(f)));
+}
+
+/* The stages that read it are ingest, train and partition: "job" is there before the first. */
+static void input_that_changes_while_it_is_read_fails_the_build(void **state)
+{
+    struct build_fixture *f = *state;
+    static const char *const triggers[] = {"job", "ingest.done", "train.done"};
+    for (size_t i = 0; i < 2 * ARRAY_LENGTH(triggers); i++)
+        for (int kind = CHANGE_IN_PLACE; kind <= CHANGE_LONGER; kind++) {
+            struct build_params params;
+            struct build_summary summary;
+            struct error err = {0};
+            inputs_make(f, &params);
+            struct change change = {.path = i % 2 == 0 ? f->input : f->keys,
+                                    .trigger = fixture_path(f->work, triggers[i / 2]),
+                                    .kind = (enum change_kind)kind};
+            enum status status = build_with_change(&params, &change, &summary, &err);
+            expect_changed(f, &change, status, &err);
+            assert_false(summary.kept || summary.finished);
+            assert_false(fixture_exists(f->work));
+            assert_false(fixture_exists(f->output));
+        }
+}
+
+static void input_may_change_when_it_has_been_read(void **state)
+{
+    struct build_fixture *f = *state;
+    struct build_params params;
+    inputs_make(f, &params);
+    const struct digest128 wanted = build_fixture_once(f, &params, NULL);
+    struct change change = {.path = f->input, .trigger = fixture_path(f->work, "graph-00000.done")};
+    struct error err = {0};
+    fixture_must(build_with_change(&params, &change, NULL, &err), &err);
+    build_fixture_expect_same(build_fixture_digest(f->output), wanted);
+}
+
+/* What was finished of the old input is not gone on from, even if the file gets its time back. */
+static void input_that_changed_in_a_later_run_is_read_anew(void **state)
+{
+    struct build_fixture *f = *state;
+    struct build_params params;
+    struct build_summary summary;
+    struct error err = {0};
+    inputs_make(f, &params);
+    params.one_stage = true;
+    for (params.stage = BUILD_STAGE_INGEST; params.stage < BUILD_STAGE_PARTITION; params.stage++)
+        build_fixture_build(&params, NULL);
+    params.one_stage = false;
+    struct change change = {.path = f->input, .trigger = fixture_path(f->work, "train.done")};
+    enum status status = build_with_change(&params, &change, &summary, &err);
+    expect_changed(f, &change, status, &err);
+    assert_false(summary.kept);
+    assert_false(fixture_exists(fixture_path(f->work, "ingest.done")));
+    assert_false(fixture_exists(fixture_path(f->work, "partition.done")));
+    assert_int_equal(utimensat(AT_FDCWD, f->input, times_old, 0), 0);
+    build_fixture_build(&params, NULL);
+    const struct digest128 found = build_fixture_digest(f->output);
+    build_fixture_clear(f);
+    build_fixture_expect_same(found, build_fixture_once(f, &params, NULL));
+}
+
 int main(void)
 {
 #define CASE(name)                                                                                 \
@@ -354,6 +504,9 @@ int main(void)
         CASE(pieces_damaged_between_runs_are_made_anew),
         CASE(output_damaged_between_runs_is_made_anew),
         CASE(job_damaged_between_runs_is_no_harm),
+        CASE(input_that_changes_while_it_is_read_fails_the_build),
+        CASE(input_may_change_when_it_has_been_read),
+        CASE(input_that_changed_in_a_later_run_is_read_anew),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "builder/build.h"
+#include "builder/build_size.h"
 #include "common/random.h"
 #include "layout/store.h"
 #include "tests/build_fixture.h"
@@ -33,28 +34,6 @@ static struct build_params params_small(const struct build_fixture *f, uint32_t 
 
 /* ---- what comes out ---- */
 
-struct record_check {
-    const uint8_t *rows;
-    const uint64_t *keys; /* NULL: the row */
-    uint8_t *seen;
-    uint64_t count;
-    size_t row_bytes;
-};
-
-static void record_is_its_row(const struct block_view *view, uint32_t slot, void *context)
-{
-    struct record_check *check = context;
-    const uint64_t key = block_key(view, slot);
-    uint64_t row = key;
-    if (check->keys)
-        for (row = 0; row < check->count && check->keys[row] != key; row++)
-            ;
-    assert_true(row < check->count);
-    assert_int_equal(check->seen[row]++, 0);
-    assert_memory_equal(block_vector(view, slot), check->rows + row * check->row_bytes,
-                        check->row_bytes);
-}
-
 /* The generation is sound, has every row once and leads to all of them. */
 static struct digest128 expect_whole(const struct build_fixture *f,
                                      const struct build_params *params,
@@ -62,22 +41,15 @@ static struct digest128 expect_whole(const struct build_fixture *f,
                                      const uint64_t *keys)
 {
     const struct manifest *m = &summary->manifest;
-    uint8_t *seen = calloc(m->vector_count, 1);
-    struct record_check check = {.rows = rows,
-                                 .keys = keys,
-                                 .seen = seen,
-                                 .count = m->vector_count,
-                                 .row_bytes = m->dim * element_bytes(m->type)};
-    assert_non_null(seen);
+    const struct vector_shape shape = {.count = m->vector_count, .dim = m->dim, .type = m->type};
     assert_int_equal(m->shard_count, params->shards);
     assert_true(params->shards > 1 || m->borrowed_rows == 0);
     assert_true((double)m->borrowed_rows <=
                 (params->replication - 1.0) * (double)m->vector_count + 1.0);
     struct digest128 digest = build_fixture_digest(f->output);
-    assert_int_equal(build_fixture_records(f->output, record_is_its_row, &check), m->vector_count);
+    build_fixture_expect_rows(f->output, shape, rows, keys);
     assert_int_equal(build_fixture_reached(f->output), m->vector_count);
     assert_int_equal(summary->report.reached_nodes, m->vector_count);
-    free(seen);
     return digest;
 }
 
@@ -237,6 +209,29 @@ static void threads_do_not_change_a_byte(void **state)
         params.numa = i > 0;
         digests[i] = build_fixture_once(f, &params, NULL);
     }
+    build_fixture_expect_same(digests[1], digests[0]);
+}
+
+/* On a made-up machine of two nodes, each of which builds a shard. */
+static void lanes_change_the_planned_memory_and_not_a_byte(void **state)
+{
+    struct build_fixture *f = *state;
+    const struct vector_shape shape = {.count = 2500, .dim = 24, .type = ELEMENT_F32};
+    struct digest128 digests[2];
+    free(build_fixture_input(f, shape.type, (uint32_t)shape.count, shape.dim));
+    setenv("HWLOC_SYNTHETIC", "NUMANode:2(memory=4GiB) Core:1 PU:1", 1);
+    for (uint32_t numa = 0; numa < 2; numa++) {
+        struct build_params params = params_small(f, 3);
+        struct build_summary summary;
+        struct build_size size;
+        params.threads = 2;
+        params.numa = numa != 0;
+        digests[numa] = build_fixture_once(f, &params, &summary);
+        build_size_compute(&params, &shape, params.shards, &size);
+        assert_true(build_size_peak_bytes(&size, 2) > size.memory_bytes);
+        assert_true(summary.report.memory_planned_bytes == build_size_peak_bytes(&size, numa + 1));
+    }
+    unsetenv("HWLOC_SYNTHETIC");
     build_fixture_expect_same(digests[1], digests[0]);
 }
 
@@ -525,6 +520,7 @@ int main(void)
         CASE(small_input_is_cut_into_as_many_shards_as_can_be),
         CASE(uneven_clusters_are_cut_into_shards),
         CASE(threads_do_not_change_a_byte),
+        CASE(lanes_change_the_planned_memory_and_not_a_byte),
         CASE(shards_change_the_generation),
         CASE(stopped_build_goes_on_to_the_same_bytes),
         CASE(build_stopped_again_and_again_goes_on_to_the_same_bytes),

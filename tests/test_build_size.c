@@ -289,6 +289,79 @@ static void lanes_share_the_budget(void **state)
     assert_int_equal(size.shard_count, fewest(&params, &million, least, 1));
 }
 
+static void shards_that_are_asked_for_are_taken_whether_they_fit_or_not(void **state)
+{
+    (void)state;
+    struct build_params params = params_plain();
+    for (params.shards = 1; params.shards <= 64; params.shards *= 4) {
+        struct build_size asked = size_of(&params, &billion, params.shards);
+        /* The earlier run's are of no account then. */
+        struct build_size_request request = {
+            .limit_bytes = asked.memory_bytes, .lanes = 4, .earlier = 5};
+        for (int fits = 1; fits >= 0; fits--, request.limit_bytes--) {
+            struct build_size size;
+            assert_int_equal(build_size_settle(&params, &billion, &request, &size), fits);
+            assert_int_equal(size.shard_count, params.shards);
+            assert_true(size.memory_bytes == asked.memory_bytes);
+        }
+    }
+}
+
+static void shards_of_an_earlier_run_are_kept_while_they_fit(void **state)
+{
+    (void)state;
+    static const uint32_t out_of_range[] = {0, PARTITION_SHARDS_MAX + 1, UINT32_MAX};
+    struct build_params params = params_plain();
+    struct build_size earlier = size_of(&params, &billion, 20);
+    struct build_size size, chosen;
+    /* More than it would take by itself, and one lane is enough. */
+    struct build_size_request request = {.limit_bytes = 600 * GIB, .lanes = 8, .earlier = 20};
+    assert_true(build_size_settle(&params, &billion, &request, &size));
+    assert_int_equal(size.shard_count, 20);
+    request.limit_bytes = earlier.memory_bytes;
+    assert_true(build_size_settle(&params, &billion, &request, &size));
+    assert_int_equal(size.shard_count, 20);
+    request.limit_bytes--;
+    assert_true(build_size_choose(&params, &billion, request.limit_bytes, 8, &chosen));
+    assert_true(build_size_settle(&params, &billion, &request, &size));
+    assert_int_equal(size.shard_count, chosen.shard_count);
+    assert_int_not_equal(size.shard_count, 20);
+    for (size_t i = 0; i < ARRAY_LENGTH(out_of_range); i++) {
+        request.earlier = out_of_range[i];
+        assert_true(build_size_settle(&params, &billion, &request, &size));
+        assert_int_equal(size.shard_count, chosen.shard_count);
+    }
+}
+
+/* Whatever an earlier run had: the figure that the refusal names. */
+static void without_shards_that_fit_the_least_size_is_told(void **state)
+{
+    (void)state;
+    struct build_params params = params_plain();
+    uint64_t least = floor_bytes(&params, &million);
+    for (uint32_t earlier = 0; earlier <= 3; earlier += 3) {
+        struct build_size_request request = {.limit_bytes = least - 1, .earlier = earlier};
+        struct build_size size;
+        assert_false(build_size_settle(&params, &million, &request, &size));
+        assert_true(size.memory_bytes == least);
+    }
+}
+
+static void more_shards_than_rows_allow_are_refused_by_name(void **state)
+{
+    (void)state;
+    static const struct vector_shape shape = {.count = 320, .dim = 8, .type = ELEMENT_U8};
+    struct build_params params = params_plain();
+    struct error err = {0};
+    for (params.shards = 0; params.shards <= 5; params.shards++)
+        assert_int_equal(build_shards_check(&params, &shape, &err), STATUS_OK);
+    assert_int_equal(build_shards_check(&params, &shape, &err), STATUS_INVALID);
+    assert_string_equal(err.text, "320 vectors can be cut into at most 5 shards");
+    params.input = "base.u8bin";
+    assert_int_equal(build_shards_check(&params, &shape, &err), STATUS_INVALID);
+    assert_string_equal(err.text, "base.u8bin: 320 vectors can be cut into at most 5 shards");
+}
+
 /* ---- ends of the ranges ---- */
 
 /* The same sums in floating point would be near: nothing wrapped around. */
@@ -373,6 +446,10 @@ int main(void)
         cmocka_unit_test(a_billion_byte_vectors_fit_64_gib),
         cmocka_unit_test(no_budget_below_the_floor_is_enough),
         cmocka_unit_test(lanes_share_the_budget),
+        cmocka_unit_test(shards_that_are_asked_for_are_taken_whether_they_fit_or_not),
+        cmocka_unit_test(shards_of_an_earlier_run_are_kept_while_they_fit),
+        cmocka_unit_test(without_shards_that_fit_the_least_size_is_told),
+        cmocka_unit_test(more_shards_than_rows_allow_are_refused_by_name),
         cmocka_unit_test(the_largest_input_does_not_overflow),
         cmocka_unit_test(one_row_of_one_element_has_a_size),
         cmocka_unit_test(disk_is_the_sum_of_the_stages),

@@ -189,9 +189,11 @@ static void start_up_reports_what_is_pinned_and_serves(void **state)
     struct stat found;
     daemon_start(f);
     static const char *const wanted[] = {
-        "event=start",  "generation=", "vectors=600",  "dim=16",       "type=f32",
-        "metric=l2",    "threads=1",   "io=\"",        "codes_bytes=", "navigation_bytes=",
-        "cache_bytes=", "hot_nodes=",  "resident=yes", "socket="};
+        "event=start",   "generation=",  "vectors=600",  "dim=16",
+        "type=f32",      "metric=l2",    "threads=1",    "io=\"",
+        "scalar_bits=",  "code_bytes=",  "codes_bytes=", "navigation_bytes=",
+        "lists_bytes=0", "cache_bytes=", "hot_nodes=",   "resident=yes",
+        "socket="};
     for (size_t i = 0; i < ARRAY_LENGTH(wanted); i++)
         if (!strstr(f->daemon.output, wanted[i]))
             fail_msg("\"%s\" is not in: %s", wanted[i], f->daemon.output);

@@ -148,6 +148,29 @@ static void next_is_none_when_all_is_done_and_returns_to_what_comes_before(void 
     assert_int_equal(frontier_next(f), 0);
 }
 
+static void what_is_expanded_is_still_to_be_read(void **state)
+{
+    (void)state;
+    struct list list;
+    struct frontier *f = list_init(&list, 3);
+    assert_int_equal(frontier_next_unread(f), FRONTIER_NONE);
+    insert(f, 2.0f, 2, FRONTIER_EXPANDED);
+    insert(f, 3.0f, 3, FRONTIER_NEW);
+    assert_int_equal(frontier_next(f), 1);
+    assert_int_equal(frontier_next_unread(f), 0);
+    insert(f, 2.0f, 2, FRONTIER_DONE);
+    assert_int_equal(frontier_next_unread(f), 1);
+    insert(f, 3.0f, 3, FRONTIER_DONE);
+    assert_int_equal(frontier_next_unread(f), FRONTIER_NONE);
+    /* What enters before both cursors is found by that which looks for it. */
+    insert(f, 1.0f, 1, FRONTIER_EXPANDED);
+    assert_int_equal(frontier_next(f), FRONTIER_NONE);
+    assert_int_equal(frontier_next_unread(f), 0);
+    assert_int_equal(insert(f, 1.0f, 1, FRONTIER_NEW), 0);
+    assert_int_equal(f->states[0], FRONTIER_EXPANDED);
+    list_check_guard(&list);
+}
+
 /* ---- against the model ---- */
 
 struct item {
@@ -190,10 +213,11 @@ static uint32_t model_insert(struct model *m, struct item item)
     return model_place(m, item.node);
 }
 
-static uint32_t model_next(const struct model *m)
+/* The first item in a state up to `most`. */
+static uint32_t model_first(const struct model *m, uint8_t most)
 {
     for (uint32_t i = 0; i < m->size; i++)
-        if (m->items[i].state == FRONTIER_NEW)
+        if (m->items[i].state <= most)
             return i;
     return FRONTIER_NONE;
 }
@@ -207,6 +231,8 @@ static void assert_same(const struct frontier *f, const struct model *m)
         assert_int_equal(f->states[i], m->items[i].state);
         if (i < f->cursor)
             assert_int_not_equal(f->states[i], FRONTIER_NEW);
+        if (i < f->unread)
+            assert_int_equal(f->states[i], FRONTIER_DONE);
     }
 }
 
@@ -216,15 +242,36 @@ static float distance_of(uint64_t seed, uint32_t node)
     return (float)random_below(seed, node, 21) / 4.0f - 2.5f;
 }
 
+/* Takes the best by either cursor, as the searches do: to be expanded or read, or to be read. */
+static void take_as_model(struct frontier *f, struct model *model, uint64_t draw)
+{
+    if (draw & 1) {
+        uint32_t next = frontier_next(f);
+        assert_int_equal(next, model_first(model, FRONTIER_NEW));
+        if (next != FRONTIER_NONE)
+            f->states[next] = model->items[next].state =
+                draw & 2 ? FRONTIER_EXPANDED : FRONTIER_DONE;
+        assert_same(f, model);
+    }
+    if (draw & 4) {
+        uint32_t unread = frontier_next_unread(f);
+        assert_int_equal(unread, model_first(model, FRONTIER_EXPANDED));
+        if (unread != FRONTIER_NONE)
+            f->states[unread] = model->items[unread].state = FRONTIER_DONE;
+        assert_same(f, model);
+    }
+}
+
 static void run_against_model(uint64_t seed, uint32_t capacity)
 {
+    static const uint8_t states[] = {FRONTIER_NEW, FRONTIER_NEW, FRONTIER_EXPANDED, FRONTIER_DONE};
     struct list list;
     struct frontier *f = list_init(&list, capacity);
     struct model model = {.capacity = capacity};
     for (uint64_t step = 0; step < 400; step++) {
         uint64_t draw = random_at(seed + 1, step);
         struct item item = {.node = (uint32_t)(draw % (3 * capacity + 1)),
-                            .state = draw >> 32 & 3 ? FRONTIER_NEW : FRONTIER_DONE};
+                            .state = states[draw >> 32 & 3]};
         item.distance = distance_of(seed, item.node);
         uint64_t entry = frontier_entry(item.distance, item.node);
         bool ranks = entry < frontier_bound(f);
@@ -233,13 +280,7 @@ static void run_against_model(uint64_t seed, uint32_t capacity)
         assert_int_equal(frontier_insert(f, entry, item.state), wanted);
         assert_same(f, &model);
         list_check_guard(&list);
-        if (draw >> 40 & 1) { /* take the best, as the search does */
-            uint32_t next = frontier_next(f);
-            assert_int_equal(next, model_next(&model));
-            if (next != FRONTIER_NONE)
-                f->states[next] = model.items[next].state = FRONTIER_DONE;
-            assert_same(f, &model);
-        }
+        take_as_model(f, &model, draw >> 40);
     }
 }
 
@@ -260,6 +301,7 @@ int main(void)
         cmocka_unit_test(a_node_met_again_is_recognised_and_its_state_only_raised),
         cmocka_unit_test(the_last_entry_of_a_full_list_is_recognised),
         cmocka_unit_test(next_is_none_when_all_is_done_and_returns_to_what_comes_before),
+        cmocka_unit_test(what_is_expanded_is_still_to_be_read),
         cmocka_unit_test(frontier_equals_a_sorted_array),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -18,8 +18,10 @@
 
 #include "common/memory.h"
 #include "common/random.h"
+#include "layout/digest.h"
 #include "layout/generation.h"
 #include "layout/navigation.h"
+#include "tests/directory_fixture.h"
 #include "tests/generation_fixture.h"
 #include "tests/golden_file.h"
 
@@ -73,9 +75,8 @@ static void forge_digest(const char *path, enum generation_file file)
     int fd = open(name, O_RDONLY | O_CLOEXEC);
     assert_int_equal(read(fd, data, bytes), bytes);
     close(fd);
-    XXH128_hash_t hash = XXH3_128bits(data, bytes);
+    manifest.files[file].xxh3 = digest_of(XXH3_128bits(data, bytes));
     free(data);
-    manifest.files[file].xxh3 = (struct digest128){.low = hash.low64, .high = hash.high64};
     write_manifest(path, &manifest);
 }
 
@@ -107,7 +108,7 @@ static void generation_round_trips(void **state)
     if (generation_verify(generation, &blocks, &err) != STATUS_OK)
         fail_msg("%s", err.text);
     assert_int_equal(blocks, FIXTURE_BLOCKS);
-    assert_int_equal(fixture_entries(path), GENERATION_FILE_COUNT + 1);
+    assert_int_equal(directory_fixture_entries(path), GENERATION_FILE_COUNT + 1);
     generation_close(generation);
 }
 

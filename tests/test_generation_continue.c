@@ -16,6 +16,7 @@
 
 #include "layout/generation.h"
 #include "layout/store.h"
+#include "tests/directory_fixture.h"
 #include "tests/generation_fixture.h"
 
 enum { SEED = 11, CALLS_MAX = 200 };
@@ -68,13 +69,13 @@ static void continuing_creates_what_is_missing(void **state)
     fixture_image_load(&image, *state, SEED);
     const char *path = fixture_path(*state, "gen");
     struct generation_writer *writer = fixture_open(path, GENERATION_CONTINUE);
-    assert_int_equal(fixture_entries(path), GENERATION_FILE_COUNT);
+    assert_int_equal(directory_fixture_entries(path), GENERATION_FILE_COUNT);
     fixture_must_put(&image, writer, GENERATION_HOT, 0, image.bytes[GENERATION_HOT]);
     generation_writer_close(writer);
     assert_int_equal(unlink(fixture_path(path, "nodes.blk")), 0);
     assert_int_equal(unlink(fixture_path(path, "navigation.bin")), 0);
     writer = fixture_open(path, GENERATION_CONTINUE);
-    assert_int_equal(fixture_entries(path), GENERATION_FILE_COUNT);
+    assert_int_equal(directory_fixture_entries(path), GENERATION_FILE_COUNT);
     assert_int_equal(fixture_length(fixture_path(path, "hot.bin")), image.bytes[GENERATION_HOT]);
     generation_writer_close(writer);
     fixture_image_free(&image);
@@ -102,13 +103,13 @@ static void complete_generation_is_not_continued(void **state)
     expect_continue_refuses(fixture_path(*state, "link"), "is not a directory");
     struct error err = {0};
     fixture_must(fixture_verify(path, &err), &err);
-    assert_int_equal(fixture_entries(path), GENERATION_FILE_COUNT + 1);
+    assert_int_equal(directory_fixture_entries(path), GENERATION_FILE_COUNT + 1);
     /* A manifest of whatever kind. */
     path = fixture_path(*state, "other");
     assert_int_equal(mkdir(path, 0700), 0);
     assert_int_equal(symlink("nowhere", fixture_path(path, MANIFEST_FILE_NAME)), 0);
     expect_continue_refuses(path, "other: is already complete");
-    assert_int_equal(fixture_entries(path), 1);
+    assert_int_equal(directory_fixture_entries(path), 1);
 }
 
 static void directory_with_anything_else_is_not_continued(void **state)
@@ -120,7 +121,7 @@ static void directory_with_anything_else_is_not_continued(void **state)
         generation_writer_close(fixture_open(path, GENERATION_CONTINUE));
         fixture_touch(fixture_path(path, names[i]), 1);
         expect_continue_refuses(path, names[i]);
-        assert_int_equal(fixture_entries(path), GENERATION_FILE_COUNT + 1);
+        assert_int_equal(directory_fixture_entries(path), GENERATION_FILE_COUNT + 1);
         assert_int_equal(unlink(fixture_path(path, names[i])), 0);
         generation_writer_abort(fixture_open(path, GENERATION_CONTINUE));
     }
@@ -327,7 +328,7 @@ static void abort_of_a_continued_build_removes_all_of_it(void **state)
     writer = fixture_open(path, GENERATION_CONTINUE);
     fixture_touch(fixture_path(path, "notes.txt"), 3);
     generation_writer_abort(writer);
-    assert_int_equal(fixture_entries(path), 1);
+    assert_int_equal(directory_fixture_entries(path), 1);
     fixture_image_free(&image);
 }
 

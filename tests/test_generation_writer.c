@@ -20,6 +20,7 @@
 #include "common/random.h"
 #include "layout/generation.h"
 #include "layout/store.h"
+#include "tests/directory_fixture.h"
 #include "tests/generation_fixture.h"
 
 enum { SEED = 11, CALLS_MAX = 200 };
@@ -57,7 +58,7 @@ static void writer_refuses_impossible_paths(void **state)
     memset(name, 'x', sizeof(name) - 1);
     name[sizeof(name) - 1] = '\0';
     expect_writer_refuses(fixture_path(*state, name), STATUS_IO);
-    assert_int_equal(fixture_entries(*state), 0);
+    assert_int_equal(directory_fixture_entries(*state), 0);
 }
 
 static void writer_takes_an_empty_directory_and_a_trailing_slash(void **state)
@@ -104,9 +105,9 @@ static void aborted_writer_leaves_others_files_alone(void **state)
     struct error err = {0};
     assert_int_equal(generation_writer_open(path, GENERATION_CREATE, &writer, &err), STATUS_OK);
     expect_writer_refuses(path, STATUS_EXISTS);
-    assert_int_equal(fixture_entries(path), GENERATION_FILE_COUNT);
+    assert_int_equal(directory_fixture_entries(path), GENERATION_FILE_COUNT);
     generation_writer_abort(writer);
-    assert_int_equal(fixture_entries(path), 0); /* the directory was not ours */
+    assert_int_equal(directory_fixture_entries(path), 0); /* the directory was not ours */
 }
 
 /* ---- reading back ---- */
@@ -307,13 +308,13 @@ static void any_failing_call_leaves_nothing_behind(void **state)
             assert_null(strchr(err.text, '\n'));
             struct generation *generation;
             assert_int_not_equal(generation_open(path, &generation, NULL), STATUS_OK);
-            assert_int_equal(fixture_entries(*state), 0);
+            assert_int_equal(directory_fixture_entries(*state), 0);
             assert_true(n < CALLS_MAX);
         }
         /* mkdir; 5 creates; 6 writes; 5 fsyncs, reads and closes; manifest: 5 calls; 2 directory
          * fsyncs */
         assert_int_equal(n - 1, 1 + 5 + 6 + 15 + 5 + 2);
-        assert_int_equal(fixture_entries(path), GENERATION_FILE_COUNT + 1);
+        assert_int_equal(directory_fixture_entries(path), GENERATION_FILE_COUNT + 1);
         for (int i = 0; i < GENERATION_FILE_COUNT; i++)
             assert_int_equal(unlink(fixture_path(path, generation_file_names[i])), 0);
         assert_int_equal(unlink(fixture_path(path, MANIFEST_FILE_NAME)), 0);
@@ -436,7 +437,7 @@ static void failing_text_write_keeps_the_old_text(void **state)
         store_inject(&faults);
         enum status status = generation_write_text(*state, "note.json", "newer", &err);
         store_inject(NULL);
-        assert_int_equal(fixture_entries(*state), 1);
+        assert_int_equal(directory_fixture_entries(*state), 1);
         if (nth.calls < n) {
             assert_int_equal(status, STATUS_OK);
             assert_int_equal(fixture_length(file), 5);

@@ -36,7 +36,8 @@ static int group_setup(void **state)
     struct fixture *f = calloc(1, sizeof(*f));
     assert_non_null(f);
     assert_int_equal(fixture_directory_setup(&f->directory), 0);
-    const struct collection_spec spec = {ELEMENT_F32, METRIC_L2, 1501, 48, 1, NULL};
+    /* Neither finer codes nor lists: test_index_scan.c has those. */
+    const struct collection_spec spec = {ELEMENT_U8, METRIC_L2, 3001, 32, 1, NULL, 16};
     f->collection = collection_create(f->directory, "gen", &spec);
     *state = f;
     return 0;

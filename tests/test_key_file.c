@@ -17,11 +17,12 @@
 
 #include "common/random.h"
 #include "common/vector_file.h"
+#include "tests/directory_fixture.h"
 
 enum { MANY = 600000 }; /* more than one read's worth, and enough for a team to sort */
 
 struct fixture {
-    char directory[128];
+    char directory[DIRECTORY_FIXTURE_BYTES];
     char path[256];
     struct key_file *file;
     uint64_t *keys; /* [MANY], random */
@@ -31,14 +32,10 @@ struct fixture {
 static int setup(void **state)
 {
     struct fixture *fixture = calloc(1, sizeof(*fixture));
-    const char *base = getenv("TMPDIR");
     if (!fixture)
         return -1;
     *state = fixture;
-    if (!base || strlen(base) > 90)
-        base = "/tmp";
-    snprintf(fixture->directory, sizeof(fixture->directory), "%s/test_key_file.XXXXXX", base);
-    if (!mkdtemp(fixture->directory))
+    if (directory_fixture_create(fixture->directory) != 0)
         return -1;
     snprintf(fixture->path, sizeof(fixture->path), "%s/k.u64bin", fixture->directory);
     fixture->keys = malloc(MANY * sizeof(*fixture->keys));

@@ -431,6 +431,7 @@ CHANGE(seed, m->geometry.generation_seed++)
 CHANGE(codec, m->codec_kind = CODEC_NONE)
 CHANGE(codec_asked, m->codec_asked = CODEC_PQ)
 CHANGE(code_bytes, m->code_bytes = FIXTURE_DIM + 1)
+CHANGE(code_bytes_scalar, (m->codec_kind = CODEC_SCALAR, m->code_bytes = 5))
 CHANGE(degree, m->degree = BLOCK_DEGREE_MAX + 1)
 CHANGE(degree_zero, m->degree = 0)
 CHANGE(build_list, m->build_list = 0)
@@ -486,6 +487,7 @@ static void manifest_check_names_each_contradiction(void **state)
         {change_codec, "codec kind"},
         {change_codec_asked, "codec asked"},
         {change_code_bytes, "code_bytes is 9"},
+        {change_code_bytes_scalar, "scalar takes 3, 4 or 6"},
         {change_degree, "degree is 256"},
         {change_degree_zero, "degree is 0"},
         {change_build_list, "build_list is 0"},

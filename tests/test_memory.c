@@ -13,10 +13,8 @@
 
 #include <cmocka.h>
 
-#include <ftw.h>
-#include <unistd.h>
-
 #include "common/memory.h"
+#include "tests/directory_fixture.h"
 
 static void size_arithmetic_refuses_overflow(void **state)
 {
@@ -153,7 +151,7 @@ static void own_memory_is_seen_to_grow(void **state)
 /* ---- made-up machines ---- */
 
 struct machine {
-    char root[64];
+    char root[DIRECTORY_FIXTURE_BYTES];
 };
 
 static void machine_file(const struct machine *machine, const char *path, const char *text)
@@ -175,28 +173,16 @@ static void machine_file(const struct machine *machine, const char *path, const 
 static int machine_setup(void **state)
 {
     struct machine *machine = calloc(1, sizeof(*machine));
-    const char *base = getenv("TMPDIR");
     if (!machine)
         return -1;
-    if (!base || strlen(base) > 30)
-        base = "/tmp";
-    snprintf(machine->root, sizeof(machine->root), "%s/test_memory.XXXXXX", base);
     *state = machine;
-    return mkdtemp(machine->root) ? 0 : -1;
-}
-
-static int remove_entry(const char *path, const struct stat *info, int kind, struct FTW *position)
-{
-    (void)info;
-    (void)kind;
-    (void)position;
-    return remove(path);
+    return directory_fixture_create(machine->root);
 }
 
 static int machine_teardown(void **state)
 {
     struct machine *machine = *state;
-    int result = nftw(machine->root, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+    int result = directory_fixture_remove(machine->root);
     free(machine);
     return result;
 }

@@ -18,23 +18,6 @@
 #include "builder/vamana_internal.h"
 #include "tests/shard_fixture.h"
 
-static struct work_piece graph_piece(uint32_t shard)
-{
-    return (struct work_piece){BUILD_STAGE_GRAPH, shard};
-}
-
-static struct work_piece merge_piece(uint32_t shard)
-{
-    return (struct work_piece){BUILD_STAGE_MERGE, shard};
-}
-
-static uint32_t u32_at(const uint8_t *data, size_t offset)
-{
-    uint32_t value;
-    memcpy(&value, data + offset, sizeof(value));
-    return value;
-}
-
 /* ---- a plain merge ---- */
 
 enum { LISTS_MAX = PARTITION_BORROWERS_MAX + 1, DEGREE_MAX = 32 };
@@ -52,11 +35,11 @@ struct row_lists {
 
 static struct list list_parse(const uint8_t *data, const uint32_t *position_of)
 {
-    struct list list = {.degree = list_head_degree(u32_at(data, 0)),
-                        .kept = list_head_kept(u32_at(data, 0))};
+    struct list list = {.degree = list_head_degree(shard_piece_u32(data, 0)),
+                        .kept = list_head_kept(shard_piece_u32(data, 0))};
     assert_in_range(list.degree, 0, DEGREE_MAX);
     for (uint32_t i = 0; i < list.degree; i++) {
-        list.ids[i] = u32_at(data, 4 + 4 * (size_t)i);
+        list.ids[i] = shard_piece_u32(data, 4 + 4 * (size_t)i);
         if (position_of != NULL)
             list.ids[i] = position_of[list.ids[i]];
     }
@@ -69,7 +52,7 @@ static void own_parse(const struct shard_fixture *fixture, uint32_t shard, struc
     struct error err;
     size_t bytes;
     size_t at = 0;
-    uint8_t *data = shard_fixture_section(fixture, graph_piece(shard), "own", 0, &bytes);
+    uint8_t *data = shard_fixture_section(fixture, shard_graph_piece(shard), "own", 0, &bytes);
     assert_int_equal(shard_rows_load(&fixture->plan, shard, 0, &rows, &err), STATUS_OK);
     uint32_t count = rows.own_count + rows.borrowed_count;
     uint32_t *positions = calloc(count, sizeof(*positions));
@@ -93,19 +76,21 @@ static void lent_parse(const struct shard_fixture *fixture, uint32_t lender, uin
     size_t row_bytes = fixture->all.dim * element_bytes(fixture->all.type);
     uint32_t start = fixture->plan.starts[owner];
     size_t bytes;
-    uint8_t *data = shard_fixture_section(fixture, graph_piece(lender), "lent", owner, &bytes);
-    uint32_t rows = bytes > 0 ? u32_at(data, 0) : 0;
-    uint32_t halo_count = bytes > 0 ? u32_at(data, 4) : 0;
+    uint8_t *data =
+        shard_fixture_section(fixture, shard_graph_piece(lender), "lent", owner, &bytes);
+    uint32_t rows = bytes > 0 ? shard_piece_u32(data, 0) : 0;
+    uint32_t halo_count = bytes > 0 ? shard_piece_u32(data, 4) : 0;
     const uint8_t *next = data + 8 + halo_count * (4 + row_bytes);
     for (uint32_t i = 0; i < rows; i++) {
-        struct row_lists *row = &all[start + u32_at(next, 0)];
+        struct row_lists *row = &all[start + shard_piece_u32(next, 0)];
         struct list *list = &row->lists[row->count++];
         *list = list_parse(next + 4, NULL);
         next += 8 + 4 * (size_t)list->degree;
         for (uint32_t j = 0; j < list->degree; j++)
-            list->ids[j] = (list->ids[j] & SHARD_GRAPH_HALO) == 0
-                               ? start + list->ids[j]
-                               : u32_at(data, 8 + 4 * (size_t)(list->ids[j] & ~SHARD_GRAPH_HALO));
+            list->ids[j] =
+                (list->ids[j] & SHARD_GRAPH_HALO) == 0
+                    ? start + list->ids[j]
+                    : shard_piece_u32(data, 8 + 4 * (size_t)(list->ids[j] & ~SHARD_GRAPH_HALO));
     }
     free(data);
 }
@@ -202,7 +187,7 @@ static uint32_t root_of(const struct shard_fixture *fixture, uint32_t shard)
     struct shard_graph_info info;
     struct error err;
     assert_int_equal(
-        work_piece_read(fixture->work, graph_piece(shard), &info, sizeof(info), NULL, &err),
+        work_piece_read(fixture->work, shard_graph_piece(shard), &info, sizeof(info), NULL, &err),
         STATUS_OK);
     return info.root;
 }
@@ -314,7 +299,7 @@ static void merged_check(const struct shard_fixture *fixture, const struct row_l
             assert_true(merged_has(merged, p, own->ids[i], merged->kept[p]));
         for (uint32_t s = 1; s < fixture->plan.shard_count; s++)
             stitches += merged_has(merged, p, root_of(fixture, s), merged->kept[p]) &&
-                        fixture->plan.parents[s] == shard_owner(&fixture->plan, p);
+                        fixture->plan.parents[s] == shard_fixture_owner(&fixture->plan, p);
         assert_in_range(merged->kept[p], own->kept, own->kept + 1);
         assert_true(merged->kept[p] == own->kept || stitches == 1);
     }
@@ -332,13 +317,13 @@ static void infos_check(const struct shard_fixture *fixture, const struct row_li
             uint32_t degree = graph_degree(&merged->graph, p);
             for (uint32_t i = 0; i < degree; i++)
                 wanted.inner_edges +=
-                    shard_owner(&fixture->plan, graph_neighbors(&merged->graph, p)[i]) == s;
+                    shard_fixture_owner(&fixture->plan, graph_neighbors(&merged->graph, p)[i]) == s;
             wanted.edges += degree;
             wanted.pruned_rows += all[p].count > 1;
             wanted.degree_max = MAX(wanted.degree_max, degree);
         }
         assert_int_equal(
-            work_piece_read(fixture->work, merge_piece(s), &info, sizeof(info), NULL, &err),
+            work_piece_read(fixture->work, shard_merge_piece(s), &info, sizeof(info), NULL, &err),
             STATUS_OK);
         assert_memory_equal(&info, &wanted, sizeof(info));
     }
@@ -355,8 +340,8 @@ static void merge_of_one_shard_is_the_identity(void **state)
     shard_fixture_create(fixture, &spec);
     shard_fixture_graphs(fixture, NULL);
     shard_fixture_merges(fixture);
-    uint8_t *before = shard_fixture_section(fixture, graph_piece(0), "own", 0, &before_bytes);
-    uint8_t *after = shard_fixture_section(fixture, merge_piece(0), "lists", 0, &after_bytes);
+    uint8_t *before = shard_fixture_section(fixture, shard_graph_piece(0), "own", 0, &before_bytes);
+    uint8_t *after = shard_fixture_section(fixture, shard_merge_piece(0), "lists", 0, &after_bytes);
     assert_int_equal(before_bytes, after_bytes);
     assert_memory_equal(before, after, before_bytes);
     free(before);
@@ -431,24 +416,29 @@ static void merge_joins_what_shards_found(void **state)
     free(all);
 }
 
+static void merge_expect_sound(struct shard_fixture *fixture, const struct shard_spec *spec)
+{
+    struct merged merged;
+    shard_fixture_create(fixture, spec);
+    shard_fixture_graphs(fixture, NULL);
+    shard_fixture_merges(fixture);
+    struct row_lists *all = lists_parse(fixture);
+    merged_load(fixture, &merged);
+    merged_check(fixture, all, &merged);
+    merged_destroy(&merged);
+    free(all);
+}
+
 /* Copies of one row, strewn over all shards: no distance tells anything from anything. */
 static void merge_of_equal_rows_is_reachable(void **state)
 {
     struct shard_fixture *fixture = *state;
     for (uint32_t shards = 1; shards <= 9; shards += 4) {
         struct shard_spec spec = shard_fixture_spec(400, shards);
-        struct merged merged;
         spec.equal = true;
         spec.strewn = true;
         spec.degree = 5;
-        shard_fixture_create(fixture, &spec);
-        shard_fixture_graphs(fixture, NULL);
-        shard_fixture_merges(fixture);
-        struct row_lists *all = lists_parse(fixture);
-        merged_load(fixture, &merged);
-        merged_check(fixture, all, &merged);
-        merged_destroy(&merged);
-        free(all);
+        merge_expect_sound(fixture, &spec);
     }
 }
 
@@ -459,19 +449,11 @@ static void merge_is_reachable_whatever_is_borrowed(void **state)
     struct shard_fixture *fixture = *state;
     for (size_t i = 0; i < ARRAY_LENGTH(closures); i++) {
         struct shard_spec spec = shard_fixture_spec(800, 6);
-        struct merged merged;
         spec.vectors.type = ELEMENT_U8;
         spec.vectors.dim = 4;
         spec.closure = closures[i];
         spec.degree = 8;
-        shard_fixture_create(fixture, &spec);
-        shard_fixture_graphs(fixture, NULL);
-        shard_fixture_merges(fixture);
-        struct row_lists *all = lists_parse(fixture);
-        merged_load(fixture, &merged);
-        merged_check(fixture, all, &merged);
-        merged_destroy(&merged);
-        free(all);
+        merge_expect_sound(fixture, &spec);
     }
 }
 
@@ -487,12 +469,13 @@ static void merge_is_the_same_at_any_thread_count(void **state)
     omp_set_num_threads(1);
     shard_fixture_merges(fixture);
     for (uint32_t s = 0; s < SHARDS; s++)
-        first[s] = shard_fixture_section(fixture, merge_piece(s), "lists", 0, &first_bytes[s]);
+        first[s] =
+            shard_fixture_section(fixture, shard_merge_piece(s), "lists", 0, &first_bytes[s]);
     omp_set_num_threads(3);
     shard_fixture_merges(fixture);
     for (uint32_t s = 0; s < SHARDS; s++) {
         size_t bytes;
-        uint8_t *data = shard_fixture_section(fixture, merge_piece(s), "lists", 0, &bytes);
+        uint8_t *data = shard_fixture_section(fixture, shard_merge_piece(s), "lists", 0, &bytes);
         assert_int_equal(bytes, first_bytes[s]);
         assert_memory_equal(data, first[s], bytes);
         free(data);
@@ -534,7 +517,7 @@ static void a_wish_to_stop_leaves_no_merge_piece(void **state)
     fixture->monitor.cancel = &cancel;
     assert_int_equal(merge_run(&fixture->plan, 0, &fixture->merge, &fixture->monitor, &cost, &err),
                      STATUS_CANCELLED);
-    assert_false(work_piece_done(fixture->work, merge_piece(0)));
+    assert_false(work_piece_done(fixture->work, shard_merge_piece(0)));
 }
 
 static void merge_wants_the_graphs_of_all_shards(void **state)
@@ -545,10 +528,10 @@ static void merge_wants_the_graphs_of_all_shards(void **state)
     struct error err;
     shard_fixture_create(fixture, &spec);
     shard_fixture_graphs(fixture, NULL);
-    work_piece_forget(fixture->work, graph_piece(2));
+    work_piece_forget(fixture->work, shard_graph_piece(2));
     assert_int_equal(merge_run(&fixture->plan, 0, &fixture->merge, &fixture->monitor, &cost, &err),
                      STATUS_NOT_FOUND);
-    assert_false(work_piece_done(fixture->work, merge_piece(0)));
+    assert_false(work_piece_done(fixture->work, shard_merge_piece(0)));
 }
 
 int main(void)

@@ -16,28 +16,11 @@
 #include "common/random.h"
 #include "tests/shard_fixture.h"
 
-static struct work_piece graph_piece(uint32_t shard)
-{
-    return (struct work_piece){BUILD_STAGE_GRAPH, shard};
-}
-
-static struct work_piece merge_piece(uint32_t shard)
-{
-    return (struct work_piece){BUILD_STAGE_MERGE, shard};
-}
-
-static uint32_t u32_at(const uint8_t *data, size_t offset)
-{
-    uint32_t value;
-    memcpy(&value, data + offset, sizeof(value));
-    return value;
-}
-
 static enum status merge_try(struct shard_fixture *fixture, uint32_t shard, struct error *err)
 {
     struct build_stage_record cost = {0};
     *err = (struct error){0};
-    work_piece_forget(fixture->work, merge_piece(shard));
+    work_piece_forget(fixture->work, shard_merge_piece(shard));
     return merge_run(&fixture->plan, shard, &fixture->merge, &fixture->monitor, &cost, err);
 }
 
@@ -65,7 +48,7 @@ static void liars_create(struct shard_fixture *fixture, const struct shard_spec 
     liars->fixture = fixture;
     liars->latest = 0;
     for (uint32_t s = 0; s < LIARS; s++)
-        liars->pieces[s] = shard_piece_load(fixture, graph_piece(s));
+        liars->pieces[s] = shard_piece_load(fixture, shard_graph_piece(s));
 }
 
 static void liars_destroy(struct liars *liars)
@@ -84,9 +67,9 @@ static enum status merge_with_lie(struct liars *liars, const struct lie *lie, st
     liars->latest = lie->piece;
     shard_piece_commit_word(fixture, liars->pieces[lie->piece], &lie->word);
     enum status status = merge_try(fixture, 0, err);
-    assert_true((status == STATUS_OK) == work_piece_done(fixture->work, merge_piece(0)));
+    assert_true((status == STATUS_OK) == work_piece_done(fixture->work, shard_merge_piece(0)));
     for (uint32_t s = 0; s < LIARS; s++)
-        assert_true(work_piece_done(fixture->work, graph_piece(s)) ==
+        assert_true(work_piece_done(fixture->work, shard_graph_piece(s)) ==
                     (status == STATUS_OK || s != lie->piece));
     return status;
 }
@@ -98,7 +81,7 @@ static size_t own_offset(const struct shard_piece *piece, uint32_t row)
     size_t at = 0;
     const uint8_t *data = shard_piece_data(piece, "own", 0, &bytes);
     for (uint32_t i = 0; i < row; i++)
-        at += 4 + 4 * (size_t)list_head_degree(u32_at(data, at));
+        at += 4 + 4 * (size_t)list_head_degree(shard_piece_u32(data, at));
     return at;
 }
 
@@ -116,11 +99,11 @@ static void lists_that_lie_are_corrupt(void **state)
     uint32_t members = own + plan->borrowed_counts[0];
     size_t last = own_offset(liars.pieces[0], own - 1);
     const uint8_t *lent = shard_piece_data(liars.pieces[1], "lent", 0, &bytes);
-    uint32_t rows = u32_at(lent, 0);
-    uint32_t halo = u32_at(lent, 4);
+    uint32_t rows = shard_piece_u32(lent, 0);
+    uint32_t halo = shard_piece_u32(lent, 4);
     size_t lists = 8 + halo * (4 + 12 * sizeof(float));
     uint32_t child = plan->parents[1] == 0 ? 1 : 2;
-    assert_true(rows > 1 && halo > 1 && list_head_degree(u32_at(lent, lists + 4)) > 0);
+    assert_true(rows > 1 && halo > 1 && list_head_degree(shard_piece_u32(lent, lists + 4)) > 0);
     const struct lie lies[] = {
         {0, {"own", 0, 0, list_head(R + 1, 0)}},
         {0, {"own", 0, 0, list_head(3, 4)}},
@@ -205,7 +188,7 @@ static void row_lent_too_often_is_corrupt(void **state)
     shard_fixture_graphs(fixture, NULL);
     for (uint32_t lenders = 3; lenders < SHARDS; lenders++) {
         for (uint32_t s = 1; s < SHARDS; s++) {
-            struct shard_piece *piece = shard_piece_load(fixture, graph_piece(s));
+            struct shard_piece *piece = shard_piece_load(fixture, shard_graph_piece(s));
             shard_piece_commit_with(fixture, piece, "lent", 0, lent,
                                     s <= lenders ? sizeof(lent) : 0);
             shard_piece_free(piece);
@@ -272,14 +255,14 @@ static void merged_list_of_nowhere_is_corrupt(void **state)
     shard_fixture_create(fixture, &spec);
     shard_fixture_graphs(fixture, NULL);
     shard_fixture_merges(fixture);
-    struct shard_piece *piece = shard_piece_load(fixture, merge_piece(1));
+    struct shard_piece *piece = shard_piece_load(fixture, shard_merge_piece(1));
     for (size_t i = 0; i < ARRAY_LENGTH(words); i++) {
         struct shard_lists lists = {0};
         struct error err;
         shard_piece_commit_word(fixture, piece, &words[i]);
         assert_int_equal(shard_lists_load(&fixture->plan, 1, &lists, &err), STATUS_CORRUPT);
         assert_null(lists.graph.slots);
-        assert_false(work_piece_done(fixture->work, merge_piece(1)));
+        assert_false(work_piece_done(fixture->work, shard_merge_piece(1)));
     }
     shard_piece_free(piece);
 }

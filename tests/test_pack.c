@@ -140,6 +140,9 @@ static void packing_is_the_same_at_any_thread_count(void **state)
     struct graph graph;
     pack_fixture_graph(2500, 20, SPAN, 8, &graph);
     uint8_t *kept = pack_fixture_ring(graph.count);
+    for (uint32_t row = 1; row < graph.count; row++) /* a hub with more in-edges than are weighed */
+        if (!pack_fixture_listed(&graph, row, 0))
+            graph_neighbors(&graph, row)[1 + row % 8] = 0;
     for (size_t e = 0; e < ARRAY_LENGTH(encodings); e++) {
         struct pack_params params = {.dim_bytes = 100, .adjacency = encodings[e], .seed = 3};
         struct packed first, packed;
@@ -244,43 +247,199 @@ static void packing_finds_cliques_of_block_size(void **state)
         }
 }
 
-/* Three passes of swaps over blocks that are all full: the share is then proportional to the edges
- * inside blocks, and a swap is made only where those grow. Returns what it gained. */
-static double swaps_gain(uint32_t blocks, uint64_t seed)
+/* Every row is in two groups of GROUP: its near edges lead to one, its far ones to the other. */
+static void nearest_edges_decide_who_shares_a_block(void **state)
+{
+    (void)state;
+    enum { GROUP = 10, GROUPS = 60 };
+    struct graph graph;
+    struct packed packed;
+    struct error err;
+    uint32_t together = 0;
+    assert_int_equal(graph_create(&graph, GROUP * GROUPS, 2 * GROUP, &err), STATUS_OK);
+    for (uint32_t row = 0; row < graph.count; row++) {
+        for (uint32_t i = 0; i < GROUP; i++)
+            pack_fixture_edge(&graph, row, row % GROUPS + i * GROUPS);
+        for (uint32_t i = 0; i < GROUP; i++)
+            pack_fixture_edge(&graph, row, row / GROUP * GROUP + i);
+    }
+    struct pack_params params = {.dim_bytes = 64, .nodes_per_block = GROUP, .seed = 5};
+    packed_create(&graph, NULL, &params, &packed);
+    for (uint32_t row = 0; row < graph.count; row++)
+        together += packed.order.node_of_row[row] / GROUP ==
+                    packed.order.node_of_row[(row + GROUPS) % graph.count] / GROUP;
+    assert_in_range(together, graph.count * 8 / 10, graph.count);
+    packed_destroy(&packed);
+    graph_destroy(&graph);
+}
+
+static void weights_fall_with_rank_and_kept_edges_stand_aside(void **state)
+{
+    (void)state;
+    for (uint32_t kept = 0; kept < PACK_NEAR; kept++)
+        for (uint32_t rank = 0; rank < PACK_NEAR; rank++) {
+            uint32_t weight = pack_edge_weight(rank, kept);
+            assert_in_range(weight, 1, 100);
+            if (rank == kept)
+                assert_int_equal(weight, 100);
+            if (rank > kept)
+                assert_true(weight <= pack_edge_weight(rank - 1, kept));
+            if (rank < kept)
+                assert_in_range(weight, pack_edge_weight(PACK_NEAR - 1, 0) + 1, 99);
+        }
+}
+
+/* Edges beyond PACK_NEAR change the order of blocks, not who shares one of given capacity. */
+static void far_edges_do_not_decide_who_shares_a_block(void **state)
+{
+    (void)state;
+    enum { FAR = 16 };
+    struct graph graph, longer;
+    struct packed a, b;
+    struct pack_params params = {
+        .dim_bytes = 64, .block_bytes = 8192, .nodes_per_block = 9, .seed = 5};
+    struct error err;
+    pack_fixture_graph(900, PACK_NEAR, SPAN, 6, &graph);
+    assert_int_equal(graph_create(&longer, graph.count, PACK_NEAR + FAR, &err), STATUS_OK);
+    for (uint32_t row = 0; row < graph.count; row++) {
+        assert_int_equal(graph_degree(&graph, row), PACK_NEAR);
+        for (uint32_t i = 0; i < PACK_NEAR; i++)
+            pack_fixture_edge(&longer, row, graph_neighbors(&graph, row)[i]);
+        for (uint32_t i = 0; i < FAR; i++)
+            pack_fixture_edge(&longer, row, (row + 300 + i) % graph.count);
+    }
+    packed_create(&graph, NULL, &params, &a);
+    packed_create(&longer, NULL, &params, &b);
+    assert_int_equal(a.order.block_count, b.order.block_count);
+    uint32_t twin[900]; /* of a's block, in b */
+    memset(twin, 0xff, sizeof(twin));
+    for (uint32_t row = 0; row < graph.count; row++) {
+        uint32_t *block = &twin[a.order.node_of_row[row] / 9];
+        if (*block == UINT32_MAX)
+            *block = b.order.node_of_row[row] / 9;
+        assert_int_equal(*block, b.order.node_of_row[row] / 9);
+    }
+    packed_destroy(&a);
+    packed_destroy(&b);
+    graph_destroy(&graph);
+    graph_destroy(&longer);
+}
+
+/* Weight of the edges inside blocks. */
+static uint64_t weight_inside(const struct pack_work *work)
+{
+    uint64_t weight = 0;
+    for (uint32_t row = 0; row < work->graph->count; row++) {
+        const uint32_t *ids = graph_neighbors(work->graph, row);
+        uint32_t kept = work->kept != NULL ? work->kept[row] : 0;
+        for (uint32_t i = 0; i < MIN(graph_degree(work->graph, row), (uint32_t)PACK_NEAR); i++)
+            if (work->block_of_row[ids[i]] == work->block_of_row[row])
+                weight += pack_edge_weight(i, kept);
+    }
+    return weight;
+}
+
+/* Three passes of swaps over blocks that are all full; one is made only where the weight inside
+ * blocks grows. Returns what it gained. */
+static uint64_t swaps_gain(uint32_t blocks, uint64_t seed)
 {
     enum { CAPACITY = 10 };
     struct graph graph;
     struct pack_work work;
     struct error err;
     pack_fixture_graph(CAPACITY * blocks, 14, SPAN, seed, &graph);
-    struct pack_input input = {.graph = &graph, .total = graph.count};
+    uint8_t *kept = pack_fixture_ring(graph.count);
+    struct pack_input input = {.graph = &graph, .kept = kept, .total = graph.count};
     assert_int_equal(pack_work_init(&work, &input, seed, &err), STATUS_OK);
     pack_assign_start(&work);
     pack_assign_rounds(&work, CAPACITY, blocks, (int)(seed % 3) + 1);
-    double start = pack_mate_share(&work);
-    double share = start;
+    uint64_t start = weight_inside(&work);
+    uint64_t weight = start;
     for (int pass = 0; pass < 3; pass++) {
         pack_assign_swaps(&work, CAPACITY, blocks, 1);
-        double after = pack_mate_share(&work);
-        assert_true(after >= share);
-        share = after;
+        uint64_t after = weight_inside(&work);
+        assert_true(after >= weight);
+        weight = after;
         for (uint32_t block = 0; block < blocks; block++)
             assert_int_equal(work.load[block], CAPACITY);
     }
     pack_work_fini(&work);
     pack_work_fini(&work);
+    free(kept);
     graph_destroy(&graph);
-    return share - start;
+    return weight - start;
 }
 
-static void swaps_never_lower_the_share(void **state)
+static void swaps_never_lower_the_weight_inside(void **state)
 {
     (void)state;
     for (uint64_t seed = 1; seed <= 6; seed++)
-        assert_true(swaps_gain(120, seed) > 0.0);
+        assert_true(swaps_gain(120, seed) > 0);
     /* So few rows go in one batch: most choices are stale when their turn comes. */
     for (uint64_t seed = 1; seed <= 100; seed++)
         (void)swaps_gain(3 + (uint32_t)seed % 4, seed);
+}
+
+/* ---- the order of blocks ---- */
+
+static void blocks_that_point_to_one_another_get_near_numbers(void **state)
+{
+    (void)state;
+    enum { CAPACITY = 8, BLOCKS = 400, NEAR_BLOCKS = BLOCKS / 10 };
+    struct graph graph;
+    struct pack_work work;
+    struct error err;
+    uint32_t rank[BLOCKS];
+    uint8_t taken[BLOCKS] = {0};
+    uint32_t near = 0, outside = 0;
+    pack_fixture_graph(CAPACITY * BLOCKS - 5, 14, SPAN, 3, &graph);
+    struct pack_input input = {.graph = &graph, .first = 0, .total = graph.count};
+    assert_int_equal(pack_work_init(&work, &input, 3, &err), STATUS_OK);
+    pack_assign_start(&work);
+    pack_assign_rounds(&work, CAPACITY, BLOCKS, 4);
+    assert_int_equal(pack_blocks_rank(&work, BLOCKS, 3, rank, &err), STATUS_OK);
+    for (uint32_t block = 0; block < BLOCKS; block++) {
+        assert_in_range(rank[block], 0, BLOCKS - 1);
+        assert_int_equal(taken[rank[block]]++, 0);
+    }
+    for (uint32_t row = 0; row < graph.count; row++)
+        for (uint32_t i = 0; i < graph_degree(&graph, row); i++) {
+            uint32_t from = rank[work.block_of_row[row]];
+            uint32_t to = rank[work.block_of_row[graph_neighbors(&graph, row)[i]]];
+            outside += from != to;
+            near += from != to && (from > to ? from - to : to - from) <= NEAR_BLOCKS;
+        }
+    /* A quarter of the edges leads anywhere; in an order of no sense a fifth would be near. */
+    if (near < outside / 2)
+        fail_msg("%u of %u edges lead to blocks near by", near, outside);
+    pack_work_fini(&work);
+    graph_destroy(&graph);
+}
+
+static void order_of_blocks_takes_any_count(void **state)
+{
+    (void)state;
+    static const uint32_t counts[] = {1, 2, 31, 32, 33, 65, 1025};
+    for (size_t c = 0; c < ARRAY_LENGTH(counts); c++) {
+        struct graph graph;
+        struct pack_work work;
+        struct error err;
+        uint32_t rank[1025];
+        uint64_t sum = 0;
+        pack_fixture_graph(counts[c], 6, SPAN, 3, &graph);
+        struct pack_input input = {.graph = &graph, .total = graph.count};
+        assert_int_equal(pack_work_init(&work, &input, 3, &err), STATUS_OK);
+        pack_assign_start(&work);
+        pack_assign_rounds(&work, 1, counts[c], 2); /* a row a block */
+        assert_int_equal(pack_blocks_rank(&work, counts[c], 3, rank, &err), STATUS_OK);
+        for (uint32_t block = 0; block < counts[c]; block++) {
+            assert_in_range(rank[block], 0, counts[c] - 1);
+            sum += rank[block];
+        }
+        assert_int_equal(sum, (uint64_t)counts[c] * (counts[c] - 1) / 2);
+        pack_work_fini(&work);
+        graph_destroy(&graph);
+    }
 }
 
 /* ---- several shards ---- */
@@ -529,7 +688,12 @@ int main(void)
         cmocka_unit_test(packing_is_the_same_at_any_thread_count),
         cmocka_unit_test(packing_makes_room_for_kept_edges),
         cmocka_unit_test(packing_finds_cliques_of_block_size),
-        cmocka_unit_test(swaps_never_lower_the_share),
+        cmocka_unit_test(nearest_edges_decide_who_shares_a_block),
+        cmocka_unit_test(weights_fall_with_rank_and_kept_edges_stand_aside),
+        cmocka_unit_test(far_edges_do_not_decide_who_shares_a_block),
+        cmocka_unit_test(swaps_never_lower_the_weight_inside),
+        cmocka_unit_test(blocks_that_point_to_one_another_get_near_numbers),
+        cmocka_unit_test(order_of_blocks_takes_any_count),
         cmocka_unit_test(shards_share_a_geometry_and_list_each_others_nodes),
         cmocka_unit_test(expected_nodes_are_distinct),
         cmocka_unit_test(chosen_geometry_has_room_for_kept_edges_whatever_the_numbers),

@@ -23,6 +23,7 @@
 #include "common/cpu.h"
 #include "common/memory.h"
 #include "common/random.h"
+#include "tests/directory_fixture.h"
 
 enum { SEED = 20250117, PATH_BYTES = 128 };
 
@@ -48,7 +49,7 @@ struct input {
     bool keys;
     uint8_t *rows; /* packed */
     size_t row_bytes;
-    char directory[32];
+    char directory[DIRECTORY_FIXTURE_BYTES];
     char path[PATH_BYTES];
     char keys_path[PATH_BYTES];
     struct vector_file *file;
@@ -136,10 +137,9 @@ static struct input input_make(enum shape_of_data data, enum element_type type, 
         element_from_f32(in->type, values, in->dim, in->rows + row * in->row_bytes);
     }
     free(values);
-    strcpy(in->directory, "/tmp/partition-XXXXXX");
-    assert_non_null(mkdtemp(in->directory));
-    (void)snprintf(in->path, sizeof(in->path), "%.31s/rows.%s", in->directory, suffixes[in->type]);
-    (void)snprintf(in->keys_path, sizeof(in->keys_path), "%.31s/keys.u64bin", in->directory);
+    assert_int_equal(directory_fixture_create(in->directory), 0);
+    (void)snprintf(in->path, sizeof(in->path), "%.96s/rows.%s", in->directory, suffixes[in->type]);
+    (void)snprintf(in->keys_path, sizeof(in->keys_path), "%.96s/keys.u64bin", in->directory);
     assert_int_equal(vector_writer_open(in->path, shape, &writer, &err), STATUS_OK);
     assert_int_equal(vector_writer_append(writer, in->rows, in->count, &err), STATUS_OK);
     assert_int_equal(vector_writer_finish(writer, &err), STATUS_OK);
@@ -180,7 +180,7 @@ static struct work *work_make(const struct input *in, const char *name)
     struct error err;
     struct work *work;
     char path[PATH_BYTES];
-    (void)snprintf(path, sizeof(path), "%.31s/%s", in->directory, name);
+    (void)snprintf(path, sizeof(path), "%s/%s", in->directory, name);
     assert_int_equal(work_open(path, "test partition\n", WORK_ALONE, &work, &err), STATUS_OK);
     return work;
 }

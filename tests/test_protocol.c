@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "query/protocol.h"
+#include "tests/golden_file.h"
 
 static const struct protocol_shape f32_shape = {
     .type = ELEMENT_F32, .dim = 96, .queries_max = PROTOCOL_QUERIES_MAX};
@@ -114,8 +115,13 @@ static void hello_refuses_length_features_and_reserved(void **state)
     assert_int_equal(protocol_hello_decode(&hello, 8, &out, NULL), STATUS_OK);
     assert_int_equal(protocol_hello_decode(&hello, 0, &out, NULL), STATUS_CORRUPT);
     assert_int_equal(protocol_hello_decode(&hello, 9, &out, NULL), STATUS_CORRUPT);
-    hello.features = 4;
-    assert_int_equal(protocol_hello_decode(&hello, 8, &out, NULL), STATUS_UNSUPPORTED);
+    hello.features = PROTOCOL_FEATURE_EXPLAIN;
+    assert_int_equal(protocol_hello_decode(&hello, 8, &out, NULL), STATUS_OK);
+    assert_int_equal(out.features, PROTOCOL_FEATURE_EXPLAIN);
+    for (uint32_t bit = 1; bit < 32; bit++) {
+        hello.features = PROTOCOL_FEATURE_EXPLAIN | 1u << bit;
+        assert_int_equal(protocol_hello_decode(&hello, 8, &out, NULL), STATUS_UNSUPPORTED);
+    }
     hello = (struct protocol_hello){.reserved = 1};
     assert_int_equal(protocol_hello_decode(&hello, 8, &out, NULL), STATUS_CORRUPT);
 }
@@ -179,12 +185,18 @@ static void search_recall_target_is_unsupported_until_it_is(void **state)
     }
 }
 
-static void search_reserved_is_checked(void **state)
+static void search_flags_beyond_those_known_are_unsupported(void **state)
 {
     (void)state;
-    struct protocol_search search = good_search();
-    search.reserved = 1;
-    expect_search(search, GOOD_SEARCH_PAYLOAD, STATUS_CORRUPT, "reserved");
+    struct protocol_search search = good_search(), out;
+    search.flags = PROTOCOL_SEARCH_EXPLAIN;
+    assert_int_equal(protocol_search_decode(&search, GOOD_SEARCH_PAYLOAD, &f32_shape, &out, NULL),
+                     STATUS_OK);
+    assert_int_equal(out.flags, PROTOCOL_SEARCH_EXPLAIN);
+    for (uint32_t bit = 1; bit < 32; bit++) {
+        search.flags = PROTOCOL_SEARCH_EXPLAIN | 1u << bit;
+        expect_search(search, GOOD_SEARCH_PAYLOAD, STATUS_UNSUPPORTED, "flags");
+    }
 }
 
 static void search_whose_answer_outgrows_a_frame_is_refused(void **state)
@@ -193,6 +205,18 @@ static void search_whose_answer_outgrows_a_frame_is_refused(void **state)
     struct protocol_search search = good_search();
     search.query_count = 1024;
     search.k = 1024;
+    expect_search(search, 40 + 1024 * 96 * 4, STATUS_INVALID, "answer of");
+}
+
+static void search_whose_explanations_outgrow_a_frame_is_refused(void **state)
+{
+    (void)state;
+    struct protocol_search search = good_search(), out;
+    search.query_count = 1024;
+    search.k = 1021; /* 16 a hit: 1024 * (1021 * 16 + 24) fit, with 48 more each they do not */
+    assert_int_equal(protocol_search_decode(&search, 40 + 1024 * 96 * 4, &f32_shape, &out, NULL),
+                     STATUS_OK);
+    search.flags = PROTOCOL_SEARCH_EXPLAIN;
     expect_search(search, 40 + 1024 * 96 * 4, STATUS_INVALID, "answer of");
 }
 
@@ -221,7 +245,7 @@ static void hello_ok_out_of_range_is_refused(void **state)
     assert_int_equal(protocol_hello_ok_decode(&bad, 64, &out, NULL), STATUS_CORRUPT);
     bad = good, bad.frame_bytes_max = UINT32_MAX;
     assert_int_equal(protocol_hello_ok_decode(&bad, 64, &out, NULL), STATUS_CORRUPT);
-    bad = good, bad.features = 1;
+    bad = good, bad.features = PROTOCOL_FEATURES + 1;
     assert_int_equal(protocol_hello_ok_decode(&bad, 64, &out, NULL), STATUS_UNSUPPORTED);
 }
 
@@ -247,14 +271,95 @@ static void search_ok_survives_a_round_trip(void **state)
     (void)state;
     struct small_answer bytes = good_answer();
     struct protocol_answer answer;
-    assert_int_equal(protocol_search_ok_frame_bytes(2, 3), 24 + sizeof(bytes));
-    assert_int_equal(protocol_search_ok_decode(&bytes, sizeof(bytes), &answer, NULL), STATUS_OK);
+    assert_int_equal(protocol_answer_frame_bytes(2, 3, 0), 24 + sizeof(bytes));
+    assert_int_equal(protocol_answer_decode(&bytes, sizeof(bytes), 0, &answer, NULL), STATUS_OK);
     assert_int_equal(answer.query_count, 2);
     assert_int_equal(answer.k, 3);
     assert_int_equal(answer.results[0].reads, 7);
     assert_int_equal(answer.results[1].flags, 1);
     assert_true(answer.hits[3].key == UINT64_MAX);
     assert_true(answer.hits[3].distance == 2.5f);
+    assert_null(answer.explanations);
+    assert_int_equal(protocol_answer_type(0), PROTOCOL_SEARCH_OK);
+}
+
+/* An EXPLAIN_OK payload of 2 queries, k 3. */
+struct explained_answer {
+    struct small_answer plain;
+    struct protocol_explanation explanations[2];
+};
+_Static_assert(sizeof(struct explained_answer) == 8 + 2 * 72 + 6 * 16, "no padding");
+
+static struct explained_answer good_explained_answer(void)
+{
+    struct explained_answer answer = {.plain = good_answer()};
+    answer.explanations[0] = (struct protocol_explanation){.hops = 31,
+                                                           .exact_distances = 140,
+                                                           .code_distances = 900,
+                                                           .read_bytes = 7 * 4096,
+                                                           .queue_ns = 1000,
+                                                           .cpu_ns = 50000,
+                                                           .total_ns = 600000};
+    answer.explanations[1] =
+        (struct protocol_explanation){.failed_blocks = 1, .total_ns = UINT64_MAX};
+    return answer;
+}
+
+static void explain_ok_survives_a_round_trip(void **state)
+{
+    (void)state;
+    const uint32_t flags = PROTOCOL_SEARCH_EXPLAIN;
+    struct explained_answer bytes = good_explained_answer();
+    struct protocol_answer answer;
+    assert_int_equal(protocol_answer_type(flags), PROTOCOL_EXPLAIN_OK);
+    assert_int_equal(protocol_answer_frame_bytes(2, 3, flags), 24 + sizeof(bytes));
+    assert_int_equal(protocol_answer_decode(&bytes, sizeof(bytes), flags, &answer, NULL),
+                     STATUS_OK);
+    assert_int_equal(answer.results[0].reads, 7);
+    assert_true(answer.hits[3].distance == 2.5f);
+    assert_memory_equal(answer.explanations, bytes.explanations, sizeof(bytes.explanations));
+}
+
+static void explain_ok_is_no_search_ok_and_neither_may_be_cut(void **state)
+{
+    (void)state;
+    struct explained_answer bytes = good_explained_answer();
+    struct protocol_answer answer;
+    const uint32_t whole = sizeof(bytes), plain = sizeof(bytes.plain);
+    assert_int_equal(protocol_answer_decode(&bytes, whole, 0, &answer, NULL), STATUS_CORRUPT);
+    assert_int_equal(protocol_answer_decode(&bytes, plain, PROTOCOL_SEARCH_EXPLAIN, &answer, NULL),
+                     STATUS_CORRUPT);
+    for (uint32_t length = 0; length < whole; length++)
+        assert_int_equal(
+            protocol_answer_decode(&bytes, length, PROTOCOL_SEARCH_EXPLAIN, &answer, NULL),
+            STATUS_CORRUPT);
+}
+
+static void explain_frames_match_their_golden_files(void **state)
+{
+    (void)state;
+    struct {
+        uint8_t hello_header[PROTOCOL_HEADER_BYTES];
+        struct protocol_hello hello;
+        uint8_t search_header[PROTOCOL_HEADER_BYTES];
+        struct protocol_search search;
+        float vector[4];
+    } client = {.hello = {.features = PROTOCOL_FEATURE_EXPLAIN},
+                .search = good_search(),
+                .vector = {1, 2, 3, 4}};
+    struct {
+        uint8_t header[PROTOCOL_HEADER_BYTES];
+        struct explained_answer answer;
+    } daemon = {.answer = good_explained_answer()};
+    client.search.query_count = 1;
+    client.search.dim = 4;
+    client.search.flags = PROTOCOL_SEARCH_EXPLAIN;
+    protocol_header_encode(client.hello_header, PROTOCOL_HELLO, 1, sizeof(client.hello));
+    protocol_header_encode(client.search_header, PROTOCOL_SEARCH, 2,
+                           sizeof(client.search) + sizeof(client.vector));
+    protocol_header_encode(daemon.header, PROTOCOL_EXPLAIN_OK, 2, sizeof(daemon.answer));
+    golden_file_compare("frame/explain_client.bin", &client, sizeof(client));
+    golden_file_compare("frame/explain_daemon.bin", &daemon, sizeof(daemon));
 }
 
 static void search_ok_faults_are_refused(void **state)
@@ -262,28 +367,28 @@ static void search_ok_faults_are_refused(void **state)
     (void)state;
     struct small_answer bytes = good_answer();
     struct protocol_answer answer;
-    assert_int_equal(protocol_search_ok_decode(&bytes, 7, &answer, NULL), STATUS_CORRUPT);
-    assert_int_equal(protocol_search_ok_decode(&bytes, 8, &answer, NULL), STATUS_CORRUPT);
-    assert_int_equal(protocol_search_ok_decode(&bytes, sizeof(bytes) - 1, &answer, NULL),
+    assert_int_equal(protocol_answer_decode(&bytes, 7, 0, &answer, NULL), STATUS_CORRUPT);
+    assert_int_equal(protocol_answer_decode(&bytes, 8, 0, &answer, NULL), STATUS_CORRUPT);
+    assert_int_equal(protocol_answer_decode(&bytes, sizeof(bytes) - 1, 0, &answer, NULL),
                      STATUS_CORRUPT);
     bytes.results[1].hit_count = 4;
-    assert_int_equal(protocol_search_ok_decode(&bytes, sizeof(bytes), &answer, NULL),
+    assert_int_equal(protocol_answer_decode(&bytes, sizeof(bytes), 0, &answer, NULL),
                      STATUS_CORRUPT);
     bytes = good_answer();
     bytes.results[0].reserved = 1;
-    assert_int_equal(protocol_search_ok_decode(&bytes, sizeof(bytes), &answer, NULL),
+    assert_int_equal(protocol_answer_decode(&bytes, sizeof(bytes), 0, &answer, NULL),
                      STATUS_CORRUPT);
     bytes = good_answer();
     bytes.hits[5].reserved = 1;
-    assert_int_equal(protocol_search_ok_decode(&bytes, sizeof(bytes), &answer, NULL),
+    assert_int_equal(protocol_answer_decode(&bytes, sizeof(bytes), 0, &answer, NULL),
                      STATUS_CORRUPT);
     bytes = good_answer();
     bytes.fixed.query_count = 0;
-    assert_int_equal(protocol_search_ok_decode(&bytes, sizeof(bytes), &answer, NULL),
+    assert_int_equal(protocol_answer_decode(&bytes, sizeof(bytes), 0, &answer, NULL),
                      STATUS_CORRUPT);
     bytes.fixed.query_count = UINT32_MAX;
     bytes.fixed.k = UINT32_MAX;
-    assert_int_equal(protocol_search_ok_decode(&bytes, sizeof(bytes), &answer, NULL),
+    assert_int_equal(protocol_answer_decode(&bytes, sizeof(bytes), 0, &answer, NULL),
                      STATUS_CORRUPT);
 }
 
@@ -359,11 +464,15 @@ int main(void)
         cmocka_unit_test(search_counts_that_lie_are_refused),
         cmocka_unit_test(search_type_and_dim_are_enforced),
         cmocka_unit_test(search_recall_target_is_unsupported_until_it_is),
-        cmocka_unit_test(search_reserved_is_checked),
+        cmocka_unit_test(search_flags_beyond_those_known_are_unsupported),
         cmocka_unit_test(search_whose_answer_outgrows_a_frame_is_refused),
+        cmocka_unit_test(search_whose_explanations_outgrow_a_frame_is_refused),
         cmocka_unit_test(hello_ok_out_of_range_is_refused),
         cmocka_unit_test(search_ok_survives_a_round_trip),
         cmocka_unit_test(search_ok_faults_are_refused),
+        cmocka_unit_test(explain_ok_survives_a_round_trip),
+        cmocka_unit_test(explain_ok_is_no_search_ok_and_neither_may_be_cut),
+        cmocka_unit_test(explain_frames_match_their_golden_files),
         cmocka_unit_test(error_survives_a_round_trip),
         cmocka_unit_test(error_text_is_cut_and_stays_one_line),
         cmocka_unit_test(error_faults_are_refused),

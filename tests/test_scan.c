@@ -13,10 +13,8 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
-#include <ftw.h>
 #include <math.h>
 #include <omp.h>
-#include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -24,9 +22,10 @@
 #include "builder/scan_internal.h"
 #include "common/distance.h"
 #include "common/random.h"
+#include "tests/directory_fixture.h"
 
 struct fixture {
-    char directory[128];
+    char directory[DIRECTORY_FIXTURE_BYTES];
     char path[256];
     char keys_path[256];
     struct vector_file *file;
@@ -42,27 +41,15 @@ static const char *const bin_names[] = {"v.u8bin", "v.i8bin", "v.f16bin", "v.fbi
 
 /* ---- fixture ---- */
 
-static int remove_entry(const char *path, const struct stat *info, int kind, struct FTW *position)
-{
-    (void)info;
-    (void)kind;
-    (void)position;
-    return remove(path);
-}
-
 static int setup(void **state)
 {
     struct fixture *fixture = calloc(1, sizeof(*fixture));
-    const char *base = getenv("TMPDIR");
     if (!fixture)
         return -1;
     *state = fixture;
-    if (!base || strlen(base) > 90)
-        base = "/tmp";
-    snprintf(fixture->directory, sizeof(fixture->directory), "%s/test_scan.XXXXXX", base);
     fixture->monitor.cancel = &fixture->cancel;
     fixture->threads = omp_get_max_threads();
-    return mkdtemp(fixture->directory) ? 0 : -1;
+    return directory_fixture_create(fixture->directory);
 }
 
 static int teardown(void **state)
@@ -70,7 +57,7 @@ static int teardown(void **state)
     struct fixture *fixture = *state;
     vector_file_close(fixture->file);
     omp_set_num_threads(fixture->threads);
-    int result = nftw(fixture->directory, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+    int result = directory_fixture_remove(fixture->directory);
     free(fixture);
     return result;
 }

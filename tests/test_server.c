@@ -294,6 +294,79 @@ static void a_frame_larger_than_the_input_buffer_is_answered(void **state)
     free(queries);
 }
 
+/* With one read in flight the blocks a query reads, and so all counts, are the same every time. */
+static void explanations_come_with_the_same_answer(void **state)
+{
+    const uint64_t budgets[] = {0, SERVICE_RESIDENT_BYTES};
+    for (size_t b = 0; b < ARRAY_LENGTH(budgets); b++) {
+        struct service *service =
+            start(state, (struct service_options){.memory_bytes = budgets[b]});
+        const uint64_t block_bytes = index_manifest(service->index)->geometry.block_bytes;
+        struct search_hit expected[QUERIES * K];
+        uint32_t reads[QUERIES];
+        struct client_answer answer;
+        struct error err;
+        service_expect(service, query_at(0), QUERIES, K, expected);
+        struct client *client = service_connect(service);
+        struct client_search search = service_search(query_at(0), QUERIES, K);
+        assert_int_equal(client_search(client, &search, &answer, &err), STATUS_OK);
+        assert_null(answer.explanations);
+        for (uint32_t q = 0; q < QUERIES; q++)
+            reads[q] = answer.results[q].reads;
+        search.explain = true;
+        assert_int_equal(client_require(client, CLIENT_EXPLAIN, &err), STATUS_OK);
+        assert_int_equal(client_search(client, &search, &answer, &err), STATUS_OK);
+        assert_true(answer_matches(&answer, 0, expected));
+        for (uint32_t q = 0; q < QUERIES; q++) {
+            const struct client_explanation *explanation = &answer.explanations[q];
+            assert_int_equal(answer.results[q].reads, reads[q]);
+            assert_int_equal(explanation->read_bytes, reads[q] * block_bytes);
+            assert_int_equal(explanation->cpu_ns / 1000, answer.results[q].cpu_us);
+            assert_true(explanation->hops > 0 && explanation->code_distances > 0);
+            assert_true(explanation->exact_distances >= answer.results[q].hit_count);
+            assert_int_equal(explanation->failed_blocks, 0);
+            assert_true(explanation->queue_ns + explanation->cpu_ns <= explanation->total_ns);
+        }
+        /* Asked again by a client that does not want to know, and pipelined by one that does. */
+        uint64_t id = 0;
+        assert_int_equal(client_send_search(client, &search, &id, &err), STATUS_OK);
+        assert_int_equal(client_require(client, CLIENT_EXPLAIN, &err), STATUS_INVALID);
+        assert_int_equal(client_receive(client, &answer, &err), STATUS_OK);
+        assert_non_null(answer.explanations);
+        search.explain = false;
+        assert_int_equal(client_search(client, &search, &answer, &err), STATUS_OK);
+        assert_null(answer.explanations);
+        client_close(client);
+        test_teardown(state);
+    }
+}
+
+static void features_nobody_knows_are_refused_and_the_client_goes_on(void **state)
+{
+    struct service *service = start(state, (struct service_options){0});
+    struct client *client = service_connect(service);
+    struct client_answer answer;
+    struct error err;
+    assert_int_equal(client_require(client, 1u << 31, &err), STATUS_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "older"));
+    const struct client_search search = service_search(query_at(0), 1, K);
+    assert_int_equal(client_search(client, &search, &answer, &err), STATUS_OK);
+    client_close(client);
+}
+
+static void flags_nobody_knows_are_refused(void **state)
+{
+    struct service *service = start(state, (struct service_options){0});
+    ALIGNED(8) uint8_t frame[RAW_SEARCH_BYTES];
+    int fd = raw_connect(service->data->socket);
+    size_t length = raw_search(frame, 9, query_at(0), 1, K);
+    raw_search_fields(frame)->flags = PROTOCOL_SEARCH_FLAGS + 1;
+    raw_send(fd, frame, length);
+    raw_expect_error(fd, 9, STATUS_UNSUPPORTED, "flags");
+    raw_expect_hello(fd);
+    close(fd);
+}
+
 static void failed_reads_flag_the_answer_degraded(void **state)
 {
     struct service *service = start(state, (struct service_options){.reads_fail = true});
@@ -759,6 +832,9 @@ int main(void)
         TEST(frames_may_arrive_in_pieces),
         TEST(many_frames_may_arrive_at_once),
         TEST(a_frame_larger_than_the_input_buffer_is_answered),
+        TEST(explanations_come_with_the_same_answer),
+        TEST(features_nobody_knows_are_refused_and_the_client_goes_on),
+        TEST(flags_nobody_knows_are_refused),
         TEST(failed_reads_flag_the_answer_degraded),
         TEST(statistics_count_what_happened),
         TEST(wrong_parameters_are_refused_with_the_reason),

@@ -19,11 +19,12 @@
 
 #include "query/client.h"
 #include "query/socket_path.h"
+#include "tests/directory_fixture.h"
 
 enum { PATH_BYTES = 400 };
 
 struct fixture {
-    char dir[128];
+    char dir[DIRECTORY_FIXTURE_BYTES];
     char path[PATH_BYTES]; /* dir/s */
     struct socket_path listener;
 };
@@ -32,11 +33,9 @@ static int setup(void **state)
 {
     static struct fixture fixture;
     struct fixture *f = &fixture;
-    const char *base = getenv("TMPDIR");
-    snprintf(f->dir, sizeof(f->dir), "%.80s/nj-XXXXXX", base ? base : "/tmp");
-    if (!mkdtemp(f->dir))
+    if (directory_fixture_create(f->dir) != 0)
         return -1;
-    snprintf(f->path, sizeof(f->path), "%.127s/s", f->dir);
+    snprintf(f->path, sizeof(f->path), "%.96s/s", f->dir);
     f->listener.fd = -1;
     *state = f;
     return 0;

@@ -9,53 +9,38 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include <cmocka.h>
-
-#include <ftw.h>
-#include <unistd.h>
 
 #include "common/distance.h"
 #include "common/random.h"
 #include "common/vector_file.h"
+#include "tests/directory_fixture.h"
 #include "tools/generate.h"
 #include "tools/groundtruth.h"
 #include "tools/latency.h"
 #include "tools/recall.h"
 
 struct fixture {
-    char directory[128];
+    char directory[DIRECTORY_FIXTURE_BYTES];
     char base[256];
     char queries[256];
     struct error err;
 };
 
-static int remove_entry(const char *path, const struct stat *info, int kind, struct FTW *position)
-{
-    (void)info;
-    (void)kind;
-    (void)position;
-    return remove(path);
-}
-
 static int setup(void **state)
 {
     struct fixture *fixture = calloc(1, sizeof(*fixture));
-    const char *temporary = getenv("TMPDIR");
     if (fixture == NULL)
         return -1;
-    if (temporary == NULL || strlen(temporary) > 90)
-        temporary = "/tmp";
-    snprintf(fixture->directory, sizeof(fixture->directory), "%s/test_tools.XXXXXX", temporary);
     *state = fixture;
-    return mkdtemp(fixture->directory) != NULL ? 0 : -1;
+    return directory_fixture_create(fixture->directory);
 }
 
 static int teardown(void **state)
 {
     struct fixture *fixture = *state;
-    int result = nftw(fixture->directory, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+    int result = directory_fixture_remove(fixture->directory);
     free(fixture);
     return result;
 }

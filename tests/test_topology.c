@@ -25,7 +25,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "common/topology.h"
+#include "common/topology_internal.h"
 
 #define GIB (1ull << 30)
 
@@ -230,7 +230,6 @@ static void synthetic_machines_are_seen_as_described(void **state)
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
         struct topology *t = load_synthetic(cases[i].text);
         assert_int_equal(topology_numa_count(t), cases[i].nodes);
-        assert_int_equal(topology_left_out_count(t), 0);
         for (uint32_t n = 0; n < cases[i].nodes; n++) {
             const struct topology_numa_node *numa = topology_numa(t, n);
             assert_int_equal(numa->os_index, n);
@@ -290,7 +289,7 @@ static void reserved_huge_pages_are_no_normal_memory(void **state)
 }
 
 /* As HBM and CXL memory: the kernel lists no CPU for it, hwloc those it is near to. */
-static void memory_without_cpus_is_left_out_and_counted(void **state)
+static void memory_without_cpus_is_left_out(void **state)
 {
     (void)state;
     static const struct made_node nodes[] = {
@@ -301,7 +300,6 @@ static void memory_without_cpus_is_left_out_and_counted(void **state)
     };
     struct topology *t = load_made(nodes, ARRAY_LENGTH(nodes));
     assert_int_equal(topology_numa_count(t), 2);
-    assert_int_equal(topology_left_out_count(t), 2);
     for (uint32_t n = 0; n < 2; n++) {
         assert_int_equal(topology_numa(t, n)->os_index, n);
         assert_int_equal(topology_numa(t, n)->cpu_count, 4);
@@ -320,7 +318,6 @@ static void cpus_without_memory_are_lent_to_the_smallest_node(void **state)
     };
     struct topology *t = load_made(nodes, ARRAY_LENGTH(nodes));
     assert_int_equal(topology_numa_count(t), 2);
-    assert_int_equal(topology_left_out_count(t), 1);
     assert_int_equal(topology_numa(t, 0)->os_index, 1);
     assert_int_equal(topology_numa(t, 0)->cpu_count, 5);
     assert_int_equal(topology_numa(t, 1)->os_index, 2);
@@ -338,7 +335,6 @@ static void a_lent_cpu_does_not_bring_back_memory_without_cpus(void **state)
     };
     struct topology *t = load_made(nodes, ARRAY_LENGTH(nodes));
     assert_int_equal(topology_numa_count(t), 1);
-    assert_int_equal(topology_left_out_count(t), 2);
     assert_int_equal(topology_numa(t, 0)->os_index, 1);
     assert_int_equal(topology_numa(t, 0)->cpu_count, 4);
     topology_destroy(t);
@@ -353,7 +349,6 @@ static void machines_of_unknown_memory_keep_their_nodes(void **state)
     };
     struct topology *t = load_made(nodes, ARRAY_LENGTH(nodes));
     assert_int_equal(topology_numa_count(t), 2);
-    assert_int_equal(topology_left_out_count(t), 0);
     assert_int_equal(topology_numa(t, 1)->cpu_count, 2);
     assert_int_equal(topology_numa(t, 1)->memory_bytes, 0);
     topology_destroy(t);
@@ -754,7 +749,7 @@ int main(void)
         cmocka_unit_test(cores_are_named_before_their_second_threads),
         cmocka_unit_test(nodes_ascend_by_the_kernels_number),
         cmocka_unit_test(reserved_huge_pages_are_no_normal_memory),
-        cmocka_unit_test(memory_without_cpus_is_left_out_and_counted),
+        cmocka_unit_test(memory_without_cpus_is_left_out),
         cmocka_unit_test(cpus_without_memory_are_lent_to_the_smallest_node),
         cmocka_unit_test(a_lent_cpu_does_not_bring_back_memory_without_cpus),
         cmocka_unit_test(machines_of_unknown_memory_keep_their_nodes),

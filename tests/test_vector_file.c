@@ -23,10 +23,8 @@
 
 #include <cmocka.h>
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <sched.h>
 #include <signal.h>
 #include <unistd.h>
@@ -34,6 +32,7 @@
 #include "common/file_io.h"
 #include "common/random.h"
 #include "common/vector_file.h"
+#include "tests/directory_fixture.h"
 
 /* ---- interrupted and short reads ---- */
 
@@ -68,37 +67,25 @@ ssize_t preadv(int fd, const struct iovec *parts, int count, off_t offset)
 /* ---- fixture: a directory of its own ---- */
 
 struct fixture {
-    char directory[128];
+    char directory[DIRECTORY_FIXTURE_BYTES];
     char path[4200];
     struct error err;
 };
 
-static int remove_entry(const char *path, const struct stat *info, int kind, struct FTW *position)
-{
-    (void)info;
-    (void)kind;
-    (void)position;
-    return remove(path);
-}
-
 static int setup(void **state)
 {
     struct fixture *fixture = calloc(1, sizeof(*fixture));
-    const char *base = getenv("TMPDIR");
     if (!fixture)
         return -1;
-    if (!base || strlen(base) > 90)
-        base = "/tmp";
-    snprintf(fixture->directory, sizeof(fixture->directory), "%s/test_vector.XXXXXX", base);
     *state = fixture;
     reads_are_bad = false;
-    return mkdtemp(fixture->directory) ? 0 : -1;
+    return directory_fixture_create(fixture->directory);
 }
 
 static int teardown(void **state)
 {
     struct fixture *fixture = *state;
-    int result = nftw(fixture->directory, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+    int result = directory_fixture_remove(fixture->directory);
     free(fixture);
     reads_are_bad = false;
     return result;
@@ -113,22 +100,8 @@ static const char *at(struct fixture *fixture, const char *name)
 static const char *put(struct fixture *fixture, const char *name, const void *bytes, size_t count)
 {
     const char *path = at(fixture, name);
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    assert_true(fd >= 0);
-    assert_int_equal(write(fd, bytes, count), (ssize_t)count);
-    close(fd);
+    directory_fixture_write(path, bytes, count);
     return path;
-}
-
-static unsigned entries_in(const char *directory)
-{
-    DIR *list = opendir(directory);
-    unsigned count = 0;
-    assert_non_null(list);
-    for (struct dirent *entry; (entry = readdir(list));)
-        count += strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0;
-    closedir(list);
-    return count;
 }
 
 /* The error is one line, begins with the path and says `words`. */
@@ -246,7 +219,7 @@ static void every_format_round_trips(void **state)
             assert_int_equal(unlink(at(fixture, written_formats[i].name)), 0);
         }
     }
-    assert_int_equal(entries_in(fixture->directory), 0);
+    assert_int_equal(directory_fixture_entries(fixture->directory), 0);
 }
 
 static void interrupted_and_short_reads_are_completed(void **state)
@@ -701,7 +674,7 @@ static void writers_refuse_what_a_format_cannot_hold(void **state)
     assert_int_equal(mkdir(at(fixture, "d.fbin"), 0700), 0);
     assert_writer_refused(fixture, (struct vector_shape){1, 1, ELEMENT_F32}, STATUS_EXISTS,
                           "exists and is a directory");
-    assert_int_equal(entries_in(fixture->directory), 1);
+    assert_int_equal(directory_fixture_entries(fixture->directory), 1);
 }
 
 static void an_aborted_writer_leaves_the_old_file(void **state)
@@ -714,7 +687,7 @@ static void an_aborted_writer_leaves_the_old_file(void **state)
     assert_int_equal(vector_writer_append(writer, "abcd", 2, NULL), STATUS_OK);
     vector_writer_abort(writer);
     vector_writer_abort(NULL);
-    assert_int_equal(entries_in(fixture->directory), 1);
+    assert_int_equal(directory_fixture_entries(fixture->directory), 1);
     struct stat info;
     assert_int_equal(stat(fixture->path, &info), 0);
     assert_int_equal(info.st_size, 3);
@@ -732,7 +705,7 @@ static void the_announced_number_of_rows_is_held_to(void **state)
     assert_int_equal(vector_writer_append(writer, "abcdef", 2, &fixture->err), STATUS_INVALID);
     assert_says(fixture, "more than the 4 rows announced");
     vector_writer_abort(writer);
-    assert_int_equal(entries_in(fixture->directory), 0);
+    assert_int_equal(directory_fixture_entries(fixture->directory), 0);
 }
 
 static void a_file_size_limit_is_told_before_the_work(void **state)
@@ -759,7 +732,7 @@ static void a_file_size_limit_is_told_before_the_work(void **state)
     signal(SIGXFSZ, handler);
     assert_int_equal(status, STATUS_IO);
     assert_says(fixture, "File too large");
-    assert_int_equal(entries_in(fixture->directory), 0);
+    assert_int_equal(directory_fixture_entries(fixture->directory), 0);
 }
 
 enum { CHILD_PASSED = 0, CHILD_FAILED = 1, CHILD_SKIPPED = 77 };
@@ -782,7 +755,7 @@ static int fill_small_tmpfs(struct fixture *fixture)
     free(keys);
     if (status != STATUS_IO || !strstr(fixture->err.text, "No space left on device"))
         return CHILD_FAILED;
-    return entries_in(fixture->directory) == 0 ? CHILD_PASSED : CHILD_FAILED;
+    return directory_fixture_entries(fixture->directory) == 0 ? CHILD_PASSED : CHILD_FAILED;
 }
 
 static void a_full_disk_gives_one_line_and_leaves_nothing(void **state)

@@ -12,45 +12,32 @@
 
 #include <cmocka.h>
 
-#include <fcntl.h>
-#include <ftw.h>
 #include <unistd.h>
 
 #include "common/file_io.h"
 #include "common/random.h"
 #include "common/vector_file.h"
+#include "tests/directory_fixture.h"
 
 struct fixture {
-    char directory[128];
+    char directory[DIRECTORY_FIXTURE_BYTES];
     char path[256];
     struct error err;
 };
 
-static int remove_entry(const char *path, const struct stat *info, int kind, struct FTW *position)
-{
-    (void)info;
-    (void)kind;
-    (void)position;
-    return remove(path);
-}
-
 static int setup(void **state)
 {
     struct fixture *fixture = calloc(1, sizeof(*fixture));
-    const char *base = getenv("TMPDIR");
     if (!fixture)
         return -1;
-    if (!base || strlen(base) > 90)
-        base = "/tmp";
-    snprintf(fixture->directory, sizeof(fixture->directory), "%s/test_truth.XXXXXX", base);
     *state = fixture;
-    return mkdtemp(fixture->directory) ? 0 : -1;
+    return directory_fixture_create(fixture->directory);
 }
 
 static int teardown(void **state)
 {
     struct fixture *fixture = *state;
-    int result = nftw(fixture->directory, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+    int result = directory_fixture_remove(fixture->directory);
     free(fixture);
     return result;
 }
@@ -64,10 +51,7 @@ static const char *at(struct fixture *fixture, const char *name)
 static const char *put(struct fixture *fixture, const char *name, const void *bytes, size_t count)
 {
     const char *path = at(fixture, name);
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    assert_true(fd >= 0);
-    assert_int_equal(write(fd, bytes, count), (ssize_t)count);
-    close(fd);
+    directory_fixture_write(path, bytes, count);
     return path;
 }
 

@@ -17,6 +17,7 @@
 #include <cmocka.h>
 
 #include "builder/work.h"
+#include "tests/directory_fixture.h"
 #include "tests/work_fixture.h"
 
 /* ---- writing, reading, resuming ---- */
@@ -45,12 +46,12 @@ static void files_have_the_documented_names(void **state)
     struct work *work = open_work(*state);
     write_good(work, GRAPH_3);
     write_good(work, PACK);
-    assert_int_equal(entries(work_path(work)), 2 + 3 + 3);
+    assert_int_equal(directory_fixture_entries(work_path(work)), 2 + 3 + 3);
     static const char *const names[] = {
         "job",       "lock",       "graph-00003.done", "graph-00003.lists", "graph-00003.ids-7",
         "pack.done", "pack.lists", "pack.ids-7"};
     for (size_t i = 0; i < ARRAY_LENGTH(names); i++)
-        if (!exists(path_in(work, names[i])))
+        if (!fixture_exists(path_in(work, names[i])))
             fail_msg("%s is missing", names[i]);
     struct image job = load(path_in(work, "job"));
     assert_int_equal(job.length, strlen(JOB));
@@ -161,7 +162,7 @@ static void reopened_directory_has_its_finished_pieces(void **state)
     expect_good(work, GRAPH_3);
     assert_false(work_piece_done(work, GRAPH_4));
     assert_false(work_piece_done(work, PACK));
-    assert_int_equal(entries(work_path(work)), 2 + 3);
+    assert_int_equal(directory_fixture_entries(work_path(work)), 2 + 3);
     work_piece_forget(work, GRAPH_3);
     assert_false(work_piece_done(work, GRAPH_3));
     assert_true(work_is_empty(work));
@@ -296,22 +297,22 @@ static void work_opens_only_what_may_be_a_work_directory(void **state)
     struct work *work = NULL;
     struct error err = {0};
     assert_int_equal(mkdir(path, 0700), 0);
-    touch(fixture_path(path, "photo.jpg"));
+    fixture_touch(fixture_path(path, "photo.jpg"), 0);
     expect_refusal(path, JOB, WORK_ALONE, "is not empty and no work directory");
-    assert_int_equal(entries(path), 1); /* nothing was put into it */
+    assert_int_equal(directory_fixture_entries(path), 1); /* nothing was put into it */
     assert_int_equal(unlink(fixture_path(path, "photo.jpg")), 0);
     /* Files of pieces do not make it one: whose would they be? */
-    touch(fixture_path(path, "pack.lists"));
+    fixture_touch(fixture_path(path, "pack.lists"), 0);
     expect_refusal(path, JOB, WORK_ALONE, "is not empty and no work directory");
     assert_int_equal(unlink(fixture_path(path, "pack.lists")), 0);
 
     /* What a process leaves that is killed while it opens one. */
-    touch(fixture_path(path, "lock"));
-    touch(fixture_path(path, "job.12-3ab.tmp"));
+    fixture_touch(fixture_path(path, "lock"), 0);
+    fixture_touch(fixture_path(path, "job.12-3ab.tmp"), 0);
     work_close(open_work(*state));
-    assert_int_equal(entries(path), 2);
+    assert_int_equal(directory_fixture_entries(path), 2);
 
-    touch(fixture_path(*state, "file"));
+    fixture_touch(fixture_path(*state, "file"), 0);
     expect_refusal(fixture_path(*state, "file"), JOB, WORK_ALONE, "not a directory");
     const char *orphan = fixture_path(*state, "no/work");
     assert_int_equal(work_open(orphan, JOB, WORK_ALONE, &work, &err), STATUS_IO);
@@ -325,7 +326,7 @@ static void path_may_end_in_slashes(void **state)
     struct work *work = open_work_as(fixture_path(*state, "work//"), WORK_ALONE);
     assert_string_equal(work_path(work), fixture_path(*state, "work"));
     work_remove(work);
-    assert_false(exists(fixture_path(*state, "work")));
+    assert_false(fixture_exists(fixture_path(*state, "work")));
 }
 
 /* ---- holding it ---- */
@@ -372,9 +373,9 @@ static void killed_process_lets_go(void **state)
     assert_int_equal(kill(child, SIGKILL), 0);
     assert_int_equal(waitpid(child, NULL, 0), child);
     work_close(open_work_as(path, WORK_SHARED));
-    assert_int_equal(entries(path), 3); /* it might be of one that lives */
+    assert_int_equal(directory_fixture_entries(path), 3); /* it might be of one that lives */
     work_close(open_work(*state));
-    assert_int_equal(entries(path), 2);
+    assert_int_equal(directory_fixture_entries(path), 2);
 }
 
 static void removed_directory_may_be_made_anew(void **state)
@@ -382,9 +383,9 @@ static void removed_directory_may_be_made_anew(void **state)
     const char *path = fixture_path(*state, "work");
     struct work *work = open_work(*state);
     work_remove(work);
-    assert_false(exists(path));
+    assert_false(fixture_exists(path));
     work_close(open_work(*state));
-    assert_true(exists(path));
+    assert_true(fixture_exists(path));
 }
 
 /* ---- clearing up ---- */
@@ -421,15 +422,15 @@ static const char *const FOREIGN[] = {
 static void touch_foreign(const char *path)
 {
     for (size_t i = 0; i < ARRAY_LENGTH(FOREIGN); i++)
-        touch(fixture_path(path, FOREIGN[i]));
+        fixture_touch(fixture_path(path, FOREIGN[i]), 0);
 }
 
 static void expect_foreign(const char *path, int others)
 {
     for (size_t i = 0; i < ARRAY_LENGTH(FOREIGN); i++)
-        if (!exists(fixture_path(path, FOREIGN[i])))
+        if (!fixture_exists(fixture_path(path, FOREIGN[i])))
             fail_msg("%s was deleted", FOREIGN[i]);
-    assert_int_equal(entries(path), (int)ARRAY_LENGTH(FOREIGN) + others);
+    assert_int_equal(directory_fixture_entries(path), (int)ARRAY_LENGTH(FOREIGN) + others);
 }
 
 static void opening_alone_clears_what_is_of_no_use(void **state)
@@ -447,7 +448,7 @@ static void opening_alone_clears_what_is_of_no_use(void **state)
     save(path_in(work, "graph-00004.done"), &record);
     touch_foreign(path);
     for (size_t i = 0; i < ARRAY_LENGTH(useless); i++)
-        touch(fixture_path(path, useless[i]));
+        fixture_touch(fixture_path(path, useless[i]), 0);
     work_close(work);
 
     work = open_work_as(path, WORK_SHARED);
@@ -469,7 +470,7 @@ static void remove_deletes_only_files_of_ours(void **state)
     write_good(work, PACK);
     assert_int_equal(work_output_open(work, GRAPH_4, "lists", 0, &output, NULL), STATUS_OK);
     work_output_abort(output);
-    touch(fixture_path(path, "graph-00003.lists.7-1f.tmp"));
+    fixture_touch(fixture_path(path, "graph-00003.lists.7-1f.tmp"), 0);
     work_remove(work);
     expect_foreign(path, 0);
     expect_refusal(path, JOB, WORK_ALONE, "no work directory");
@@ -479,7 +480,7 @@ static void remove_deletes_only_files_of_ours(void **state)
     work = open_work(*state);
     write_good(work, GRAPH_3);
     work_remove(work);
-    assert_false(exists(path));
+    assert_false(fixture_exists(path));
 }
 
 static void remove_spares_the_work_of_others(void **state)
@@ -491,7 +492,7 @@ static void remove_spares_the_work_of_others(void **state)
     work_remove(first);
     expect_good(second, GRAPH_3);
     work_remove(second);
-    assert_false(exists(path));
+    assert_false(fixture_exists(path));
 }
 
 static void opening_raises_the_limit_of_open_files(void **state)

@@ -15,6 +15,7 @@
 #include <xxhash.h>
 
 #include "builder/work.h"
+#include "tests/directory_fixture.h"
 #include "tests/work_fixture.h"
 
 /* Gives a forged record the checksum that it needs to be believed. */
@@ -38,12 +39,12 @@ static void expect_no_piece(struct work *work, const char *record)
     enum status status = work_piece_read(work, GRAPH_3, &info, sizeof(info), NULL, &err);
     expect_discarded(status, &err, record);
     assert_int_equal(info.rows, 1);
-    assert_false(exists(record));
+    assert_false(fixture_exists(record));
     save(record, &damaged);
     status = work_input_open(work, GRAPH_3, "lists", 0, 0, &input, &err);
     expect_discarded(status, &err, record);
     assert_null(input);
-    assert_false(exists(record));
+    assert_false(fixture_exists(record));
 }
 
 static void record_with_any_byte_changed_is_none(void **state)
@@ -218,7 +219,7 @@ static void file_of_another_length_is_found_before_reading(void **state)
         enum status status = work_input_open(work, GRAPH_3, "ids-7", 0, 0, &input, &err);
         expect_discarded(status, &err, name);
         assert_null(input);
-        assert_false(exists(path_in(work, "graph-00003.done")));
+        assert_false(fixture_exists(path_in(work, "graph-00003.done")));
     }
     work_close(work);
 }
@@ -279,7 +280,8 @@ static void discarded_piece_is_made_good_by_the_next_run(void **state)
     work_close(work);
     work = open_work(*state);
     assert_false(work_piece_done(work, GRAPH_3));
-    assert_int_equal(entries(work_path(work)), 2 + 3); /* its files are gone too */
+    assert_int_equal(directory_fixture_entries(work_path(work)),
+                     2 + 3); /* its files are gone too */
     write_good(work, GRAPH_3);
     expect_good(work, GRAPH_3);
     expect_good(work, GRAPH_4);

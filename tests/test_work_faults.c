@@ -16,6 +16,7 @@
 
 #include "builder/work.h"
 #include "layout/store.h"
+#include "tests/directory_fixture.h"
 #include "tests/work_fixture.h"
 
 /* ---- failing calls ---- */
@@ -70,7 +71,7 @@ static void any_failing_call_leaves_the_piece_undone(void **state)
             assert_non_null(strstr(err.text, strerror(outcomes[f])));
             assert_non_null(strstr(err.text, work_path(work)));
             assert_false(work_piece_done(work, GRAPH_3));
-            assert_int_equal(entries(work_path(work)), 2 + 3);
+            assert_int_equal(directory_fixture_entries(work_path(work)), 2 + 3);
             assert_true(n < CALLS_MAX);
         }
         /* 2 creates; 7 writes; 2 fsyncs, closes and renames; the directory; record: 6 calls */
@@ -95,7 +96,7 @@ static void failing_call_keeps_the_piece_that_is_done(void **state)
             break;
         assert_int_equal(status, STATUS_IO);
         expect_good(work, GRAPH_3);
-        assert_int_equal(entries(work_path(work)), 2 + 3);
+        assert_int_equal(directory_fixture_entries(work_path(work)), 2 + 3);
         assert_true(n < CALLS_MAX);
     }
     work_close(work);
@@ -156,7 +157,7 @@ static void output_that_failed_cannot_be_committed(void **state)
     assert_null(output);
     assert_int_equal(cost.written_bytes, 9);
     assert_false(work_piece_done(work, PACK));
-    assert_int_equal(entries(work_path(work)), 2);
+    assert_int_equal(directory_fixture_entries(work_path(work)), 2);
     work_close(work);
 }
 
@@ -181,9 +182,9 @@ static void failing_open_leaves_nothing_in_the_way(void **state)
         assert_null(work);
         assert_non_null(strstr(err.text, path));
         /* No temporaries; a job only if all but the last fsync was done. */
-        assert_true(!exists(path) || entries(path) <= 2);
+        assert_true(!fixture_exists(path) || directory_fixture_entries(path) <= 2);
         work_remove(open_work(*state));
-        assert_false(exists(path));
+        assert_false(fixture_exists(path));
         assert_true(n < CALLS_MAX);
     }
     /* Through with the tenth: mkdir, lock, fsync of the parent, 6 calls for the job. */
@@ -275,7 +276,7 @@ static void process_may_die_at_any_call(void **state)
         work = open_work(*state);
         expect_good(work, GRAPH_4);
         bool done = work_piece_done(work, GRAPH_3);
-        assert_int_equal(entries(path), done ? 2 + 3 + 3 : 2 + 3);
+        assert_int_equal(directory_fixture_entries(path), done ? 2 + 3 + 3 : 2 + 3);
         if (!done)
             write_good(work, GRAPH_3);
         expect_good(work, GRAPH_3);
@@ -320,10 +321,10 @@ static bool write_against_another(const char *path, int n, int outcome, bool *do
     *done = work_piece_done(work, GRAPH_3);
     if (*done)
         expect_good(work, GRAPH_3);
-    assert_int_equal(entries(path), *done ? 2 + 3 : 2);
+    assert_int_equal(directory_fixture_entries(path), *done ? 2 + 3 : 2);
     work_close(other.work);
     work_remove(work);
-    assert_false(exists(path));
+    assert_false(fixture_exists(path));
     return happened;
 }
 
@@ -374,7 +375,7 @@ static void two_processes_may_make_the_same_piece(void **state)
     }
     struct work *work = open_work_as(path, WORK_SHARED);
     expect_good(work, GRAPH_3);
-    assert_int_equal(entries(path), 2 + 3);
+    assert_int_equal(directory_fixture_entries(path), 2 + 3);
     work_close(work);
 }
 
@@ -412,7 +413,7 @@ static void threads_share_a_directory(void **state)
         assert_int_equal(pthread_join(threads[i], NULL), 0);
         assert_true(workers[i].good);
     }
-    assert_int_equal(entries(work_path(work)), 2 + THREADS * 3 * 3);
+    assert_int_equal(directory_fixture_entries(work_path(work)), 2 + THREADS * 3 * 3);
     work_close(work);
 }
 

@@ -4,19 +4,18 @@
  */
 #include "tests/work_fixture.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "common/random.h"
+#include "tests/directory_fixture.h"
 
 enum { SEED = 5 };
 
@@ -36,30 +35,6 @@ const char *path_in(const struct work *work, const char *name)
     return fixture_path(work_path(work), name);
 }
 
-int entries(const char *path)
-{
-    DIR *directory = opendir(path);
-    assert_non_null(directory);
-    int count = -2;
-    while (readdir(directory))
-        count++;
-    closedir(directory);
-    return count;
-}
-
-bool exists(const char *path)
-{
-    struct stat info;
-    return lstat(path, &info) == 0;
-}
-
-void touch(const char *path)
-{
-    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-    assert_true(fd >= 0);
-    close(fd);
-}
-
 struct image load(const char *path)
 {
     struct image image;
@@ -74,10 +49,7 @@ struct image load(const char *path)
 
 void save(const char *path, const struct image *image)
 {
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    assert_true(fd >= 0);
-    assert_int_equal(write(fd, image->bytes, image->length), image->length);
-    close(fd);
+    directory_fixture_write(path, image->bytes, image->length);
 }
 
 struct work *open_work_as(const char *path, enum work_hold hold)

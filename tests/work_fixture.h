@@ -41,10 +41,6 @@ extern const struct info INFO;
 /* WORK/NAME; valid until the teardown. */
 const char *path_in(const struct work *work, const char *name);
 
-int entries(const char *path);
-bool exists(const char *path);
-void touch(const char *path);
-
 /* A file in memory. */
 struct image {
     uint8_t bytes[1024];

@@ -135,13 +135,33 @@ static void print_json(const struct bench *bench, const struct point *point)
     if (bench->local.engine != NULL) {
         struct index_memory memory = index_memory_of(bench->local.index);
         printf(",\"hops_per_query\":%.3f,\"code_distances_per_query\":%.2f,"
-               "\"exact_distances_per_query\":%.2f,\"cached_blocks\":%" PRIu64 ",\"resident\":%s",
+               "\"exact_distances_per_query\":%.2f,\"scalar_bits\":%u,\"code_bytes\":%u,"
+               "\"codes_bytes\":%" PRIu64 ",\"navigation_bytes\":%" PRIu64
+               ",\"lists_bytes\":%" PRIu64 ",\"cache_bytes\":%" PRIu64 ",\"cached_blocks\":%" PRIu64
+               ",\"resident\":%s",
                per_query(point, sums->hops), per_query(point, sums->code_distances),
-               per_query(point, sums->exact_distances), memory.cached_blocks,
-               memory.resident ? "true" : "false");
+               per_query(point, sums->exact_distances), memory.scalar_bits, memory.code_bytes,
+               memory.codes_bytes, memory.navigation_bytes, memory.lists_bytes, memory.cache_bytes,
+               memory.cached_blocks, memory.resident ? "true" : "false");
     }
     printf("}\n");
     fflush(stdout);
+}
+
+/* "33.5 MiB codes (4 bits a dimension, made at start), ..." */
+static void print_memory(const struct index_memory *memory)
+{
+    printf("pinned: %.1f MiB codes (", (double)memory->codes_bytes / 0x1p20);
+    if (memory->scalar_bits > 0)
+        printf("%u bits a dimension, made at start", memory->scalar_bits);
+    else
+        printf("%u bytes a vector", memory->code_bytes);
+    printf("), %.1f MiB navigation, ", (double)memory->navigation_bytes / 0x1p20);
+    if (memory->lists_bytes > 0)
+        printf("%.1f MiB lists, ", (double)memory->lists_bytes / 0x1p20);
+    printf("%.1f MiB cache (%" PRIu64 " blocks with %" PRIu64 " vectors%s)\n",
+           (double)memory->cache_bytes / 0x1p20, memory->cached_blocks, memory->cached_nodes,
+           memory->resident ? ": all of them, no reads" : "");
 }
 
 static void print_setting(const struct bench *bench)
@@ -157,11 +177,7 @@ static void print_setting(const struct bench *bench)
     struct index_memory memory = index_memory_of(bench->local.index);
     struct engine_stats stats;
     engine_stats_get(bench->local.engine, &stats);
-    printf("pinned: %.1f MiB codes, %.1f MiB navigation, %.1f MiB cache (%" PRIu64
-           " blocks with %" PRIu64 " vectors%s)\n",
-           (double)memory.codes_bytes / 0x1p20, (double)memory.navigation_bytes / 0x1p20,
-           (double)memory.cache_bytes / 0x1p20, memory.cached_blocks, memory.cached_nodes,
-           memory.resident ? ": all of them, no reads" : "");
+    print_memory(&memory);
     printf("engine: %u threads, %s\n", stats.threads, stats.io);
 }
 

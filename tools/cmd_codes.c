@@ -308,10 +308,42 @@ static enum status inputs_open(struct codes_run *run, struct error *err)
     uint32_t most = 0;
     for (size_t i = 0; i < options->code_bytes.count; i++)
         most = MAX(most, MIN(options->code_bytes.items[i], run->shape.dim));
+    for (size_t c = 0; c < run->kind_count; c++)
+        if (run->kinds[c] == CODEC_SCALAR)
+            most = MAX(most, codec_scalar_code_bytes(run->shape.dim, run->metric, 4));
     void *codes = NULL;
     status = bulk_alloc(run->shape.count, most, "codes", &codes, err);
     run->codes = codes;
     run->codes_bytes = most;
+    return status;
+}
+
+/* Scalar codes have sizes of their own, which coincide where there are few dimensions. */
+static enum status scalar_measure(struct codes_run *run, struct error *err)
+{
+    enum status status = STATUS_OK;
+    uint32_t before = 0;
+    for (uint32_t bits = 1; status == STATUS_OK && bits <= 4; bits *= 2) {
+        const uint32_t bytes = codec_scalar_code_bytes(run->shape.dim, run->metric, bits);
+        if (bytes != before)
+            status = codec_measure(run, CODEC_SCALAR, bytes, err);
+        before = bytes;
+    }
+    return status;
+}
+
+static enum status codecs_measure(struct codes_run *run, struct error *err)
+{
+    const struct args_u32_list *sizes = &run->options->code_bytes;
+    enum status status = STATUS_OK;
+    for (size_t i = 0; status == STATUS_OK && i < sizes->count; i++)
+        for (size_t c = 0; status == STATUS_OK && c < run->kind_count; c++)
+            if (run->kinds[c] != CODEC_SCALAR)
+                status =
+                    codec_measure(run, run->kinds[c], MIN(sizes->items[i], run->shape.dim), err);
+    for (size_t c = 0; status == STATUS_OK && c < run->kind_count; c++)
+        if (run->kinds[c] == CODEC_SCALAR)
+            status = scalar_measure(run, err);
     return status;
 }
 
@@ -322,10 +354,8 @@ static enum status codes_measure(struct codes_run *run, struct error *err)
     if (status == STATUS_OK)
         status = rows_pass(&pass, err); /* checks every row, too */
     run->norm_max = sqrtf(pass.norm_max) * (1 + 0x1p-20f);
-    const struct args_u32_list *sizes = &run->options->code_bytes;
-    for (size_t i = 0; status == STATUS_OK && i < sizes->count; i++)
-        for (size_t c = 0; status == STATUS_OK && c < run->kind_count; c++)
-            status = codec_measure(run, run->kinds[c], MIN(sizes->items[i], run->shape.dim), err);
+    if (status == STATUS_OK)
+        status = codecs_measure(run, err);
     if (status == STATUS_OK && run->options->json)
         printf("\n]\n");
     return status;
@@ -341,7 +371,7 @@ static bool codecs_parse(struct codes_run *run, struct error *err)
         snprintf(word, sizeof(word), "%.*s", (int)MIN(length, sizeof(word) - 1), at);
         const enum codec_kind kind = codec_kind_parse(word);
         if (kind == CODEC_NONE || length >= sizeof(word) || run->kind_count == CODECS_MAX) {
-            (void)cmd_usage(err, "--codec %s: wanted a list of up to %d of pq, opq, auto",
+            (void)cmd_usage(err, "--codec %s: wanted a list of up to %d of pq, opq, scalar, auto",
                             run->options->codecs, CODECS_MAX);
             return false;
         }
@@ -389,7 +419,7 @@ enum cmd_outcome cmd_codes(int argc, char **argv, struct error *err)
          .kind = ARGS_STRING,
          .target = &options.codecs,
          .value_name = "LIST",
-         .help = "kinds to compare: pq, opq, auto"},
+         .help = "kinds to compare: pq, opq, auto; scalar, at its own sizes"},
         {.name = "code-bytes",
          .kind = ARGS_U32_LIST,
          .target = &options.code_bytes,

@@ -8,9 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/codec_choose.h"
 #include "layout/generation.h"
 #include "layout/publish.h"
+#include "query/index_plan.h"
 #include "tools/cmd.h"
 
 enum { DIGEST_TEXT_BYTES = 33 };
@@ -33,7 +33,39 @@ static uint64_t total_bytes(const struct manifest *manifest)
     return total;
 }
 
+/* The command line of a command on one generation: parses the options of `spec` and the operand
+ * GEN, and opens that. NULL: *outcome is what to return. */
+static struct generation *open_operand(struct args_spec spec, int argc, char **argv,
+                                       enum cmd_outcome *outcome, struct error *err)
+{
+    struct args_positionals rest;
+    struct generation *generation;
+    spec.positional_name = "GEN";
+    spec.positional_min = 1;
+    spec.positional_max = 1;
+    if (!cmd_parse(&spec, argc, argv, &rest, outcome, err))
+        return NULL;
+    if (generation_open(rest.items[0], &generation, err) == STATUS_OK)
+        return generation;
+    *outcome = CMD_FAILED;
+    return NULL;
+}
+
 /* ---- info ---- */
+
+/* What a daemon would hold at which --memory. */
+static void print_steps(const struct manifest *manifest)
+{
+    struct index_step steps[INDEX_STEPS_MAX];
+    uint32_t count = index_plan_steps(manifest, steps);
+    for (uint32_t i = 0; i < count; i++) {
+        const struct index_plan *plan = &steps[i].plan;
+        printf("%-17s %" PRIu64 " bytes (%.1f MiB): codes of %u bytes%s%s\n",
+               i == 0 ? "--memory from" : "", steps[i].budget, (double)steps[i].budget / 0x1p20,
+               plan->code_bytes, plan->lists ? ", lists of all vectors" : "",
+               plan->resident ? ", all blocks: no reads" : "");
+    }
+}
 
 static void print_info(const char *path, const struct manifest *manifest)
 {
@@ -71,6 +103,7 @@ static void print_info(const char *path, const struct manifest *manifest)
                manifest->files[f].bytes, (double)manifest->files[f].bytes / count);
     printf("total             %" PRIu64 " bytes, %.1f a vector\n", total_bytes(manifest),
            (double)total_bytes(manifest) / count);
+    print_steps(manifest);
 }
 
 static void print_info_json(const char *path, const struct manifest *manifest)
@@ -105,8 +138,15 @@ static void print_info_json(const char *path, const struct manifest *manifest)
     for (int f = 0; f < GENERATION_FILE_COUNT; f++)
         printf("%s\"%s\":%" PRIu64, f > 0 ? "," : "", generation_file_names[f],
                manifest->files[f].bytes);
-    printf("},\"total_bytes\":%" PRIu64 ",\"bytes_per_vector\":%.3f}\n", total_bytes(manifest),
-           (double)total_bytes(manifest) / (double)manifest->vector_count);
+    printf("},\"total_bytes\":%" PRIu64 ",\"bytes_per_vector\":%.3f,\"memory\":[",
+           total_bytes(manifest), (double)total_bytes(manifest) / (double)manifest->vector_count);
+    struct index_step steps[INDEX_STEPS_MAX];
+    uint32_t count = index_plan_steps(manifest, steps);
+    for (uint32_t i = 0; i < count; i++)
+        printf("%s{\"budget\":%" PRIu64 ",\"code_bytes\":%u,\"lists\":%s,\"resident\":%s}",
+               i > 0 ? "," : "", steps[i].budget, steps[i].plan.code_bytes,
+               steps[i].plan.lists ? "true" : "false", steps[i].plan.resident ? "true" : "false");
+    printf("]}\n");
 }
 
 enum cmd_outcome cmd_info(int argc, char **argv, struct error *err)
@@ -120,35 +160,28 @@ enum cmd_outcome cmd_info(int argc, char **argv, struct error *err)
         .summary = "Show what a generation is: its vectors, parameters, geometry and size.",
         .options = table,
         .option_count = ARRAY_LENGTH(table),
-        .positional_name = "GEN",
-        .positional_min = 1,
-        .positional_max = 1,
     };
-    struct args_positionals rest;
     enum cmd_outcome outcome;
-    if (!cmd_parse(&spec, argc, argv, &rest, &outcome, err))
+    struct generation *generation = open_operand(spec, argc, argv, &outcome, err);
+    if (generation == NULL)
         return outcome;
-    struct generation *generation;
-    if (generation_open(rest.items[0], &generation, err) != STATUS_OK)
-        return CMD_FAILED;
     if (json)
-        print_info_json(rest.items[0], generation_manifest(generation));
+        print_info_json(generation_path(generation), generation_manifest(generation));
     else
-        print_info(rest.items[0], generation_manifest(generation));
+        print_info(generation_path(generation), generation_manifest(generation));
     generation_close(generation);
     return CMD_OK;
 }
 
 /* ---- verify ---- */
 
-static enum status verify_run(const char *path, const struct generation *generation,
-                              struct error *err)
+static enum status verify_run(const struct generation *generation, struct error *err)
 {
     uint64_t blocks;
     enum status status = generation_verify(generation, &blocks, err);
     if (status == STATUS_OK)
-        printf("%s: whole: %" PRIu64 " blocks and %" PRIu64 " bytes checked\n", path, blocks,
-               total_bytes(generation_manifest(generation)));
+        printf("%s: whole: %" PRIu64 " blocks and %" PRIu64 " bytes checked\n",
+               generation_path(generation), blocks, total_bytes(generation_manifest(generation)));
     return status;
 }
 
@@ -178,19 +211,12 @@ enum cmd_outcome cmd_verify(int argc, char **argv, struct error *err)
         .summary = "Check every byte of a generation against its checksums and formats.",
         .options = table,
         .option_count = ARRAY_LENGTH(table),
-        .positional_name = "GEN",
-        .positional_min = 1,
-        .positional_max = 1,
     };
-    struct args_positionals rest;
     enum cmd_outcome outcome;
-    if (!cmd_parse(&spec, argc, argv, &rest, &outcome, err))
+    struct generation *generation = open_operand(spec, argc, argv, &outcome, err);
+    if (generation == NULL)
         return outcome;
-    struct generation *generation;
-    enum status status = generation_open(rest.items[0], &generation, err);
-    if (status != STATUS_OK)
-        return CMD_FAILED;
-    status = digest ? digest_run(generation, err) : verify_run(rest.items[0], generation, err);
+    enum status status = digest ? digest_run(generation, err) : verify_run(generation, err);
     generation_close(generation);
     return cmd_outcome_of(status);
 }

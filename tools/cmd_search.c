@@ -1,6 +1,6 @@
 /*
  * cmd_search.c - `nightjar search`: answers for a query file, from a daemon or from an index opened
- * here, as a table, as JSON lines or as a file of ids.
+ * here, as a table, as JSON lines or as a file of ids; or what the queries took (explain.h).
  *
  * Queries go through in batches; an answer is held as struct search_hit whichever way it came.
  */
@@ -11,6 +11,7 @@
 #include "common/vector_file.h"
 #include "query/client.h"
 #include "tools/cmd.h"
+#include "tools/explain.h"
 
 enum {
     BATCH_QUERIES = 256, /* held at once; in process, also how many are in flight */
@@ -24,13 +25,13 @@ struct options {
     uint64_t limit;
     double search_ratio;
     bool json;
+    bool explain;
 };
 
 struct answer {
     uint32_t hit_count;
     uint32_t flags;
-    uint32_t reads;
-    uint32_t cache_hits;
+    struct search_stats stats; /* of a daemon without --explain: reads and cache_hits only */
 };
 
 /* Where answers come from (one of client, local) and where they go. */
@@ -44,6 +45,7 @@ struct session {
     struct search_hit *hits;    /* BATCH_QUERIES * k */
     struct answer *answers;     /* BATCH_QUERIES */
     uint32_t *ids;              /* k; for the writer */
+    struct explain explained;
 };
 
 static enum status search_local(struct session *self, uint32_t first, uint32_t count,
@@ -69,10 +71,28 @@ static enum status search_local(struct session *self, uint32_t first, uint32_t c
         if (query->status != STATUS_OK)
             return error_set(err, query->status, "query %u: %s", first + i,
                              status_name(query->status));
-        self->answers[i] = (struct answer){query->hit_count, query->flags, query->stats.reads,
-                                           query->stats.cache_hits};
+        self->answers[i] = (struct answer){query->hit_count, query->flags, query->stats};
     }
     return STATUS_OK;
+}
+
+/* What a daemon tells of query `i` of an answer. */
+static struct search_stats stats_of(const struct client_answer *answer, uint32_t i)
+{
+    struct search_stats stats = {.reads = answer->results[i].reads,
+                                 .cache_hits = answer->results[i].cache_hits};
+    if (answer->explanations == NULL)
+        return stats;
+    const struct client_explanation *explanation = &answer->explanations[i];
+    stats.hops = explanation->hops;
+    stats.exact_distances = explanation->exact_distances;
+    stats.code_distances = explanation->code_distances;
+    stats.failed_blocks = explanation->failed_blocks;
+    stats.read_bytes = explanation->read_bytes;
+    stats.queue_ns = explanation->queue_ns;
+    stats.cpu_ns = explanation->cpu_ns;
+    stats.total_ns = explanation->total_ns;
+    return stats;
 }
 
 static enum status search_frame(struct session *self, uint32_t first, uint32_t count, uint32_t slot,
@@ -86,6 +106,7 @@ static enum status search_frame(struct session *self, uint32_t first, uint32_t c
         .search_list = options->search_list,
         .beam_width = options->common.beam_width,
         .search_ratio = (float)options->search_ratio,
+        .explain = options->explain,
     };
     struct client_answer answer;
     enum status status = client_search(self->client, &search, &answer, err);
@@ -98,7 +119,7 @@ static enum status search_frame(struct session *self, uint32_t first, uint32_t c
     for (uint32_t i = 0; i < count; i++) {
         const struct client_query_result *result = &answer.results[i];
         self->answers[slot + i] = (struct answer){MIN(result->hit_count, options->common.k),
-                                                  result->flags, result->reads, result->cache_hits};
+                                                  result->flags, stats_of(&answer, i)};
         for (uint32_t h = 0; h < self->answers[slot + i].hit_count; h++) {
             const struct client_hit *from = &answer.hits[(size_t)i * options->common.k + h];
             self->hits[(size_t)(slot + i) * options->common.k + h] =
@@ -133,46 +154,79 @@ static enum status emit_ids(struct session *self, const struct answer *answer,
     return vector_writer_append(self->writer, self->ids, 1, err);
 }
 
-static void emit_json(uint32_t query, const struct answer *answer, const struct search_hit *hits)
+static void emit_json(const struct options *options, uint32_t query, const struct answer *answer,
+                      const struct search_hit *hits)
 {
-    printf("{\"query\":%u,\"degraded\":%s,\"reads\":%u,\"cache_hits\":%u,\"hits\":[", query,
-           (answer->flags & SEARCH_DEGRADED) != 0 ? "true" : "false", answer->reads,
-           answer->cache_hits);
+    printf("{\"query\":%u,\"degraded\":%s,", query,
+           (answer->flags & SEARCH_DEGRADED) != 0 ? "true" : "false");
+    if (options->explain)
+        explain_print_json(&answer->stats);
+    else
+        printf("\"reads\":%u,\"cache_hits\":%u", answer->stats.reads, answer->stats.cache_hits);
+    printf(",\"hits\":[");
     for (uint32_t i = 0; i < answer->hit_count; i++)
         printf("%s{\"key\":%" PRIu64 ",\"distance\":%.9g}", i > 0 ? "," : "", hits[i].key,
                (double)hits[i].distance);
     printf("]}\n");
 }
 
+static const char *degraded_note(const struct answer *answer)
+{
+    return (answer->flags & SEARCH_DEGRADED) != 0 ? "  degraded" : "";
+}
+
 static void emit_table(uint32_t query, const struct answer *answer, const struct search_hit *hits)
 {
     for (uint32_t i = 0; i < answer->hit_count; i++)
         printf("%7u %5u %20" PRIu64 " %14.7g%s\n", query, i + 1, hits[i].key,
-               (double)hits[i].distance,
-               (answer->flags & SEARCH_DEGRADED) != 0 ? "  degraded" : "");
+               (double)hits[i].distance, degraded_note(answer));
+}
+
+/* One answer, wherever its parts go: ids to a file, hits and numbers to stdout. */
+static enum status emit(struct session *self, uint32_t query, const struct answer *answer,
+                        const struct search_hit *hits, struct error *err)
+{
+    const struct options *options = self->options;
+    if (options->explain)
+        explain_add(&self->explained, &answer->stats);
+    if (options->json && (self->writer == NULL || options->explain))
+        emit_json(options, query, answer, hits);
+    else if (options->explain)
+        explain_print_row(query, &answer->stats, degraded_note(answer));
+    else if (self->writer == NULL)
+        emit_table(query, answer, hits);
+    return self->writer != NULL ? emit_ids(self, answer, hits, err) : STATUS_OK;
+}
+
+static void print_head(const struct options *options)
+{
+    if (options->json)
+        return;
+    if (options->explain)
+        explain_print_head();
+    else if (options->output == NULL)
+        printf("%7s %5s %20s %14s\n", "query", "rank", "key", "distance");
 }
 
 static enum status run_queries(struct session *self, struct error *err)
 {
     const struct options *options = self->options;
-    if (self->writer == NULL && !options->json)
-        printf("%7s %5s %20s %14s\n", "query", "rank", "key", "distance");
+    print_head(options);
     for (uint32_t first = 0; first < self->queries.count; first += BATCH_QUERIES) {
         uint32_t count = MIN(BATCH_QUERIES, self->queries.count - first);
         enum status status = self->client != NULL ? search_socket(self, first, count, err)
                                                   : search_local(self, first, count, err);
         for (uint32_t i = 0; status == STATUS_OK && i < count; i++) {
             const struct search_hit *hits = self->hits + (size_t)i * options->common.k;
-            if (self->writer != NULL)
-                status = emit_ids(self, &self->answers[i], hits, err);
-            else if (options->json)
-                emit_json(first + i, &self->answers[i], hits);
-            else
-                emit_table(first + i, &self->answers[i], hits);
+            status = emit(self, first + i, &self->answers[i], hits, err);
         }
         if (status != STATUS_OK)
             return status;
     }
+    if (options->explain && options->json)
+        explain_print_json_summary(&self->explained);
+    else if (options->explain)
+        explain_print_summary(&self->explained);
     return STATUS_OK;
 }
 
@@ -183,6 +237,8 @@ static enum status session_connect(struct session *self, struct cmd_target *targ
     enum status status;
     if (options->common.socket != NULL) {
         status = client_connect(options->common.socket, &self->client, err);
+        if (status == STATUS_OK && options->explain)
+            status = client_require(self->client, CLIENT_EXPLAIN, err);
         if (status != STATUS_OK)
             return status;
         struct client_index_info info = client_index(self->client);
@@ -257,7 +313,7 @@ static enum status search_run(const struct options *options, struct error *err)
 enum cmd_outcome cmd_search(int argc, char **argv, struct error *err)
 {
     struct options options = {.search_list = 0};
-    struct args_option table[CMD_SEARCH_OPTIONS + 5] = {
+    struct args_option table[CMD_SEARCH_OPTIONS + 6] = {
         [CMD_SEARCH_OPTIONS] = {.name = "search-list",
                                 .kind = ARGS_U32,
                                 .target = &options.search_list,
@@ -284,6 +340,10 @@ enum cmd_outcome cmd_search(int argc, char **argv, struct error *err)
          .value_name = "FILE",
          .help = "write keys to this .ibin or .ivecs file"},
         {.name = "json", .kind = ARGS_FLAG, .target = &options.json, .help = "one object a query"},
+        {.name = "explain",
+         .kind = ARGS_FLAG,
+         .target = &options.explain,
+         .help = "what each query took, not its hits; with --json both; then the means"},
     };
     cmd_search_options_init(&options.common, table);
     const struct args_spec spec = {

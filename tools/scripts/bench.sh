@@ -16,8 +16,9 @@
 #   METRIC_ROWS=500000  most vectors of the cosine and ip builds
 #   LIMIT_S=1500  a step that would not end within so many seconds is skipped, and says so
 #
-# Tables (Markdown) go to stdout, the same as JSON lines to OUT_DIR/*.json, and what the commands
-# log to OUT_DIR/bench.log. OUT_DIR takes some ten times the size of the base vectors.
+# Tables (Markdown) go to stdout, the same as JSON lines to OUT_DIR/*.json, plots of the parts local,
+# socket and memory to OUT_DIR/*.svg, and what the commands log to OUT_DIR/bench.log. OUT_DIR takes
+# some ten times the size of the base vectors.
 set -euo pipefail
 export LC_ALL=C
 # Idle threads that spin would take the CPU from whatever else runs, the daemon for one.
@@ -28,6 +29,7 @@ usage() {
     exit 2
 }
 (($# == 2 || $# == 3)) || usage
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) || exit 1
 build=$(cd "$1" && pwd) || exit 1
 mkdir -p "$2"
 out=$(cd "$2" && pwd) || exit 1
@@ -107,16 +109,19 @@ calc() {
     awk "BEGIN { printf \"$1\", $2 }"
 }
 
+# For awk: the value of a member of the JSON in the line; "-" where there is none
+# shellcheck disable=SC2016 # $0 is awk's
+readonly VALUE='
+    function value(name,    rest) {
+        if (!match($0, "\"" name "\": *[^,}]*")) return "-"
+        rest = substr($0, RSTART, RLENGTH)
+        sub(/^"[^"]*": */, "", rest)
+        return rest
+    }'
+
 # table COLUMN... <JSON lines: a Markdown table. A column is heading=name[*factor]:format.
 table() {
-    awk -v columns="$*" '
-        function value(name,    at, rest) {
-            at = match($0, "\"" name "\": *[^,}]*")
-            if (!at) return "-"
-            rest = substr($0, RSTART, RLENGTH)
-            sub(/^"[^"]*": */, "", rest)
-            return rest
-        }
+    awk -v columns="$*" "$VALUE"'
         BEGIN {
             n = split(columns, column, " ")
             head = "|"; line = "|"
@@ -145,6 +150,23 @@ readonly POINT_COLUMNS=('recall@10=recall:%.4f' 'reads/query=reads_per_query:%.1
     'mean_ms=mean_us*0.001:%.2f' 'p50_ms=p50_us*0.001:%.2f' 'p99_ms=p99_us*0.001:%.2f'
     'CPU_µs/query=cpu_us_per_query:%.0f' 'reads/s=reads_per_second:%.0f')
 readonly SEARCH_COLUMNS=('L=search_list:%d' "${POINT_COLUMNS[@]}")
+
+# points FILE PART SERIES X Y [FACTOR]: two members of the lines of that part (empty: all lines), the
+# first times FACTOR, as plot.awk reads them. %d in SERIES is the concurrency.
+points() {
+    awk -v part="$2" -v series="$3" -v x="$4" -v y="$5" -v factor="${6-1}" "$VALUE"'
+        part == "" || value("part") == "\"" part "\"" {
+            name = series
+            sub(/%d/, value("concurrency"), name)
+            printf "%s\t%.10g\t%s\n", name, value(x) * factor, value(y)
+        }' "$out/$1.json"
+}
+# plot NAME TITLE X_LABEL Y_LABEL [Y_LOG] <points: OUT_DIR/NAME.svg
+plot() {
+    awk -v title="$2" -v x_label="$3" -v y_label="$4" -v y_log="${5-}" -f "$here/plot.awk" \
+        >"$out/$1.svg"
+    printf -- '- %s: %s\n' "$2" "$out/$1.svg"
+}
 
 # bench FILE MEMBERS ARGUMENT...: runs `nightjar bench`, adds MEMBERS (JSON) to each of its lines,
 # keeps them in FILE and prints them.
@@ -441,29 +463,81 @@ fi
 
 # --- memory ------------------------------------------------------------------------------------
 
+# memory_run MEMBERS MEMORY QUERIES TRUTH CLIENTS: one line of `nightjar bench`, kept in memory-runs
+memory_run() {
+    bench memory-runs "$1" --index "$gen" --memory "$2" --threads "$threads" --queries "$3" \
+        --groundtruth "$4" -k 10 --search-list 40 --concurrency "$5" --duration "$duration"
+}
+# memory_point PERCENT BYTES: a budget asked by one client and by 32; one JSON line
+memory_point() {
+    local one name
+    memory_run "\"percent\":$1" "$2" "$few" "$few_truth" 1 >"$work/one"
+    memory_run "\"percent\":$1" "$2" "$query" "$truth" 32 >"$work/point"
+    one=
+    for name in recall reads_per_query mean_us; do
+        one+=",\"one_$name\":$(field "$name" "$work/one")"
+    done
+    sed "s/^{/{\"memory_bytes\":$2$one,/" "$work/point"
+}
+
+# From codes and navigation alone to every block in memory; what lies between is given as a share of
+# nodes.blk.
 if wanted memory; then
-    heading "Memory: blocks cached beside codes and navigation (L = 40, 16 clients)"
+    heading "Memory, from the smallest budget to everything (L = 40; one client and 32)"
+    rm -f "$out/memory-runs.json"
+    memory_run '"percent":0' codes "$few" "$few_truth" 1 >"$work/point"
+    fixed=$(($(field codes_bytes "$work/point") + $(field navigation_bytes "$work/point")))
     nightjar info --json "$gen" >"$work/info"
     nodes_bytes=$(field nodes.blk "$work/info")
-    codes_bytes=$(($(field codes.bin "$work/info") + $(field codec.bin "$work/info")))
-    fixed=$((codes_bytes + $(field navigation.bin "$work/info") +
-        $(field navigation_count "$work/info") * $(field code_bytes "$work/info")))
     block_count=$(field block_count "$work/info")
-    : >"$out/memory.json"
-    for percent in 0 1 2 5 10 20 40 60 80 100; do
+    for percent in 0 2 5 12 25 50 75 100; do
         # The table that finds cached blocks takes 4 bytes a block, but for all or none.
         memory=$((fixed + nodes_bytes * percent / 100 + 4 * block_count))
         case $percent in
         0) memory=$fixed ;;
         100) memory=$((fixed + nodes_bytes)) ;;
         esac
-        bench memory "\"percent\":$percent,\"memory_bytes\":$memory" --index "$gen" \
-            --memory "$memory" --threads "$threads" --queries "$query" --groundtruth "$truth" \
-            --search-list 40 --concurrency 16 --duration "$duration"
-    done | table 'memory_MiB=memory_bytes*9.5367431640625e-7:%.1f' 'blocks_%=percent:%d' \
-        'blocks_cached=cached_blocks:%d' 'recall@10=recall:%.4f' \
+        memory_point "$percent" "$memory"
+    done | tee "$out/memory.json" | table 'memory_MiB=memory_bytes*9.5367431640625e-7:%.1f' \
+        'of_blocks_%=percent:%d' 'codes_MiB=codes_bytes*9.5367431640625e-7:%.1f' \
+        'navigation_MiB=navigation_bytes*9.5367431640625e-7:%.1f' \
+        'cache_MiB=cache_bytes*9.5367431640625e-7:%.1f' 'blocks_cached=cached_blocks:%d' \
+        'mean_ms,_1_client=one_mean_us*0.001:%.2f' 'reads/query=one_reads_per_query:%.2f' \
+        'recall@10=one_recall:%.4f' 'QPS,_32_clients=qps:%.0f' \
         'reads/query=reads_per_query:%.2f' 'cached/query=cache_hits_per_query:%.2f' \
-        'QPS=qps:%.0f' 'mean_ms=mean_us*0.001:%.2f' 'CPU_µs/query=cpu_us_per_query:%.0f'
+        'recall@10=recall:%.4f' 'CPU_µs/query=cpu_us_per_query:%.0f'
+fi
+
+# --- plots -------------------------------------------------------------------------------------
+
+ladder_points() { # FILE PREFIX Y: of the tables of search_ladders over L and over ratios
+    points "$1" single "$2%d client" recall "$3"
+    points "$1" best "$2%d clients" recall "$3"
+    points "$1" ratio "$2%d clients, early stop" recall "$3"
+}
+
+ladders=()
+for part in local socket; do
+    if wanted $part; then
+        ladders+=("$part")
+    fi
+done
+if ((${#ladders[@]} > 0)) || wanted memory; then
+    heading "Plots"
+fi
+if ((${#ladders[@]} > 0)); then
+    for part in "${ladders[@]}"; do
+        ladder_points "$part" "$part, " qps
+    done | plot recall-qps "Queries a second by recall" "recall@10" "queries a second" 1
+    # The socket changes nothing of what is read.
+    ladder_points "${ladders[0]}" "" reads_per_query |
+        plot recall-reads "Reads by recall" "recall@10" "reads a query"
+fi
+if wanted memory; then
+    {
+        points memory "" "1 client" memory_bytes one_reads_per_query 9.5367431640625e-7
+        points memory "" "%d clients" memory_bytes reads_per_query 9.5367431640625e-7
+    } | plot memory-reads "Reads by memory" "memory tier, MiB" "reads a query"
 fi
 
 # --- f32, cosine, ip ---------------------------------------------------------------------------

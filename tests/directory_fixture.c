@@ -1,0 +1,61 @@
+/*
+ * directory_fixture.c - see directory_fixture.h. Stateless.
+ */
+#include "tests/directory_fixture.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static const char name_template[] = "nightjar.XXXXXX";
+
+int directory_fixture_create(char path[DIRECTORY_FIXTURE_BYTES])
+{
+    const char *base = getenv("TMPDIR");
+    if (!base || !*base || strlen(base) + 1 + sizeof(name_template) > DIRECTORY_FIXTURE_BYTES)
+        base = "/tmp";
+    snprintf(path, DIRECTORY_FIXTURE_BYTES, "%s/%s", base, name_template);
+    return mkdtemp(path) ? 0 : -1;
+}
+
+static int remove_entry(const char *path, const struct stat *info, int type, struct FTW *walk)
+{
+    (void)info;
+    (void)type;
+    (void)walk;
+    return remove(path);
+}
+
+int directory_fixture_remove(const char *path)
+{
+    enum { OPEN_DIRECTORIES_MAX = 16 };
+    return nftw(path, remove_entry, OPEN_DIRECTORIES_MAX, FTW_DEPTH | FTW_PHYS);
+}
+
+int directory_fixture_entries(const char *path)
+{
+    DIR *directory = opendir(path);
+    assert_non_null(directory);
+    int count = -2;
+    while (readdir(directory))
+        count++;
+    closedir(directory);
+    return count;
+}
+
+void directory_fixture_write(const char *path, const void *bytes, size_t count)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, bytes, count), (ssize_t)count);
+    close(fd);
+}
