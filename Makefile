@@ -106,7 +106,7 @@ $(SUPPORT_LIB): $(call objects,$(SUPPORT_SRC))
 $(B)/libnightjar.a: $(call objects,$(BASE_SRC) $(QUERY_SRC))
 $(B)/libnightjar-client.a: $(call objects,$(CLIENT_SRC))
 
-$(B)/nightjar: $(B)/tools/nightjar.o $(TOOL_LIB) $(QUERY_LIB) $(BASE_LIB)
+$(B)/nightjar: $(B)/tools/nightjar.o $(TOOL_LIB) $(BUILDER_LIB) $(QUERY_LIB) $(BASE_LIB)
 $(B)/nightjar-build: $(B)/builder/build_main.o $(BUILDER_LIB) $(BASE_LIB)
 $(B)/nightjard: $(B)/query/daemon_main.o $(QUERY_LIB) $(BASE_LIB)
 EVERYTHING := $(SUPPORT_LIB) $(TOOL_LIB) $(QUERY_LIB) $(BUILDER_LIB) $(BASE_LIB)

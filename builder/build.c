@@ -61,7 +61,7 @@ enum status build_params_check(const struct build_params *params, struct error *
     } ranges[] = {
         {"degree", params->degree, BUILD_DEGREE_MIN, BUILD_DEGREE_MAX},
         {"build list", params->build_list, 1, BUILD_LIST_MAX},
-        {"code bytes", params->code_bytes, params->codec == CODEC_PQ, VECTOR_DIM_MAX},
+        {"code bytes", params->code_bytes, params->codec != CODEC_SCALAR, VECTOR_DIM_MAX},
         {"threads", params->threads, 0, BUILD_THREADS_MAX},
         {"shards", params->shards, 0, PARTITION_SHARDS_MAX},
         {"block bytes", params->block_bytes, 0, BLOCK_BYTES_MAX},
@@ -71,8 +71,9 @@ enum status build_params_check(const struct build_params *params, struct error *
     if (params->metric != METRIC_L2 && params->metric != METRIC_IP &&
         params->metric != METRIC_COSINE)
         return error_set(err, STATUS_INVALID, "unknown metric; l2, ip or cosine is wanted");
-    if (params->codec != CODEC_PQ && params->codec != CODEC_SCALAR)
-        return error_set(err, STATUS_INVALID, "unknown codec; pq or scalar is wanted");
+    if (params->codec != CODEC_PQ && params->codec != CODEC_OPQ && params->codec != CODEC_SCALAR &&
+        params->codec != CODEC_AUTO)
+        return error_set(err, STATUS_INVALID, "unknown codec; pq, opq, scalar or auto is wanted");
     for (size_t i = 0; status == STATUS_OK && i < ARRAY_LENGTH(ranges); i++)
         status = range_check(ranges[i].name, ranges[i].value, ranges[i].min, ranges[i].max, err);
     if (status == STATUS_OK && params->block_bytes % BLOCK_PAGE_BYTES != 0)
@@ -317,7 +318,10 @@ static void manifest_begin(struct build *b)
     m->dim = b->shape.dim;
     m->type = b->shape.type;
     m->metric = b->params.metric;
-    m->codec_kind = b->params.codec;
+    if (b->params.codec == CODEC_AUTO)
+        m->codec_asked = CODEC_AUTO; /* the kind is known when the train stage is done */
+    else
+        m->codec_kind = b->params.codec;
     m->code_bytes = b->params.code_bytes;
     m->degree = b->params.degree;
     m->build_list = b->params.build_list;

@@ -87,7 +87,7 @@ static enum args_result options_check(struct options *o, struct error *err)
         return usage(err, "--shard is for --stage");
     p->metric = metric_parse(o->metric);
     p->codec = codec_kind_parse(o->codec);
-    if (p->codec == CODEC_PQ && p->code_bytes == 0)
+    if (p->codec != CODEC_SCALAR && p->code_bytes == 0)
         p->code_bytes = 32;
     p->numa = strcmp(o->numa, "on") == 0;
     p->one_stage = o->stage != NULL;
@@ -145,8 +145,8 @@ static enum args_result options_parse(int argc, char **argv, struct options *o, 
         {.name = "codec",
          .kind = ARGS_STRING,
          .target = &o->codec,
-         .choices = "pq|scalar",
-         .help = "how vectors are compressed: product or scalar quantization"},
+         .choices = "auto|pq|opq|scalar",
+         .help = "how vectors are compressed; auto: pq or opq, what finds most on a sample"},
         {.name = "code-bytes",
          .kind = ARGS_U32,
          .target = &p->code_bytes,
@@ -303,6 +303,10 @@ static void summary_print(const struct options *o, const struct build_summary *s
     printf("  graph    degree %u, mean %.1f; %llu nodes repaired; %llu of %llu nodes reached\n",
            m->degree, m->mean_degree, (unsigned long long)m->repaired_nodes,
            (unsigned long long)r->reached_nodes, (unsigned long long)m->vector_count);
+    char codec[CODEC_CHOICE_TEXT_BYTES];
+    codec_choice_describe(&r->codec, codec);
+    /* A generation that an earlier run finished has left no record of the choice. */
+    printf("  codec    %s\n", r->codec.kind != CODEC_NONE ? codec : codec_kind_name(m->codec_kind));
     printf("  blocks   %llu of %u bytes, %u nodes each; %.3f of block-mates are neighbours; "
            "%llu edges trimmed\n",
            (unsigned long long)m->block_count, m->geometry.block_bytes, m->geometry.nodes_per_block,
@@ -425,7 +429,7 @@ int main(int argc, char **argv)
                    .navigation_share = 0.01,
                    .cancel = &stop_requested},
         .metric = "l2",
-        .codec = "pq",
+        .codec = "auto",
         .type = "u8",
         .numa = "on",
     };

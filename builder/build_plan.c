@@ -150,7 +150,8 @@ static enum status run_train(struct plan_run *run, struct error *err)
         .norm_max = run->set.norm_max,
     };
     struct build_clock clock = build_clock_now();
-    enum status status = codec_train(&params, run->packed, run->set.count, &run->codec, err);
+    enum status status =
+        codec_train_chosen(&params, run->packed, run->set.count, NULL, &run->codec, err);
     run->train_s = seconds_since(&clock);
     return status;
 }

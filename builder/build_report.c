@@ -80,6 +80,21 @@ static void shard_print(FILE *out, uint32_t shard, const struct build_shard_reco
             (unsigned long long)record->pages_on_node);
 }
 
+static void codec_print(FILE *out, const struct codec_choice *choice)
+{
+    fprintf(out, "  \"codec\": {\"kind\": \"%s\", \"measured_rows\": %u, \"recall\": {",
+            codec_kind_name((enum codec_kind)choice->kind), choice->rows);
+    const char *separator = "";
+    for (uint32_t c = 0; choice->queries > 0 && c < CODEC_CHOICE_COUNT; c++) {
+        if (choice->recall[c] < 0)
+            continue;
+        fprintf(out, "%s\"%s\": %.4f", separator, codec_candidate_name(c),
+                (double)choice->recall[c]);
+        separator = ", ";
+    }
+    fputs("}},\n", out);
+}
+
 static void report_print(FILE *out, const struct build_report *report,
                          const struct manifest *manifest)
 {
@@ -107,6 +122,7 @@ static void report_print(FILE *out, const struct build_report *report,
     fprintf(out, "  \"points_per_second_core\": %.1f,\n", report->points_per_second_core);
     fprintf(out, "  \"memory_planned_bytes\": %llu,\n",
             (unsigned long long)report->memory_planned_bytes);
+    codec_print(out, &report->codec);
     fprintf(out, "  \"replication\": %.4f,\n  \"reached_nodes\": %llu,\n  \"walk_passes\": %u,\n",
             report->replication, (unsigned long long)report->reached_nodes, report->walk_passes);
     fputs("  \"total\": ", out);

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "common/codec_choose.h"
 #include "common/error.h"
 #include "layout/manifest.h"
 
@@ -48,6 +49,7 @@ struct build_shard_record {
 
 struct build_report {
     uint32_t threads;
+    struct codec_choice codec;
     uint64_t memory_planned_bytes; /* most it may take, with the lanes it had: build_size.h */
     struct build_stage_record stages[BUILD_STAGE_COUNT];
     struct build_stage_record total;

@@ -15,6 +15,7 @@
 #include "builder/scan.h"
 #include "builder/shard_graph.h"
 #include "builder/shard_write.h"
+#include "common/codec_choose.h"
 #include "common/memory.h"
 #include "layout/block_walk.h"
 
@@ -58,7 +59,7 @@ struct size_input {
 /* Bytes of a code. */
 static uint32_t code_bytes_of(const struct build_params *params, const struct vector_shape *shape)
 {
-    if (params->codec == CODEC_PQ)
+    if (params->codec != CODEC_SCALAR)
         return MIN(params->code_bytes, shape->dim);
     return params->code_bytes != 0 ? params->code_bytes
                                    : codec_scalar_code_bytes(shape->dim, params->metric, 4);
@@ -68,7 +69,8 @@ enum status build_code_bytes_resolve(struct build_params *params, const struct v
                                      struct error *err)
 {
     const struct codec_params codec = {
-        .kind = params->codec,
+        /* What auto may take has pq's sizes. */
+        .kind = params->codec == CODEC_AUTO ? CODEC_PQ : params->codec,
         .metric = params->metric,
         .type = shape->type,
         .dim = shape->dim,
@@ -117,6 +119,29 @@ static uint64_t vamana_bytes(uint64_t count, uint64_t degree)
     return count * (graph_row_bytes(degree) + 3 * sizeof(uint32_t)) + edges + VAMANA_PIECES_BYTES;
 }
 
+static bool may_be_opq(const struct size_input *in)
+{
+    return in->params->codec == CODEC_OPQ || in->params->codec == CODEC_AUTO;
+}
+
+/* A matrix of axes, where opq finds them. */
+static uint64_t axes_values(const struct size_input *in)
+{
+    uint64_t dim = in->dim + 1;
+    return may_be_opq(in) && in->dim <= CODEC_TURN_DIM_MAX ? dim * dim : 0;
+}
+
+/* What opq's training has beside pq's: the transformed sample, covariance and axes in f64 with the
+ * rows they are summed from, the codec's axes twice; codes and rows of the trial. */
+static uint64_t opq_train_bytes(const struct size_input *in, uint64_t sample)
+{
+    uint64_t values = MIN(sample * (in->dim + 1), (uint64_t)MAX(1u << 26, 4096 * (in->dim + 1)));
+    uint64_t trial = MIN(sample, (uint64_t)16384);
+    return values * sizeof(float) + sample * sizeof(double) +
+           axes_values(in) * 2 * (sizeof(double) + sizeof(float)) +
+           2 * 1024 * (in->dim + 16) * sizeof(float) + trial * (in->packed_bytes + in->code_bytes);
+}
+
 /* The sample with its views. PQ: each thread's subspace of it as f32 with k-means' labels,
  * distances and trial sums; centroids and their working copies. Scalar: mean and signs. */
 static uint64_t train_bytes(const struct size_input *in)
@@ -130,7 +155,7 @@ static uint64_t train_bytes(const struct size_input *in)
     uint64_t floats = in->dim * sizeof(float);
 
     return sample_bytes + subspaces * sample * (subspace_dim * sizeof(float) + 32) +
-           4 * PQ_CENTROIDS * floats;
+           4 * PQ_CENTROIDS * floats + (may_be_opq(in) ? opq_train_bytes(in, sample) : 0);
 }
 
 /* ---- shards ---- */
@@ -260,6 +285,7 @@ static void memory_compute(const struct size_input *in, struct build_size *size)
     uint64_t list = MAX(in->params->build_list, (uint32_t)HOT_SEARCH_LIST);
     uint64_t scratch = SEEN_BYTES + 3 * VISITED_PER_LIST * list * CANDIDATE_BYTES;
     uint64_t nodes = in->count * sizeof(uint32_t);
+    uint64_t axes = axes_values(in) * 3 * sizeof(float); /* of the codec, and its serialised form */
 
     size->fixed_bytes = PROGRAM_BYTES + in->threads * (THREAD_BYTES + scratch);
     shared[BUILD_STAGE_INGEST] = scan_memory_bytes(in->shape);
@@ -271,8 +297,8 @@ static void memory_compute(const struct size_input *in, struct build_size *size)
     shard[BUILD_STAGE_MERGE] = merge_bytes(in, size);
     shared[BUILD_STAGE_GEOMETRY] = pack_bytes(in, size);
     shard[BUILD_STAGE_PACK] = pack_bytes(in, size);
-    shared[BUILD_STAGE_NAVIGATION] = nodes + navigation_bytes_max(in);
-    shared[BUILD_STAGE_WRITE] = nodes;
+    shared[BUILD_STAGE_NAVIGATION] = nodes + navigation_bytes_max(in) + axes;
+    shared[BUILD_STAGE_WRITE] = nodes + axes;
     shard[BUILD_STAGE_WRITE] = write_bytes(in, size);
     shared[BUILD_STAGE_CHECK] = block_walk_memory_bytes(in->count) + STREAMS_BYTES;
     for (unsigned stage = 0; stage < BUILD_STAGE_COUNT; stage++) {
@@ -313,8 +339,8 @@ static uint64_t blocks_bytes(const struct size_input *in, uint32_t shards)
 static void disk_compute(const struct size_input *in, struct build_size *size)
 {
     uint64_t n = in->count;
-    uint64_t floats_per_dim = in->params->codec == CODEC_PQ ? PQ_CENTROIDS : 1;
-    uint64_t codec = floats_per_dim * sizeof(float) * in->dim;
+    uint64_t floats_per_dim = in->params->codec == CODEC_SCALAR ? 1 : PQ_CENTROIDS;
+    uint64_t codec = (floats_per_dim * in->dim + axes_values(in)) * sizeof(float);
     uint64_t hot = MIN(n, (uint64_t)HOT_QUERIES_MAX * HOT_SEARCH_LIST) * sizeof(uint32_t);
     uint64_t borrowed = (uint64_t)((size->replication - 1.0) * (double)n);
     uint64_t list = (in->degree + 1) * sizeof(uint32_t);

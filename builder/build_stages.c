@@ -226,12 +226,13 @@ static enum status train_run(struct build *b, struct build_stage_record *cost, s
         .seed = b->params.seed,
         .norm_max = b->scan.norm_max,
     };
+    struct codec_choice choice = {0};
     struct codec *codec = NULL;
     struct work_output *out = NULL;
     uint8_t *image = NULL;
     size_t bytes = 0;
 
-    enum status status = encode_train(b->file, &params, &codec, err);
+    enum status status = encode_train(b->file, &params, &choice, &codec, err);
     if (status == STATUS_OK)
         status = codec_serialize(codec, &image, &bytes, err);
     build_clock_measure(&clock, cost);
@@ -240,7 +241,8 @@ static enum status train_run(struct build *b, struct build_stage_record *cost, s
     if (status == STATUS_OK)
         status = work_output_append(out, image, bytes, err);
     if (status == STATUS_OK)
-        status = work_piece_commit(b->work, train_piece, &out, 1, NULL, 0, cost, err);
+        status =
+            work_piece_commit(b->work, train_piece, &out, 1, &choice, sizeof(choice), cost, err);
     work_output_abort(out);
     free(image);
     codec_destroy(codec);
@@ -481,6 +483,11 @@ static enum status facts_collect(struct build *b, struct error *err)
     uint64_t edges = 0;
     enum status status = STATUS_OK;
 
+    status =
+        work_piece_read(b->work, train_piece, &b->report.codec, sizeof(b->report.codec), NULL, err);
+    if (status != STATUS_OK)
+        return status;
+    m->codec_kind = (enum codec_kind)b->report.codec.kind;
     m->repaired_nodes = 0;
     m->trimmed_edges = 0;
     b->report.shards = calloc(b->plan.shard_count, sizeof(*b->report.shards));
@@ -549,6 +556,8 @@ void build_report_collect(struct build *b)
     struct build_report *report = &b->report;
     if (ignored == STATUS_OK)
         ignored = costs_collect(b, NULL);
+    ignored =
+        work_piece_read(b->work, train_piece, &report->codec, sizeof(report->codec), NULL, NULL);
     (void)ignored;
     report->replication = replication_found(b);
     report->reached_nodes = b->shape.count;

@@ -49,7 +49,7 @@ static enum status sample_read(const struct vector_file *file, const uint32_t *s
 }
 
 enum status encode_train(const struct vector_file *file, const struct codec_params *params,
-                         struct codec **codec, struct error *err)
+                         struct codec_choice *choice, struct codec **codec, struct error *err)
 {
     struct vector_shape shape = vector_file_shape(file);
     size_t row_bytes = (size_t)shape.dim * element_bytes(shape.type);
@@ -65,7 +65,7 @@ enum status encode_train(const struct vector_file *file, const struct codec_para
         status = sample_read(file, sample, wanted, rows, err);
     }
     if (status == STATUS_OK)
-        status = codec_train(params, rows, wanted, codec, err);
+        status = codec_train_chosen(params, rows, wanted, choice, codec, err);
     bulk_free(rows, wanted, row_bytes);
     free(sample);
     return status;

@@ -18,9 +18,12 @@
 
 static const uint8_t file_magic[4] = {'N', 'J', 'C', 'D'};
 
+static const char auto_name[] = "auto"; /* a kind that no codec is of */
+
 /* By kind; NULL for one that this build does not know. */
 static const struct codec_ops *const kinds[] = {
     [CODEC_PQ] = &codec_pq_ops,
+    [CODEC_OPQ] = &codec_opq_ops,
     [CODEC_SCALAR] = &codec_scalar_ops,
 };
 
@@ -32,7 +35,7 @@ static const struct codec_ops *ops_of(uint32_t kind)
 const char *codec_kind_name(enum codec_kind kind)
 {
     const struct codec_ops *ops = ops_of((uint32_t)kind);
-    return ops ? ops->name : "none";
+    return ops ? ops->name : kind == CODEC_AUTO ? auto_name : "none";
 }
 
 enum codec_kind codec_kind_parse(const char *name)
@@ -41,7 +44,7 @@ enum codec_kind codec_kind_parse(const char *name)
         if (kinds[kind] && strcmp(name, kinds[kind]->name) == 0)
             return (enum codec_kind)kind;
     }
-    return CODEC_NONE;
+    return strcmp(name, auto_name) == 0 ? CODEC_AUTO : CODEC_NONE;
 }
 
 static bool element_is_vector(uint32_t type)
@@ -80,11 +83,10 @@ enum status codec_code_bytes_check(const struct codec_params *params, struct err
     return ops->code_bytes_check(params, STATUS_INVALID, err);
 }
 
-enum status codec_train_with(const struct codec_params *params, unsigned features, const void *rows,
-                             size_t count, struct codec **out, struct error *err)
+enum status codec_train_check(const struct codec_params *params, const void *rows, size_t count,
+                              struct error *err)
 {
-    const struct codec_ops *ops = ops_of((uint32_t)params->kind);
-    if (!ops)
+    if (!ops_of((uint32_t)params->kind))
         return error_set(err, STATUS_INVALID, "codec: kind %u is unknown", (unsigned)params->kind);
     enum status status = params_check(params, STATUS_INVALID, err);
     if (status != STATUS_OK)
@@ -98,7 +100,16 @@ enum status codec_train_with(const struct codec_params *params, unsigned feature
                          "codec: training row %zu is not finite at dimension %zu",
                          bad / params->dim, bad % params->dim);
     }
-    return ops->train(params, features, rows, count, out, err);
+    return STATUS_OK;
+}
+
+enum status codec_train_with(const struct codec_params *params, unsigned features, const void *rows,
+                             size_t count, struct codec **out, struct error *err)
+{
+    enum status status = codec_train_check(params, rows, count, err);
+    return status == STATUS_OK
+               ? ops_of((uint32_t)params->kind)->train(params, features, rows, count, out, err)
+               : status;
 }
 
 enum status codec_train(const struct codec_params *params, const void *rows, size_t count,
@@ -154,7 +165,9 @@ enum status codec_serialize(const struct codec *codec, uint8_t **bytes, size_t *
         .seed = params->seed,
     };
     memcpy(header.magic, file_magic, sizeof(header.magic));
-    size_t total = sizeof(header) + codec->ops->body_bytes(params);
+    size_t body = codec->ops->body_bytes_of ? codec->ops->body_bytes_of(codec)
+                                            : codec->ops->body_bytes(params);
+    size_t total = sizeof(header) + body;
     uint8_t *buffer = malloc(total);
     if (!buffer)
         return error_set(err, STATUS_NO_MEMORY, "codec: cannot allocate %zu bytes", total);
@@ -213,7 +226,14 @@ enum status codec_deserialize_with(const uint8_t *bytes, size_t length, unsigned
     if (status != STATUS_OK)
         return status;
     const struct codec_ops *ops = ops_of(header.kind);
-    size_t wanted = sizeof(header) + ops->body_bytes(&params);
+    size_t wanted = sizeof(header);
+    if (ops->body_claim)
+        status =
+            ops->body_claim(&params, bytes + sizeof(header), length - sizeof(header), &wanted, err);
+    else
+        wanted += ops->body_bytes(&params);
+    if (status != STATUS_OK)
+        return status;
     if (length != wanted) {
         return error_set(err, STATUS_CORRUPT, "codec: %zu bytes, its header says %zu", length,
                          wanted);

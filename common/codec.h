@@ -3,9 +3,10 @@
  *
  * A codec is trained once on a sample, encodes every vector to code_bytes, and at query time turns
  * a query into a table from which distances to codes are estimated. It is an interface: product
- * quantization (codec_pq.c; Jegou, Douze, Schmid, TPAMI 2011) is the first kind, scalar
- * quantization of a randomly rotated vector (codec_scalar.c; after Gao et al., SIGMOD 2024 and
- * 2025) the other.
+ * quantization (codec_pq.c; Jegou, Douze, Schmid, TPAMI 2011) is the first kind, the same of
+ * vectors turned to their principal axes (codec_opq.c; after Ge et al., CVPR 2013) the second,
+ * scalar quantization of a randomly rotated vector (codec_scalar.c; after Gao et al., SIGMOD 2024
+ * and 2025) the third.
  *
  * Estimates follow the metric's definition in element.h: squared L2, minus inner product, or
  * 1 - cosine (codec input is normalised inside the codec for cosine, so callers pass vectors as
@@ -24,12 +25,13 @@
 
 enum codec_kind {
     CODEC_NONE = 0,
-    CODEC_PQ = 1, /* code_bytes subspaces (split as evenly as dim allows), 256 centroids each */
-    /* 2 is reserved */
+    CODEC_PQ = 1,     /* code_bytes subspaces (split as evenly as dim allows), 256 centroids each */
+    CODEC_OPQ = 2,    /* PQ of vectors turned to principal axes, and/or with a byte that corrects */
     CODEC_SCALAR = 3, /* 1, 2 or 4 bits a dimension and a factor a vector */
+    CODEC_AUTO = 255, /* never of a codec: asks codec_choose.h for the kind that suits */
 };
 
-/* "pq", "scalar"; "none" for anything else. */
+/* "pq", "opq", "scalar", "auto"; "none" for anything else. Static storage. */
 const char *codec_kind_name(enum codec_kind kind);
 
 /* Its inverse; CODEC_NONE for any other word. */
@@ -49,7 +51,7 @@ struct codec_params {
 };
 
 /* Whether params->kind has codes of params->code_bytes for params->dim and params->metric, which
- * are valid: PQ any from 1 to dim, scalar those of codec_scalar_code_bytes(). If not,
+ * are valid: PQ and OPQ any from 1 to dim, scalar those of codec_scalar_code_bytes(). If not,
  * STATUS_INVALID and what would do; STATUS_UNSUPPORTED for a kind that this build does not know. */
 NODISCARD enum status codec_code_bytes_check(const struct codec_params *params, struct error *err);
 

@@ -7,11 +7,11 @@
  *   offset size
  *        0    4  magic         "NJCD"
  *        4    4  u32 version   1
- *        8    4  u32 kind      enum codec_kind: 1 = PQ, 3 = scalar
+ *        8    4  u32 kind      enum codec_kind: 1 = PQ, 2 = OPQ, 3 = scalar
  *       12    4  u32 metric    enum metric: 1 = l2, 2 = ip, 3 = cosine
  *       16    4  u32 element   enum element_type: 1 = u8, 2 = i8, 3 = f16, 4 = f32
  *       20    4  u32 dim       1..8192
- *       24    4  u32 code_bytes  PQ: 1..dim; scalar: see codec_scalar_internal.h
+ *       24    4  u32 code_bytes  PQ, OPQ: 1..dim; scalar: see codec_scalar_internal.h
  *       28    4  f32 norm_max  ip: M, the largest norm, finite and >= 0; else 0
  *       32    8  u64 seed      of the training
  *       40   24  reserved      zeros
@@ -31,7 +31,7 @@
  * much as the query is far. Summing -q.c instead errs by the residual times all of |q|: on 1 M SIFT
  * recall@10 at L = 30 was 0.83 so, where l2 has 0.95.
  *
- * The scalar body and scalar codes are in codec_scalar_internal.h.
+ * The OPQ body and codes are in codec_opq_internal.h, the scalar ones in codec_scalar_internal.h.
  *
  * "Lanes" layout, used for whatever SIMD walks: vectors in groups of 16, each group [dim][16], so
  * one 64-byte load takes the same dimension of 16 vectors. It exists in memory only.
@@ -98,6 +98,12 @@ struct codec_ops {
     void (*body_write)(const struct codec *codec, uint8_t *body);
     enum status (*body_read)(const struct codec_params *params, unsigned features,
                              const uint8_t *body, struct codec **out, struct error *err);
+    /* In the place of body_bytes() for kinds whose body depends on more than params: its size in
+     * this codec, and adding to *total what the start of a body of `length` bytes says. Else NULL.
+     */
+    size_t (*body_bytes_of)(const struct codec *codec);
+    enum status (*body_claim)(const struct codec_params *params, const uint8_t *body, size_t length,
+                              size_t *total, struct error *err);
 };
 
 /* First member of every kind's own struct. */
@@ -107,7 +113,12 @@ struct codec {
 };
 
 extern const struct codec_ops codec_pq_ops;
+extern const struct codec_ops codec_opq_ops;
 extern const struct codec_ops codec_scalar_ops;
+
+/* What codec_train() refuses. */
+NODISCARD enum status codec_train_check(const struct codec_params *params, const void *rows,
+                                        size_t count, struct error *err);
 
 /* codec_train() and codec_deserialize() limited to `features`, a subset of cpu_features(): the hook
  * by which tests walk the instruction sets. */
@@ -248,6 +259,27 @@ ALWAYS_INLINE uint32_t codec_pq_sub_dim(const struct codec_params *params, uint3
     uint32_t dims = codec_view_dims(params);
     return dims / params->code_bytes + (subspace < dims % params->code_bytes ? 1u : 0u);
 }
+
+/* PQ's sizes, which are those of every kind made of it. */
+enum status codec_pq_code_bytes_check(const struct codec_params *params, enum status fault,
+                                      struct error *err);
+
+/* How long training may take, and with which instruction sets. */
+struct codec_effort {
+    unsigned features;
+    uint32_t iterations_max; /* of k-means; 0: as codec_train() */
+    uint32_t trials;         /* candidates a seed; 0: likewise */
+};
+
+/* codec_train() of a PQ with a given effort; params unchecked, so that another codec's inner one
+ * may have VECTOR_DIM_MAX + 1 dimensions. */
+NODISCARD enum status codec_pq_train(const struct codec_params *params,
+                                     const struct codec_effort *effort, const void *rows,
+                                     size_t count, struct codec **out, struct error *err);
+
+/* The table of a query that is seen as vector[codec_view_dims()]. */
+void codec_pq_table_fill(const struct codec_pq *pq, const float *vector, float scale, float offset,
+                         float *table);
 
 size_t codec_pq_table_bytes(const struct codec *codec);
 void codec_pq_table_build(const struct codec *codec, const void *query, void *table);

@@ -90,10 +90,11 @@ struct training {
     size_t row_bytes;
     size_t count;
     const struct codec_view *views; /* of each row */
+    struct codec_effort effort;
 };
 
 static enum status train_subspace(const struct training *training, uint32_t subspace,
-                                  unsigned features, struct error *err)
+                                  struct error *err)
 {
     const struct codec_params *params = &training->pq->base.params;
     size_t first = codec_pq_first(params, subspace);
@@ -114,11 +115,11 @@ static enum status train_subspace(const struct training *training, uint32_t subs
     }
     struct kmeans_params kmeans = {
         .centroid_count = CODEC_PQ_CENTROIDS,
-        .iterations_max = TRAIN_ITERATIONS_MAX,
-        .trials = TRAIN_TRIALS,
+        .iterations_max = training->effort.iterations_max,
+        .trials = training->effort.trials,
         .stop_gain = train_stop_gain,
         .seed = random_at(params->seed, subspace),
-        .features = features,
+        .features = training->effort.features,
     };
     status = kmeans_train(&points, &kmeans, training->pq->centroids + first * CODEC_PQ_CENTROIDS,
                           NULL, err);
@@ -127,7 +128,7 @@ static enum status train_subspace(const struct training *training, uint32_t subs
 }
 
 /* Trains every subspace; of several failures the first subspace's is reported. */
-static enum status train_all(const struct training *training, unsigned features, struct error *err)
+static enum status train_all(const struct training *training, struct error *err)
 {
     const uint32_t subspaces = training->pq->base.params.code_bytes;
     uint32_t failed = UINT32_MAX;
@@ -136,7 +137,7 @@ static enum status train_all(const struct training *training, unsigned features,
 #pragma omp parallel for schedule(dynamic, 1) if (subspaces >= (uint32_t)omp_get_max_threads())
     for (uint32_t m = 0; m < subspaces; m++) {
         struct error local;
-        if (train_subspace(training, m, features, &local) != STATUS_OK) {
+        if (train_subspace(training, m, &local) != STATUS_OK) {
 #pragma omp critical(codec_pq_train_fault)
             if (m < failed) {
                 failed = m;
@@ -149,11 +150,11 @@ static enum status train_all(const struct training *training, unsigned features,
     return fault.status;
 }
 
-static enum status pq_train(const struct codec_params *asked, unsigned features, const void *rows,
-                            size_t count, struct codec **out, struct error *err)
+enum status codec_pq_train(const struct codec_params *asked, const struct codec_effort *effort,
+                           const void *rows, size_t count, struct codec **out, struct error *err)
 {
     struct codec_pq *pq = NULL;
-    enum status status = pq_create(asked, features, &pq, err);
+    enum status status = pq_create(asked, effort->features, &pq, err);
     if (status != STATUS_OK)
         return status;
     struct codec_params *params = &pq->base.params;
@@ -162,13 +163,18 @@ static enum status pq_train(const struct codec_params *asked, unsigned features,
         .rows = rows,
         .row_bytes = params->dim * element_bytes(params->type),
         .count = count,
+        .effort = *effort,
     };
+    if (effort->iterations_max == 0)
+        training.effort.iterations_max = TRAIN_ITERATIONS_MAX;
+    if (effort->trials == 0)
+        training.effort.trials = TRAIN_TRIALS;
     struct codec_view *views = NULL;
     status = codec_views_create(params, rows, count, &views, err);
     if (status != STATUS_OK)
         goto out;
     training.views = views;
-    status = train_all(&training, features, err);
+    status = train_all(&training, err);
     if (status != STATUS_OK)
         goto out;
     pq_finish(pq);
@@ -179,6 +185,13 @@ out:
     if (pq)
         pq_destroy(&pq->base);
     return status;
+}
+
+static enum status pq_train(const struct codec_params *params, unsigned features, const void *rows,
+                            size_t count, struct codec **out, struct error *err)
+{
+    const struct codec_effort effort = {.features = features};
+    return codec_pq_train(params, &effort, rows, count, out, err);
 }
 
 /* ---- encoding ---- */
@@ -294,19 +307,19 @@ static enum status pq_body_read(const struct codec_params *params, unsigned feat
     return STATUS_OK;
 }
 
-static enum status pq_code_bytes_check(const struct codec_params *params, enum status fault,
-                                       struct error *err)
+enum status codec_pq_code_bytes_check(const struct codec_params *params, enum status fault,
+                                      struct error *err)
 {
     if (params->code_bytes >= 1 && params->code_bytes <= params->dim)
         return STATUS_OK;
     return error_set(err, fault,
-                     "codec: code_bytes is %" PRIu32 ", pq takes 1..%" PRIu32 ", the dimension",
-                     params->code_bytes, params->dim);
+                     "codec: code_bytes is %" PRIu32 ", %s takes 1..%" PRIu32 ", the dimension",
+                     params->code_bytes, codec_kind_name(params->kind), params->dim);
 }
 
 const struct codec_ops codec_pq_ops = {
     .name = "pq",
-    .code_bytes_check = pq_code_bytes_check,
+    .code_bytes_check = codec_pq_code_bytes_check,
     .train = pq_train,
     .destroy = pq_destroy,
     .encode = pq_encode,

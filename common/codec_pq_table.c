@@ -170,25 +170,29 @@ size_t codec_pq_table_bytes(const struct codec *codec)
     return (size_t)codec->params.code_bytes * CODEC_PQ_CENTROIDS * sizeof(float);
 }
 
-void codec_pq_table_build(const struct codec *codec, const void *query, void *table)
+void codec_pq_table_fill(const struct codec_pq *pq, const float *vector, float scale, float offset,
+                         float *table)
 {
-    const struct codec_pq *pq = (const struct codec_pq *)codec;
-    const struct codec_params *params = &codec->params;
-    const struct codec_query_view plan = codec_view_of_query(params, query);
-    float vector[VECTOR_DIM_MAX + 1];
-    codec_view_load(params, query, &plan.view, 0, codec_view_dims(params), vector);
-
-    float *out = table;
+    const struct codec_params *params = &pq->base.params;
     for (uint32_t m = 0; m < params->code_bytes; m++) {
         size_t first = codec_pq_first(params, m);
         pq->kernels->group_l2(
             vector + first, codec_pq_sub_dim(params, m), pq->lanes + first * CODEC_PQ_CENTROIDS,
-            CODEC_PQ_CENTROIDS / CODEC_LANES, plan.scale, out + (size_t)m * CODEC_PQ_CENTROIDS);
+            CODEC_PQ_CENTROIDS / CODEC_LANES, scale, table + (size_t)m * CODEC_PQ_CENTROIDS);
     }
     /* Every estimate has exactly one entry of the first subspace: the offset goes there. */
-    if (plan.offset != 0.0f)
+    if (offset != 0.0f)
         for (size_t j = 0; j < CODEC_PQ_CENTROIDS; j++)
-            out[j] += plan.offset;
+            table[j] += offset;
+}
+
+void codec_pq_table_build(const struct codec *codec, const void *query, void *table)
+{
+    const struct codec_params *params = &codec->params;
+    const struct codec_query_view seen = codec_view_of_query(params, query);
+    float vector[VECTOR_DIM_MAX + 1];
+    codec_view_load(params, query, &seen.view, 0, codec_view_dims(params), vector);
+    codec_pq_table_fill((const struct codec_pq *)codec, vector, seen.scale, seen.offset, table);
 }
 
 void codec_pq_table_gather(const struct codec *codec, const void *table, const uint8_t *codes,

@@ -73,7 +73,8 @@ struct digest128 manifest_generation_id(const struct manifest *manifest)
         .dim = manifest->dim,
         .type = (uint32_t)manifest->type,
         .metric = (uint32_t)manifest->metric,
-        .codec_kind = (uint32_t)manifest->codec_kind,
+        .codec_kind = (uint32_t)(manifest->codec_asked != CODEC_NONE ? manifest->codec_asked
+                                                                     : manifest->codec_kind),
         .code_bytes = manifest->code_bytes,
         .degree = manifest->degree,
         .build_list = manifest->build_list,
@@ -194,6 +195,9 @@ static enum status build_check(const struct manifest *manifest, struct error *er
     enum status status = codec_code_bytes_check(&codec, err);
     if (status != STATUS_OK)
         return status;
+    if (manifest->codec_asked != CODEC_NONE && manifest->codec_asked != CODEC_AUTO)
+        return error_set(err, STATUS_INVALID, "codec asked for is %d, must be none or auto (%d)",
+                         (int)manifest->codec_asked, CODEC_AUTO);
     const uint64_t count = manifest->vector_count;
     const struct range_rule ranges[] = {
         {"degree", manifest->degree, 1, BLOCK_DEGREE_MAX},

@@ -55,7 +55,8 @@ struct manifest {
     struct block_geometry geometry;
     uint64_t block_count;
 
-    enum codec_kind codec_kind;
+    enum codec_kind codec_kind;  /* never CODEC_AUTO */
+    enum codec_kind codec_asked; /* CODEC_AUTO: the builder chose; CODEC_NONE: it was asked for */
     uint32_t code_bytes;
 
     /* build parameters */

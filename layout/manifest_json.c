@@ -157,6 +157,8 @@ static void put_manifest(struct json_writer *root, const struct manifest *manife
     put_blocks(root, manifest);
     struct json_writer codec = put_object(root, "codec");
     put_text(&codec, "kind", codec_kind_name(manifest->codec_kind));
+    if (manifest->codec_asked != CODEC_NONE)
+        put_text(&codec, "asked", codec_kind_name(manifest->codec_asked));
     put_u64(&codec, "code_bytes", manifest->code_bytes);
     root->failed |= codec.failed;
     put_build(root, manifest);
@@ -410,9 +412,16 @@ static void get_manifest(struct json_reader *root, struct manifest *manifest)
     struct json_reader codec = get_object(root, "codec", "codec.");
     const char *kind = get_text(&codec, "kind");
     manifest->codec_kind = codec_kind_parse(kind);
-    if (codec.status == STATUS_OK && manifest->codec_kind == CODEC_NONE)
+    if (codec.status == STATUS_OK &&
+        (manifest->codec_kind == CODEC_NONE || manifest->codec_kind == CODEC_AUTO))
         codec.status = error_set(root->err, STATUS_UNSUPPORTED,
                                  "codec.kind is \"%.32s\", which this build does not know", kind);
+    if (codec.object != NULL && cJSON_HasObjectItem(codec.object, "asked")) {
+        const char *asked = get_text(&codec, "asked");
+        manifest->codec_asked = codec_kind_parse(asked);
+        if (codec.status == STATUS_OK && manifest->codec_asked != CODEC_AUTO)
+            refuse(&codec, "asked", "\"auto\"");
+    }
     manifest->code_bytes = get_u32(&codec, "code_bytes");
     root->status = codec.status;
     get_build(root, manifest);

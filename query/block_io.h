@@ -55,9 +55,9 @@ NODISCARD enum status block_io_create(const struct block_io_params *params, stru
 void block_io_destroy(struct block_io *io);
 
 /* What is in use: BLOCK_IO_URING or BLOCK_IO_POOL, and its features in words: "io_uring
- * single-issuer defer-taskrun fixed-buffers fixed-file", "io_uring ... plain-buffers (RLIMIT_MEMLOCK 64 KiB
- * too low)", "pread-pool threads=32 (io_uring refused: ...)". Under 192 bytes; lives as long as
- * `io`. */
+ * single-issuer defer-taskrun fixed-buffers fixed-file", "io_uring ... plain-buffers
+ * (RLIMIT_MEMLOCK 64 KiB too low)", "pread-pool threads=32 (io_uring refused: ...)". Under 192
+ * bytes; lives as long as `io`. */
 enum block_io_kind block_io_kind_of(const struct block_io *io);
 const char *block_io_description(const struct block_io *io);
 

@@ -10,8 +10,8 @@
  * ours (so nothing can land after destroy), and needs no drain: each write of the eventfd ends a
  * wait, whatever its counter says.
  *
- * The one registered file is the one that the ring was opened with: its owner promises that it stays
- * open, so the table cannot hold a file that everyone else has closed.
+ * The one registered file is the one that the ring was opened with: its owner promises that it
+ * stays open, so the table cannot hold a file that everyone else has closed.
  *
  * Threads: all calls on the thread that opened the ring.
  */
@@ -237,8 +237,7 @@ enum status block_io_uring_open(struct block_io *io, struct error *err)
     uring->fixed_buffers = uring_register_buffers(uring, io, buffers_words, sizeof(buffers_words));
     /* Saves the lookup of the ring's own descriptor at each call; nothing is lost without. */
     (void)io_uring_register_ring_fd(&uring->ring);
-    uring->fixed_file =
-        io->file >= 0 && io_uring_register_files(&uring->ring, &io->file, 1) == 0;
+    uring->fixed_file = io->file >= 0 && io_uring_register_files(&uring->ring, &io->file, 1) == 0;
     snprintf(io->description, sizeof(io->description), "io_uring %s %s%s", mode->name,
              buffers_words, uring->fixed_file ? " fixed-file" : "");
     io->backend = &uring_backend;

@@ -88,7 +88,7 @@ copy_generation() {
 
 # --- usage -----------------------------------------------------------------------------------------
 
-for command in search bench publish info verify stats groundtruth generate convert; do
+for command in search bench publish info verify stats groundtruth codes generate convert; do
     check "$command --help" "$bin/nightjar" "$command" --help
     says "$command --help" "nightjar $command"
     refused "$command --frobnicate" 2 "--frobnicate" nightjar "$command" --frobnicate
@@ -147,6 +147,28 @@ refused "oversized file" 1 "long.u8bin" "${gt[@]}" long.u8bin
 refused "header that overflows" 1 "huge.u8bin" "${gt[@]}" huge.u8bin
 refused "a directory" 1 "root.u8bin" "${gt[@]}" root.u8bin
 refused "other type" 1 "q.fbin" "${gt[@]}" q.fbin
+# codes: from all of a sample that is too small to choose on, to a table and JSON of each.
+check "truth for codes" "$bin/nightjar" groundtruth --input base.u8bin --queries q.u8bin \
+    --output codes-truth.bin -k 10
+codes=(nightjar codes --input base.u8bin --groundtruth codes-truth.bin --queries)
+check "codes" "$bin/nightjar" "${codes[@]:1}" q.u8bin --codec pq,scalar,opq,auto --code-bytes 16,4
+for phrase in "@14" "pq                      16" "opq                      4" "auto: pq                 4" \
+    "scalar                   6"; do
+    says "codes" "$phrase"
+done
+# Sixteen bytes for sixteen dimensions leave little to mistake.
+if awk '$1 == "pq" && $2 == 16 && $8 > 0.97 { good = 1 } END { exit !good }' out; then
+    pass
+else
+    fail "codes: one byte a dimension finds nearly all: $(cat out)"
+fi
+check "codes as JSON" "$bin/nightjar" "${codes[@]:1}" q.u8bin --metric ip --codec opq --json
+says "codes as JSON" '"codec": "opq", "code_bytes": 16'
+refused "unknown codec" 2 "--codec pq,lzw" "${codes[@]}" q.u8bin --codec pq,lzw
+refused "codes of other queries" 1 "q.fbin" "${codes[@]}" q.fbin
+refused "codes without a truth" 1 "q.u8bin" nightjar codes --input base.u8bin --queries q.u8bin \
+    --groundtruth q.u8bin
+
 refused "k above n" 1 "k is 601, but base.u8bin has only 600 rows" nightjar groundtruth \
     --input base.u8bin --queries q.u8bin --output made.bin -k 601
 refused "budget too small" 1 "too small for 20 queries" nightjar groundtruth --input base.u8bin \

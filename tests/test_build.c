@@ -157,6 +157,16 @@ static void build_handles_tiny_inputs(void **state)
             assert_int_equal(summary.manifest.navigation_count, counts[c]);
             assert_int_equal(summary.manifest.code_bytes, dims[d]); /* lowered to dim */
             build_fixture_clear(f);
+            params.codec = CODEC_AUTO;
+            build_verified(f, &params, &summary);
+            assert_int_equal(summary.manifest.codec_asked, CODEC_AUTO);
+            assert_int_equal(summary.manifest.codec_kind, CODEC_PQ); /* too few to choose on */
+            build_fixture_clear(f);
+            params.codec = CODEC_OPQ;
+            build_verified(f, &params, &summary);
+            assert_int_equal(summary.manifest.codec_asked, CODEC_NONE);
+            assert_int_equal(summary.manifest.codec_kind, CODEC_OPQ);
+            build_fixture_clear(f);
             params.codec = CODEC_SCALAR;
             params.code_bytes = 0;
             build_verified(f, &params, &summary);

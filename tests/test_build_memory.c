@@ -39,7 +39,7 @@ enum {
 };
 
 static struct build_params params_of(const char *input, const char *output, uint32_t shards,
-                                     uint32_t threads)
+                                     uint32_t threads, enum codec_kind codec)
 {
     return (struct build_params){
         .input = input,
@@ -48,8 +48,8 @@ static struct build_params params_of(const char *input, const char *output, uint
         .degree = 32,
         .build_list = 16,
         .alpha = 1.2,
-        .codec = CODEC_PQ,
-        .code_bytes = 8,
+        .codec = codec,
+        .code_bytes = codec == CODEC_SCALAR ? 0 : 8,
         .shards = shards,
         .replication = 1.2,
         .threads = threads,
@@ -63,11 +63,11 @@ static struct build_params params_of(const char *input, const char *output, uint
 
 /* ---- the child ---- */
 
-/* INPUT OUTPUT SHARDS THREADS STAGE */
+/* INPUT OUTPUT SHARDS THREADS STAGE CODEC */
 static int stage_main(char **argv)
 {
-    struct build_params params =
-        params_of(argv[0], argv[1], (uint32_t)atoi(argv[2]), (uint32_t)atoi(argv[3]));
+    struct build_params params = params_of(argv[0], argv[1], (uint32_t)atoi(argv[2]),
+                                           (uint32_t)atoi(argv[3]), codec_kind_parse(argv[5]));
     struct vector_file *file = NULL;
     struct build_size size;
     struct error err;
@@ -84,16 +84,16 @@ static int stage_main(char **argv)
     const uint64_t peak = memory_peak_rss();
     if (peak <= planned)
         return 0;
-    fprintf(stderr, "stage %s of %u shards on %u threads: peak %llu, planned %llu\n",
-            build_stage_name(params.stage), params.shards, params.threads, (unsigned long long)peak,
-            (unsigned long long)planned);
+    fprintf(stderr, "stage %s of %u shards on %u threads, %s: peak %llu, planned %llu\n",
+            build_stage_name(params.stage), params.shards, params.threads, argv[5],
+            (unsigned long long)peak, (unsigned long long)planned);
     return EXCEEDED;
 }
 
 /* ---- the tests ---- */
 
 static int stage_run(const struct build_fixture *f, uint32_t shards, uint32_t threads,
-                     unsigned stage)
+                     enum codec_kind codec, unsigned stage)
 {
     char shards_text[16], threads_text[16], stage_text[16];
     snprintf(shards_text, sizeof(shards_text), "%u", shards);
@@ -103,7 +103,7 @@ static int stage_run(const struct build_fixture *f, uint32_t shards, uint32_t th
     assert_true(child >= 0);
     if (child == 0) {
         execl("/proc/self/exe", "test_build_memory", f->input, f->output, shards_text, threads_text,
-              stage_text, (char *)NULL);
+              stage_text, codec_kind_name(codec), (char *)NULL);
         _exit(FAILED);
     }
     int result = 0;
@@ -112,20 +112,28 @@ static int stage_run(const struct build_fixture *f, uint32_t shards, uint32_t th
     return WEXITSTATUS(result);
 }
 
+static void build_takes_no_more_than_planned(struct build_fixture *f, uint32_t shards,
+                                             uint32_t threads, enum codec_kind codec)
+{
+    for (unsigned stage = 0; stage < BUILD_STAGE_COUNT; stage++)
+        assert_int_equal(stage_run(f, shards, threads, codec, stage), 0);
+    (void)build_fixture_digest(f->output);
+    build_fixture_clear(f);
+}
+
 static void stages_take_no_more_than_planned(struct build_fixture *f, enum element_type type,
                                              uint32_t dim)
 {
     static const uint32_t shards[] = {1, 4};
+    static const enum codec_kind others[] = {CODEC_OPQ, CODEC_AUTO, CODEC_SCALAR};
     if (SANITIZED)
         skip();
     free(build_fixture_input(f, type, COUNT, dim));
     for (size_t i = 0; i < ARRAY_LENGTH(shards); i++)
-        for (uint32_t threads = 1; threads <= 2; threads++) {
-            for (unsigned stage = 0; stage < BUILD_STAGE_COUNT; stage++)
-                assert_int_equal(stage_run(f, shards[i], threads, stage), 0);
-            (void)build_fixture_digest(f->output);
-            build_fixture_clear(f);
-        }
+        for (uint32_t threads = 1; threads <= 2; threads++)
+            build_takes_no_more_than_planned(f, shards[i], threads, CODEC_PQ);
+    for (size_t i = 0; i < ARRAY_LENGTH(others); i++)
+        build_takes_no_more_than_planned(f, 4, 2, others[i]);
 }
 
 static void u8_stages_take_no_more_than_planned(void **state)
@@ -146,5 +154,5 @@ int main(int argc, char **argv)
         CASE(u8_stages_take_no_more_than_planned),
         CASE(f32_stages_take_no_more_than_planned),
     };
-    return argc == 6 ? stage_main(argv + 1) : cmocka_run_group_tests(tests, NULL, NULL);
+    return argc == 7 ? stage_main(argv + 1) : cmocka_run_group_tests(tests, NULL, NULL);
 }

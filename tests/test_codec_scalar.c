@@ -771,7 +771,7 @@ static void code_sizes_are_as_documented(void **state)
         codec_destroy(codec);
         codec = NULL;
     }
-    params.kind = (enum codec_kind)2;
+    params.kind = CODEC_AUTO; /* asks for a codec, and is none */
     assert_int_equal(codec_code_bytes_check(&params, &err), STATUS_UNSUPPORTED);
 }
 
@@ -779,11 +779,15 @@ static void kinds_have_names(void **state)
 {
     (void)state;
     assert_string_equal(codec_kind_name(CODEC_PQ), "pq");
+    assert_string_equal(codec_kind_name(CODEC_OPQ), "opq");
     assert_string_equal(codec_kind_name(CODEC_SCALAR), "scalar");
+    assert_string_equal(codec_kind_name(CODEC_AUTO), "auto");
     assert_string_equal(codec_kind_name(CODEC_NONE), "none");
     assert_string_equal(codec_kind_name((enum codec_kind)99), "none");
     assert_int_equal(codec_kind_parse("pq"), CODEC_PQ);
+    assert_int_equal(codec_kind_parse("opq"), CODEC_OPQ);
     assert_int_equal(codec_kind_parse("scalar"), CODEC_SCALAR);
+    assert_int_equal(codec_kind_parse("auto"), CODEC_AUTO);
     assert_int_equal(codec_kind_parse("none"), CODEC_NONE);
     assert_int_equal(codec_kind_parse(""), CODEC_NONE);
 }

@@ -281,6 +281,37 @@ static void manifest_ignores_members_it_does_not_know(void **state)
     free(json);
 }
 
+static void manifest_tells_kinds_of_codec_and_who_chose(void **state)
+{
+    (void)state;
+    struct error err = {0};
+    struct manifest manifest, read;
+    manifest_good(&manifest);
+    const struct digest128 pq = manifest_generation_id(&manifest);
+    manifest.codec_kind = CODEC_OPQ;
+    const struct digest128 opq = manifest_generation_id(&manifest);
+    manifest.codec_asked = CODEC_AUTO;
+    const struct digest128 chosen = manifest_generation_id(&manifest);
+    manifest.codec_kind = CODEC_PQ;
+    const struct digest128 other = manifest_generation_id(&manifest);
+    assert_true(pq.low != opq.low && pq.low != chosen.low && opq.low != chosen.low);
+    /* What auto comes to is not known when a build begins. */
+    assert_true(other.low == chosen.low && other.high == chosen.high);
+
+    manifest.codec_kind = CODEC_OPQ;
+    char *json = NULL;
+    assert_int_equal(manifest_format(&manifest, &json, &err), STATUS_OK);
+    assert_non_null(strstr(json, "\"opq\""));
+    assert_non_null(strstr(json, "\"auto\""));
+    assert_int_equal(manifest_parse(json, strlen(json), &read, &err), STATUS_OK);
+    assert_int_equal(read.codec_kind, CODEC_OPQ);
+    assert_int_equal(read.codec_asked, CODEC_AUTO);
+    free(json);
+    expect_refused("\"kind\":\t\"pq\"", "\"kind\":\t\"auto\"", STATUS_UNSUPPORTED, "codec.kind");
+    expect_refused("\"kind\":\t\"pq\"", "\"kind\":\t\"pq\",\n\t\t\"asked\":\t\"pq\"",
+                   STATUS_CORRUPT, "asked");
+}
+
 static void manifest_rejects_missing_and_mistyped_members(void **state)
 {
     (void)state;
@@ -398,6 +429,7 @@ CHANGE(node_limit, m->geometry.node_limit += 10)
 CHANGE(block_bytes, m->geometry.block_bytes = 5000)
 CHANGE(seed, m->geometry.generation_seed++)
 CHANGE(codec, m->codec_kind = CODEC_NONE)
+CHANGE(codec_asked, m->codec_asked = CODEC_PQ)
 CHANGE(code_bytes, m->code_bytes = FIXTURE_DIM + 1)
 CHANGE(code_bytes_scalar, (m->codec_kind = CODEC_SCALAR, m->code_bytes = 5))
 CHANGE(degree, m->degree = BLOCK_DEGREE_MAX + 1)
@@ -453,6 +485,7 @@ static void manifest_check_names_each_contradiction(void **state)
         {change_block_bytes, "block_bytes is 5000"},
         {change_seed, "block seed"},
         {change_codec, "codec kind"},
+        {change_codec_asked, "codec asked"},
         {change_code_bytes, "code_bytes is 9"},
         {change_code_bytes_scalar, "scalar takes 3, 4 or 6"},
         {change_degree, "degree is 256"},
@@ -599,6 +632,7 @@ int main(void)
         cmocka_unit_test(manifest_of_another_version_is_named),
         cmocka_unit_test(manifest_survives_hostile_json),
         cmocka_unit_test(manifest_ignores_members_it_does_not_know),
+        cmocka_unit_test(manifest_tells_kinds_of_codec_and_who_chose),
         cmocka_unit_test(manifest_rejects_missing_and_mistyped_members),
         cmocka_unit_test(manifest_check_names_each_contradiction),
         cmocka_unit_test(manifest_check_takes_the_bounds_of_its_ranges),

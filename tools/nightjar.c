@@ -24,6 +24,7 @@ static const struct command commands[] = {
     {"verify", cmd_verify, "check every byte of a generation"},
     {"stats", cmd_stats, "show the counters of a running daemon"},
     {"groundtruth", cmd_groundtruth, "compute exact nearest neighbours"},
+    {"codes", cmd_codes, "compare codecs and code sizes on your vectors"},
     {"generate", cmd_generate, "make synthetic vectors and queries"},
     {"convert", cmd_convert, "change the format or element type of a vector file"},
 };
