@@ -136,7 +136,7 @@ static uint64_t axes_values(const struct size_input *in)
 static uint64_t opq_train_bytes(const struct size_input *in, uint64_t sample)
 {
     uint64_t values = MIN(sample * (in->dim + 1), (uint64_t)MAX(1u << 26, 4096 * (in->dim + 1)));
-    uint64_t trial = MIN(sample, (uint64_t)16384);
+    uint64_t trial = MIN(sample, (uint64_t)CODEC_CHOICE_ROWS_MAX);
     return values * sizeof(float) + sample * sizeof(double) +
            axes_values(in) * 2 * (sizeof(double) + sizeof(float)) +
            2 * 1024 * (in->dim + 16) * sizeof(float) + trial * (in->packed_bytes + in->code_bytes);

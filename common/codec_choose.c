@@ -21,7 +21,6 @@
 #include "common/memory.h"
 
 enum {
-    ROWS_MAX = 16384,
     ROWS_MIN = 1024, /* below, recall says little: 256 centroids know the rows by heart */
     QUERIES = 400,
     NEIGHBOURS = 10,
@@ -244,7 +243,7 @@ static enum status candidates_measure(const struct codec_params *params, const s
 static enum status choose(const struct codec_params *params, const void *rows, size_t count,
                           struct codec_choice *choice, struct error *err)
 {
-    const size_t total = MIN(count, (size_t)ROWS_MAX);
+    const size_t total = MIN(count, (size_t)CODEC_CHOICE_ROWS_MAX);
     struct trial trial = {
         .params = *params,
         .row_bytes = params->dim * element_bytes(params->type),

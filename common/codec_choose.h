@@ -20,7 +20,8 @@ enum {
     CODEC_CHOICE_TURN_BYTE, /* opq: both */
     CODEC_CHOICE_COUNT,
     CODEC_CHOICE_TEXT_BYTES = 256,
-    CODEC_TURN_DIM_MAX = 2048, /* above, finding axes takes minutes: they are no candidates */
+    CODEC_CHOICE_ROWS_MAX = 16384, /* that candidates are measured on */
+    CODEC_TURN_DIM_MAX = 2048,     /* above, finding axes takes minutes: they are no candidates */
 };
 
 /* Of fixed layout without padding: builds record it. */
