@@ -30,7 +30,7 @@ enum {
     SLOTS_MAX = 1024,
     EXTRA_BUFFERS = 128, /* reads in flight a worker beyond one for each slot */
     COMPLETIONS = 2,     /* handled before the reads they lead to are submitted: see worker_run() */
-    WIDTH_TARGET = 24,   /* reads in flight a worker aims for when it may choose the width */
+    WIDTH_TARGET = 12,   /* reads in flight a worker aims for when it may choose the width */
     WIDTH_CHOSEN_MAX = 6,
     WIDTH_CHOSEN_MIN = 1,
 };
