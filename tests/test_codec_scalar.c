@@ -296,46 +296,6 @@ static void codes_lose_as_little_as_the_best_grid(void **state)
     }
 }
 
-/* On the average an estimate is the distance: with 1 bit too, and far from the mean as near to it.
- */
-static void estimates_are_unbiased(void **state)
-{
-    (void)state;
-    enum { COUNT = 2000, DIM = 128 };
-    for (size_t b = 0; b < ARRAY_LENGTH(all_bits); b++) {
-        struct codec_params params = make_params(METRIC_L2, ELEMENT_F32, DIM, all_bits[b]);
-        float *rows = malloc(COUNT * DIM * sizeof(float)), out[COUNT];
-        uint32_t ids[COUNT];
-        assert_non_null(rows);
-        for (size_t i = 0; i < COUNT * DIM; i++)
-            rows[i] = (float)normal(SEED, i);
-        for (uint32_t i = 0; i < COUNT; i++)
-            ids[i] = i;
-        struct codec *codec = train(&params, cpu_features(), rows, COUNT);
-        uint8_t *codes = encode(codec, rows, COUNT);
-        for (int length = 0; length < 3; length++) { /* at the mean, usual, long */
-            float query[DIM];
-            for (size_t d = 0; d < DIM; d++)
-                query[d] = (float)(length * normal(SEED + 1, d));
-            void *table = make_table(codec, query);
-            codec_table_gather(codec, table, codes, ids, COUNT, out);
-            double estimated = 0, exact = 0;
-            for (size_t i = 0; i < COUNT; i++) {
-                estimated += (double)out[i];
-                for (size_t d = 0; d < DIM; d++)
-                    exact += pow((double)query[d] - (double)rows[i * DIM + d], 2);
-            }
-            if (fabs(estimated / exact - 1) > 0.02)
-                fail_msg("%u bits, length %d: %g of the distance", all_bits[b], length,
-                         estimated / exact);
-            free(table);
-        }
-        free(codes);
-        codec_destroy(codec);
-        free(rows);
-    }
-}
-
 /* The estimate by its definition, with the query's rounding done as documented. */
 static double defined_estimate(const struct subject *s, const void *query, const uint8_t *code,
                                double *magnitude)
@@ -904,7 +864,6 @@ int main(void)
         cmocka_unit_test(rotation_keeps_lengths_and_angles),
         cmocka_unit_test(rotation_spreads_every_axis),
         cmocka_unit_test(codes_lose_as_little_as_the_best_grid),
-        cmocka_unit_test(estimates_are_unbiased),
         cmocka_unit_test(estimates_equal_decoding_and_measuring),
         cmocka_unit_test(any_dimension_can_be_had),
         cmocka_unit_test(estimates_are_near_exact_distances),

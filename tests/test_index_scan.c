@@ -76,36 +76,51 @@ static int group_teardown(void **state)
 
 /* ---- tiers ---- */
 
-enum tier { TIER_1_BIT, TIER_2_BITS, TIER_4_BITS, TIER_LISTS, TIER_BLOCKS, TIER_RESIDENT, TIERS };
+/* Finer codes without lists, if lists are not cheaper than those; lists and codes of some bits;
+ * blocks on top; everything. */
+enum tier { TIER_CODES, TIER_2_BITS, TIER_4_BITS, TIER_BLOCKS, TIER_RESIDENT, TIERS };
 
 static uint64_t tier_budget(const struct collection *c, enum tier tier)
 {
     if (tier == TIER_RESIDENT)
         return EVERYTHING;
-    if (tier >= TIER_LISTS)
-        return collection_budget_lists(c, tier == TIER_LISTS ? 0 : 9);
+    if (tier == TIER_BLOCKS)
+        return collection_budget_lists(c, 9);
     struct index *index = collection_open(c, 0);
     const struct manifest *m = index_manifest(index);
     const struct index_memory memory = index_memory_of(index);
     const uint64_t codes = (uint64_t)m->geometry.node_limit + m->navigation_count;
+    const uint32_t finest = codec_scalar_code_bytes(m->dim, m->metric, 4);
     const uint32_t bytes = codec_scalar_code_bytes(m->dim, m->metric, 1u << tier);
-    const uint64_t budget =
+    uint64_t budget =
         memory.codes_bytes + memory.navigation_bytes + codes * (bytes - m->code_bytes);
+    if (tier != TIER_CODES) /* and the lists */
+        budget = collection_budget_lists(c, 0) - codes * (finest - bytes);
     index_release(index);
     return budget;
 }
 
-/* Opens the tier and makes sure that it is the one that is meant. */
+/* Opens the tier and makes sure that it is what the plan says, and what is meant. */
 static struct index *tier_open(const struct collection *c, enum tier tier)
 {
-    struct index *index = collection_open(c, tier_budget(c, tier));
+    const uint64_t budget = tier_budget(c, tier);
+    struct index *index = collection_open(c, budget);
     const struct index_memory memory = index_memory_of(index);
-    assert_int_equal(memory.scalar_bits, tier < TIER_LISTS ? 1u << tier : 4);
-    assert_int_equal(index->lists != NULL, tier == TIER_LISTS || tier == TIER_BLOCKS);
-    assert_int_equal(memory.lists_bytes > 0, index->lists != NULL);
+    struct index_plan plan;
+    struct error err;
+    ASSERT_STATUS_OK(index_plan_make(index_manifest(index), budget, &plan, &err), err);
+    assert_int_equal(memory.scalar_bits, plan.scalar_bits);
+    assert_int_equal(memory.code_bytes, plan.code_bytes);
+    assert_int_equal(index->lists != NULL, plan.lists);
+    assert_int_equal(memory.lists_bytes > 0, plan.lists);
     assert_int_equal(memory.resident, tier == TIER_RESIDENT);
-    if (tier != TIER_RESIDENT)
-        assert_int_equal(memory.cached_blocks, tier == TIER_BLOCKS ? 9 : 0);
+    assert_int_equal(memory.cached_blocks, plan.cached_blocks);
+    if (tier != TIER_CODES) {
+        assert_int_equal(plan.scalar_bits, tier == TIER_2_BITS ? 2 : 4);
+        assert_int_equal(plan.lists, tier != TIER_RESIDENT);
+    }
+    if (tier == TIER_BLOCKS)
+        assert_int_equal(plan.cached_blocks, 9);
     return index;
 }
 
@@ -274,7 +289,7 @@ static void of_several_blocks_at_fault_the_lowest_is_named(void **state)
     const uint64_t block_count = index_manifest(index)->block_count;
     const uint64_t block_bytes = index_manifest(index)->geometry.block_bytes;
     index_release(index);
-    const uint64_t budgets[] = {tier_budget(c, TIER_1_BIT), tier_budget(c, TIER_4_BITS),
+    const uint64_t budgets[] = {tier_budget(c, TIER_2_BITS), tier_budget(c, TIER_4_BITS),
                                 EVERYTHING};
     for (uint64_t round = 0; round < 5; round++) {
         uint64_t low = random_below(SEED, 2 * round, block_count - 1);

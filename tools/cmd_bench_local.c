@@ -33,7 +33,8 @@ struct run {
     sem_t idle;               /* posted when active falls to 0 */
     /* with a rate */
     pthread_mutex_t lock; /* guards free_* */
-    struct slot **free_slots;
+    struct slot *slots;
+    uint32_t *free_slots; /* their numbers */
     uint32_t free_count;
     sem_t free; /* counts free_count */
 };
@@ -87,7 +88,7 @@ static void slot_release(struct slot *slot)
 {
     struct run *run = slot->run;
     pthread_mutex_lock(&run->lock);
-    run->free_slots[run->free_count++] = slot;
+    run->free_slots[run->free_count++] = (uint32_t)(slot - run->slots);
     pthread_mutex_unlock(&run->lock);
     sem_post(&run->free);
 }
@@ -97,7 +98,7 @@ static struct slot *slot_take(struct run *run)
     while (sem_wait(&run->free) != 0)
         continue; /* EINTR */
     pthread_mutex_lock(&run->lock);
-    struct slot *slot = run->free_slots[--run->free_count];
+    struct slot *slot = &run->slots[run->free_slots[--run->free_count]];
     pthread_mutex_unlock(&run->lock);
     return slot;
 }
@@ -216,6 +217,7 @@ enum status bench_local_run(struct engine *engine, const struct bench_plan *plan
     sem_init(&run.idle, 0, 0);
     sem_init(&run.free, 0, 0);
     pthread_mutex_init(&run.lock, NULL);
+    run.slots = slots;
     run.free_slots = calloc(plan->concurrency, sizeof(*run.free_slots));
     if (slots == NULL || hits == NULL || run.free_slots == NULL) {
         status = error_set(err, STATUS_NO_MEMORY, "no memory for %u queries in flight",
