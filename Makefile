@@ -111,8 +111,9 @@ $(B)/libnightjar-client.a: $(call objects,$(CLIENT_SRC))
 $(B)/nightjar: $(B)/tools/nightjar.o $(TOOL_LIB) $(BUILDER_LIB) $(QUERY_LIB) $(BASE_LIB)
 $(B)/nightjar-build: $(B)/builder/build_main.o $(BUILDER_LIB) $(BASE_LIB)
 $(B)/nightjard: $(B)/query/daemon_main.o $(QUERY_LIB) $(BASE_LIB)
-EVERYTHING := $(SUPPORT_LIB) $(TOOL_LIB) $(QUERY_LIB) $(BUILDER_LIB) $(BASE_LIB)
-$(BENCHES) $(TEST_PROGRAMS) $(FUZZ_PROGRAMS): $(B)/%: $(B)/%.o $(EVERYTHING)
+EVERYTHING := $(TOOL_LIB) $(QUERY_LIB) $(BUILDER_LIB) $(BASE_LIB)
+$(BENCHES) $(FUZZ_PROGRAMS): $(B)/%: $(B)/%.o $(EVERYTHING)
+$(TEST_PROGRAMS): $(B)/%: $(B)/%.o $(SUPPORT_LIB) $(EVERYTHING)
 
 $(TEST_PROGRAMS): private PROGRAM_LDLIBS := -lcmocka
 # --- rules -------------------------------------------------------------------------------------
