@@ -359,11 +359,21 @@ static const void *lists_of(const struct index *index, uint32_t block)
 
 static void list_open(const struct index *index, struct list_place *place)
 {
+    const void *lists = lists_of(index, place->block);
     if (index->lists)
-        block_lists_view(&index->geometry, place->block, index->lists[place->block], &place->view);
+        block_lists_view(&index->geometry, place->block, lists, &place->view);
     else
-        block_view_trusted(&index->geometry, place->block, lists_of(index, place->block),
-                           &place->view);
+        block_view_trusted(&index->geometry, place->block, lists, &place->view);
+}
+
+/* Whether the block has the node that a list, or the navigation graph, names: below node_limit it
+ * is, but a block that is not full has places without one. */
+static bool slot_exists(struct search *s, const struct block_view *view, uint32_t slot)
+{
+    if (LIKELY(slot < view->record_count))
+        return true;
+    s->flags |= SEARCH_DEGRADED;
+    return false;
 }
 
 /* Takes up to EXPAND_BATCH of the best nodes not expanded yet. */
@@ -390,26 +400,30 @@ static void expand_from_memory(struct search *s)
     struct list_place places[EXPAND_BATCH];
     uint32_t taken;
     while ((taken = expand_take(s, places)) > 0) {
+        uint32_t found = 0;
         for (uint32_t i = 0; i < taken; i++) {
             list_open(s->index, &places[i]);
+            if (!slot_exists(s, &places[i].view, places[i].slot))
+                continue;
             block_offset_prefetch(&places[i].view, places[i].slot);
+            places[found++] = places[i];
         }
-        for (uint32_t i = 0; i < taken; i++)
+        for (uint32_t i = 0; i < found; i++)
             block_list_prefetch(&places[i].view, places[i].slot);
         uint32_t count = 0;
-        for (uint32_t i = 0; i < taken; i++) {
+        for (uint32_t i = 0; i < found; i++) {
             const struct block_view *view = &places[i].view;
             count = list_gather(s, view, places[i].slot, count);
             for (uint32_t slot = 0; slot < view->record_count; slot++) { /* block-mates */
                 s->scratch->ids[count] = view->first_node + slot;
                 count += seen_add(s->seen, SEEN_SLOTS - 1, view->first_node + slot);
             }
-            if (count >= BATCH_IDS || i + 1 == taken) {
+            if (count >= BATCH_IDS || i + 1 == found) {
                 offer(s, count);
                 count = 0;
             }
         }
-        s->stats.hops += taken;
+        s->stats.hops += found;
     }
 }
 
@@ -454,6 +468,8 @@ static void finish_resident(struct search *s)
         uint32_t block = index_block_of(index, node);
         block_view_trusted(&index->geometry, block, index_cached_block(index, block), &view);
         uint32_t slot = node - view.first_node;
+        if (!slot_exists(s, &view, slot))
+            continue;
         float exact;
         distance_rows(&index->distance, query->vector, s->query_scale, block_vector(&view, slot),
                       index->geometry.vector_bytes, 1, &exact);

@@ -10,6 +10,9 @@
  * exactly, records that rank among the best L by code distance are expanded, their neighbours
  * estimated from codes. The search ends when the best L have been read, or when the next
  * candidate's code distance exceeds search_ratio times the exact distance of the k-th hit.
+ *
+ * Where neighbour lists are in memory the best L are expanded by codes alone first, and then only
+ * read; where all blocks are, their vectors are scored one by one, and there is nothing to read.
  */
 #ifndef NIGHTJAR_QUERY_SEARCH_H
 #define NIGHTJAR_QUERY_SEARCH_H

@@ -14,6 +14,7 @@
 
 #include <errno.h>
 
+#include "query/index_internal.h"
 #include "tests/engine_fixture.h"
 #include "tests/generation_fixture.h"
 
@@ -246,6 +247,52 @@ static void a_dead_device_gives_empty_degraded_answers(void **state)
     engine_destroy(engine);
 }
 
+/* A place below node_limit that has no record, in a resident index. */
+static uint32_t hole_of(const struct index *index)
+{
+    const struct manifest *m = index_manifest(index);
+    for (uint32_t block = 0; block < m->block_count; block++) {
+        struct block_view view;
+        block_view_trusted(&m->geometry, block, index_cached_block(index, block), &view);
+        if (view.record_count < m->geometry.nodes_per_block)
+            return view.first_node + view.record_count;
+    }
+    fail_msg("every block is full");
+    return 0;
+}
+
+static void a_node_that_no_block_has_degrades_and_does_no_harm(void **state)
+{
+    const struct engine_fixture *f = *state;
+    struct collection_spec spec = f->wide->spec;
+    spec.count++;
+    struct collection *c = collection_create(f->directory, "one-more", &spec);
+    struct index *const indexes[] = {
+        collection_open(c, EVERYTHING),
+        collection_open(c, collection_budget_lists(c, 0)),
+    };
+    const uint32_t hole = hole_of(indexes[0]);
+    for (size_t i = 0; i < ARRAY_LENGTH(indexes); i++) {
+        struct index *index = indexes[i];
+        assert_true(index_lists_in_memory(index));
+        /* Every search starts there. */
+        uint32_t *nodes = (uint32_t *)(uintptr_t)index->navigation.nodes;
+        for (uint32_t n = 0; n < index->navigation.count; n++)
+            nodes[n] = hole;
+        struct engine *engine = engine_plain(index);
+        struct answers a = answers_get(engine, c, &ask_usual);
+        for (uint32_t q = 0; q < a.count; q++) {
+            assert_int_equal(a.queries[q].status, STATUS_OK);
+            assert_true(a.queries[q].flags & SEARCH_DEGRADED);
+            assert_int_equal(a.queries[q].stats.hops, 0);
+        }
+        answers_free(&a);
+        engine_destroy(engine);
+        index_release(index);
+    }
+    collection_destroy(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -258,6 +305,7 @@ int main(void)
         cmocka_unit_test(with_lists_in_memory_the_beam_width_does_not_matter),
         cmocka_unit_test(a_block_that_cannot_be_read_costs_its_own_records_only),
         cmocka_unit_test(a_dead_device_gives_empty_degraded_answers),
+        cmocka_unit_test(a_node_that_no_block_has_degrades_and_does_no_harm),
     };
     return cmocka_run_group_tests(tests, engine_group_setup, engine_group_teardown);
 }
