@@ -17,6 +17,7 @@
 #include "common/codec_internal.h"
 #include "common/cpu.h"
 #include "common/random.h"
+#include "tests/codec_fixture.h"
 
 enum { SEED = 20240612, HEADER = 64, NORM_MAX_AT = 28 };
 
@@ -62,30 +63,6 @@ static struct codec *train(const struct codec_params *params, unsigned features,
     if (status != STATUS_OK)
         fail_msg("%s", err.text);
     return codec;
-}
-
-static uint8_t *serialize(const struct codec *codec, size_t *length)
-{
-    uint8_t *bytes = NULL;
-    struct error err;
-    assert_int_equal(codec_serialize(codec, &bytes, length, &err), STATUS_OK);
-    return bytes;
-}
-
-static uint8_t *encode(const struct codec *codec, const void *rows, size_t count)
-{
-    uint8_t *codes = malloc(count * codec_params_of(codec).code_bytes);
-    assert_non_null(codes);
-    codec_encode(codec, rows, count, codes);
-    return codes;
-}
-
-static float *make_table(const struct codec *codec, const void *query)
-{
-    float *table = aligned_alloc(64, (codec_table_bytes(codec) + 63) & ~(size_t)63);
-    assert_non_null(table);
-    codec_table_build(codec, query, table);
-    return table;
 }
 
 /* Coordinates that are quantized: ip has one of its own. */
@@ -157,7 +134,8 @@ static double reconstruction_error(const struct codec *codec, const void *rows, 
 {
     struct codec_params params = codec_params_of(codec);
     size_t length;
-    uint8_t *file = serialize(codec, &length), *codes = encode(codec, rows, count);
+    uint8_t *file = codec_fixture_serialize(codec, &length),
+            *codes = codec_fixture_encode(codec, rows, count);
     double sum = 0;
     for (size_t i = 0; i < count; i++) {
         float *row = seen_row(&params, rows, i);
@@ -223,13 +201,14 @@ static double recall_of_codes(enum metric metric, uint32_t code_bytes)
     struct codec_params params = make_params(metric, ELEMENT_F32, DIM, code_bytes);
     float *rows = make_rows(&params, COUNT, SEED), *queries = make_rows(&params, QUERIES, 5);
     struct codec *codec = train(&params, cpu_features(), rows, COUNT);
-    uint8_t *codes = encode(codec, rows, COUNT);
+    uint8_t *codes = codec_fixture_encode(codec, rows, COUNT);
     uint32_t ids[COUNT], found = 0;
     float exact[COUNT], estimates[COUNT];
     for (uint32_t i = 0; i < COUNT; i++)
         ids[i] = i;
     for (size_t q = 0; q < QUERIES; q++) {
-        float *table = make_table(codec, queries + q * DIM), *query = seen_row(&params, queries, q);
+        float *table = codec_fixture_table(codec, queries + q * DIM),
+              *query = seen_row(&params, queries, q);
         codec_table_gather(codec, table, codes, ids, COUNT, estimates);
         for (size_t i = 0; i < COUNT; i++) {
             float *row = seen_row(&params, rows, i);
@@ -295,8 +274,9 @@ static void check_estimates(const struct codec_params *asked)
     struct codec *codec = train(asked, cpu_features(), rows, COUNT);
     struct codec_params params = codec_params_of(codec);
     size_t length;
-    uint8_t *file = serialize(codec, &length), *codes = encode(codec, rows, COUNT);
-    float *table = make_table(codec, queries), *query = seen_row(&params, queries, 0);
+    uint8_t *file = codec_fixture_serialize(codec, &length),
+            *codes = codec_fixture_encode(codec, rows, COUNT);
+    float *table = codec_fixture_table(codec, queries), *query = seen_row(&params, queries, 0);
     uint32_t ids[COUNT];
     float estimates[COUNT];
     for (uint32_t i = 0; i < COUNT; i++)
@@ -367,7 +347,8 @@ static void codes_name_the_nearest_centroid(void **state)
     void *rows = make_rows(&params, COUNT, SEED);
     struct codec *codec = train(&params, cpu_features(), rows, COUNT);
     size_t length;
-    uint8_t *file = serialize(codec, &length), *codes = encode(codec, rows, COUNT);
+    uint8_t *file = codec_fixture_serialize(codec, &length),
+            *codes = codec_fixture_encode(codec, rows, COUNT);
     for (size_t i = 0; i < CHECKED; i++) {
         float *row = seen_row(&params, rows, i);
         for (uint32_t m = 0; m < BYTES; m++) {
@@ -399,11 +380,12 @@ static void cosine_ignores_length_and_survives_zero(void **state)
     struct codec *codec = train(&params, cpu_features(), rows, COUNT);
     for (size_t d = 0; d < DIM; d++)
         scaled[d] = rows[d] * 1024;
-    uint8_t *codes = encode(codec, rows, 2), *again = encode(codec, scaled, 2);
+    uint8_t *codes = codec_fixture_encode(codec, rows, 2),
+            *again = codec_fixture_encode(codec, scaled, 2);
     assert_memory_equal(codes, again, 2 * BYTES);
-    float *table = make_table(codec, rows), *same = make_table(codec, scaled);
+    float *table = codec_fixture_table(codec, rows), *same = codec_fixture_table(codec, scaled);
     assert_memory_equal(table, same, codec_table_bytes(codec));
-    float *zero = make_table(codec, scaled + DIM), estimates[2];
+    float *zero = codec_fixture_table(codec, scaled + DIM), estimates[2];
     static const uint32_t ids[2] = {0, 1};
     codec_table_gather(codec, zero, codes, ids, 2, estimates);
     assert_true(isfinite(estimates[0]) && isfinite(estimates[1]));
@@ -449,7 +431,7 @@ static void codec_bytes_do_not_depend_on_threads(void **state)
             omp_set_num_threads(threads);
             struct codec *codec = train(&params, cpu_features(), rows, COUNT);
             size_t length;
-            uint8_t *file = serialize(codec, &length);
+            uint8_t *file = codec_fixture_serialize(codec, &length);
             if (!reference) {
                 reference = file;
                 wanted = length;
@@ -482,12 +464,14 @@ static void check_level(const struct codec_params *params, unsigned level)
     void *rows = make_rows(params, COUNT, SEED);
     struct codec *a = train(params, 0, rows, COUNT), *b = train(params, level, rows, COUNT);
     size_t a_length, b_length;
-    uint8_t *a_file = serialize(a, &a_length), *b_file = serialize(b, &b_length);
+    uint8_t *a_file = codec_fixture_serialize(a, &a_length),
+            *b_file = codec_fixture_serialize(b, &b_length);
     assert_int_equal(a_length, b_length);
     assert_memory_equal(a_file, b_file, a_length);
-    uint8_t *a_codes = encode(a, rows, COUNT), *b_codes = encode(b, rows, COUNT);
+    uint8_t *a_codes = codec_fixture_encode(a, rows, COUNT),
+            *b_codes = codec_fixture_encode(b, rows, COUNT);
     assert_memory_equal(a_codes, b_codes, COUNT * params->code_bytes);
-    float *a_table = make_table(a, rows), *b_table = make_table(b, rows);
+    float *a_table = codec_fixture_table(a, rows), *b_table = codec_fixture_table(b, rows);
     assert_memory_equal(a_table, b_table, codec_table_bytes(a));
     uint32_t ids[COUNT];
     float a_out[COUNT], b_out[COUNT];
@@ -605,7 +589,7 @@ static void rows_encode_alike_alone_and_together(void **state)
     struct codec_params params = make_params(METRIC_COSINE, ELEMENT_F16, DIM, BYTES);
     uint16_t *rows = make_rows(&params, COUNT, SEED);
     struct codec *codec = train(&params, cpu_features(), rows, COUNT);
-    uint8_t *together = encode(codec, rows, COUNT);
+    uint8_t *together = codec_fixture_encode(codec, rows, COUNT);
     for (size_t i = 0; i < COUNT; i++) {
         uint8_t alone[BYTES];
         codec_encode(codec, rows + i * DIM, 1, alone);
@@ -625,10 +609,11 @@ static void estimates_do_not_depend_on_where_codes_lie(void **state)
         struct codec_params params = make_params(METRIC_IP, ELEMENT_I8, DIM, bytes);
         void *rows = make_rows(&params, COUNT, SEED);
         struct codec *codec = train(&params, cpu_features(), rows, COUNT);
-        uint8_t *codes = encode(codec, rows, COUNT), *moved = malloc(COUNT * bytes + 1);
+        uint8_t *codes = codec_fixture_encode(codec, rows, COUNT),
+                *moved = malloc(COUNT * bytes + 1);
         assert_non_null(moved);
         memcpy(moved + 1, codes, COUNT * bytes);
-        float *table = make_table(codec, rows), out[COUNT], again[COUNT];
+        float *table = codec_fixture_table(codec, rows), out[COUNT], again[COUNT];
         uint32_t ids[COUNT];
         for (uint32_t i = 0; i < COUNT; i++)
             ids[i] = (i * 7) % COUNT;
@@ -692,9 +677,9 @@ static void codec_survives_serialisation(void **state)
     struct codec *codec = small_codec(), *copy = NULL;
     struct error err;
     size_t length, copy_length;
-    uint8_t *file = serialize(codec, &length);
+    uint8_t *file = codec_fixture_serialize(codec, &length);
     assert_int_equal(codec_deserialize(file, length, &copy, &err), STATUS_OK);
-    uint8_t *again = serialize(copy, &copy_length);
+    uint8_t *again = codec_fixture_serialize(copy, &copy_length);
     assert_int_equal(length, copy_length);
     assert_memory_equal(file, again, length);
     struct codec_params a = codec_params_of(codec), b = codec_params_of(copy);
@@ -705,7 +690,8 @@ static void codec_survives_serialisation(void **state)
     assert_int_equal(a.code_bytes, b.code_bytes);
     assert_true(a.seed == b.seed);
     static const int8_t query[5] = {1, -2, 3, -4, 5};
-    float *table = make_table(codec, query), *copy_table = make_table(copy, query);
+    float *table = codec_fixture_table(codec, query),
+          *copy_table = codec_fixture_table(copy, query);
     assert_memory_equal(table, copy_table, codec_table_bytes(codec));
     free(copy_table);
     free(table);
@@ -757,7 +743,7 @@ static void codec_file_is_laid_out_as_documented(void **state)
                                            SEED >> 24};
     struct codec *codec = small_codec();
     size_t length;
-    uint8_t *file = serialize(codec, &length);
+    uint8_t *file = codec_fixture_serialize(codec, &length);
     assert_int_equal(length, HEADER + 1024 * 6); /* ip has a coordinate of its own */
     float norm_max;
     memcpy(&norm_max, file + NORM_MAX_AT, sizeof(norm_max));
@@ -786,7 +772,7 @@ static void codec_file_of_wrong_length_is_refused(void **state)
     (void)state;
     struct codec *codec = small_codec();
     size_t length;
-    uint8_t *file = serialize(codec, &length), *longer = calloc(1, length + 1);
+    uint8_t *file = codec_fixture_serialize(codec, &length), *longer = calloc(1, length + 1);
     assert_non_null(longer);
     memcpy(longer, file, length);
     for (size_t cut = 0; cut < length; cut += cut < 100 ? 1 : 97)
@@ -821,7 +807,7 @@ static void codec_file_with_wrong_fields_is_refused(void **state)
     };
     struct codec *codec = small_codec();
     size_t length;
-    uint8_t *file = serialize(codec, &length);
+    uint8_t *file = codec_fixture_serialize(codec, &length);
     for (size_t i = 0; i < ARRAY_LENGTH(faults); i++) {
         uint8_t saved[4];
         memcpy(saved, file + faults[i].offset, 4);
@@ -836,7 +822,7 @@ static void codec_file_with_wrong_fields_is_refused(void **state)
     struct codec_params params = make_params(METRIC_L2, ELEMENT_I8, 5, 2);
     void *rows = make_rows(&params, 10, SEED);
     codec = train(&params, cpu_features(), rows, 10);
-    file = serialize(codec, &length);
+    file = codec_fixture_serialize(codec, &length);
     assert_int_equal(file[NORM_MAX_AT + 3], 0);
     file[NORM_MAX_AT + 3] = 0x3f;
     expect_refused(file, length, STATUS_CORRUPT);

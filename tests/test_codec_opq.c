@@ -18,6 +18,7 @@
 #include "common/codec_opq_internal.h"
 #include "common/cpu.h"
 #include "common/random.h"
+#include "tests/codec_fixture.h"
 
 enum { SEED = 20250712, HEADER = 64, BODY = HEADER + 16 };
 
@@ -86,34 +87,10 @@ static struct codec *train(const struct codec_params *params, unsigned features,
     return codec;
 }
 
-static uint8_t *serialize(const struct codec *codec, size_t *length)
-{
-    uint8_t *bytes = NULL;
-    struct error err;
-    assert_int_equal(codec_serialize(codec, &bytes, length, &err), STATUS_OK);
-    return bytes;
-}
-
-static uint8_t *encode(const struct codec *codec, const void *rows, size_t count)
-{
-    uint8_t *codes = malloc(count * codec_params_of(codec).code_bytes);
-    assert_non_null(codes);
-    codec_encode(codec, rows, count, codes);
-    return codes;
-}
-
-static float *make_table(const struct codec *codec, const void *query)
-{
-    float *table = aligned_alloc(64, (codec_table_bytes(codec) + 63) & ~(size_t)63);
-    assert_non_null(table);
-    codec_table_build(codec, query, table);
-    return table;
-}
-
 static void gather_all(const struct codec *codec, const void *query, const uint8_t *codes,
                        uint32_t count, float *out)
 {
-    float *table = make_table(codec, query);
+    float *table = codec_fixture_table(codec, query);
     uint32_t *ids = malloc(count * sizeof(*ids));
     assert_non_null(ids);
     for (uint32_t i = 0; i < count; i++)
@@ -178,7 +155,8 @@ static void check_estimates_of(const struct codec_params *asked, uint32_t varian
     const struct codec_params params = codec_params_of(codec);
     const uint32_t dims = params.dim + (params.metric == METRIC_IP);
     size_t length;
-    uint8_t *file = serialize(codec, &length), *codes = encode(codec, rows, COUNT);
+    uint8_t *file = codec_fixture_serialize(codec, &length),
+            *codes = codec_fixture_encode(codec, rows, COUNT);
     const float step = ((const struct codec_opq *)codec)->step;
     float estimates[COUNT];
     gather_all(codec, rows, codes, COUNT, estimates);
@@ -301,7 +279,7 @@ static void constant_rows_and_copies_are_coded_alike(void **state)
     for (uint32_t variant = 0; variant < CODEC_OPQ_VARIANTS; variant++) {
         for (size_t count = 1; count <= COUNT; count += COUNT - 1) {
             struct codec *codec = train(&params, cpu_features(), variant, rows, count);
-            uint8_t *codes = encode(codec, rows, count);
+            uint8_t *codes = codec_fixture_encode(codec, rows, count);
             gather_all(codec, rows, codes, (uint32_t)count, out);
             for (size_t i = 0; i < count; i++) {
                 assert_memory_equal(codes, codes + i * 4, 4);
@@ -315,7 +293,7 @@ static void constant_rows_and_copies_are_coded_alike(void **state)
     for (size_t d = 0; d < DIM; d++)
         rows[7 * DIM + d] = (float)d;
     struct codec *codec = train(&params, cpu_features(), CODEC_OPQ_TURN, rows, COUNT);
-    uint8_t *codes = encode(codec, rows, COUNT);
+    uint8_t *codes = codec_fixture_encode(codec, rows, COUNT);
     gather_all(codec, rows + 7 * DIM, codes, COUNT, out);
     for (size_t i = 0; i < COUNT; i++)
         assert_true(i == 7 ? fabsf(out[i]) < 1e-3f : out[i] > 100);
@@ -335,7 +313,7 @@ static void huge_values_stay_finite(void **state)
         struct codec *codec = train(&params, cpu_features(), variant, rows, COUNT), *copy = NULL;
         size_t length;
         struct error err;
-        uint8_t *file = serialize(codec, &length);
+        uint8_t *file = codec_fixture_serialize(codec, &length);
         /* It reads back, so its values are finite. */
         assert_int_equal(codec_deserialize(file, length, &copy, &err), STATUS_OK);
         codec_destroy(copy);
@@ -350,12 +328,14 @@ static void expect_equal(const struct codec *a, const struct codec *b, const voi
                          size_t count)
 {
     size_t a_length, b_length;
-    uint8_t *a_file = serialize(a, &a_length), *b_file = serialize(b, &b_length);
+    uint8_t *a_file = codec_fixture_serialize(a, &a_length),
+            *b_file = codec_fixture_serialize(b, &b_length);
     assert_int_equal(a_length, b_length);
     assert_memory_equal(a_file, b_file, a_length);
-    uint8_t *a_codes = encode(a, rows, count), *b_codes = encode(b, rows, count);
+    uint8_t *a_codes = codec_fixture_encode(a, rows, count),
+            *b_codes = codec_fixture_encode(b, rows, count);
     assert_memory_equal(a_codes, b_codes, count * codec_params_of(a).code_bytes);
-    float *a_table = make_table(a, rows), *b_table = make_table(b, rows);
+    float *a_table = codec_fixture_table(a, rows), *b_table = codec_fixture_table(b, rows);
     assert_memory_equal(a_table, b_table, codec_table_bytes(a));
     free(b_table);
     free(a_table);
@@ -443,7 +423,7 @@ static void rows_encode_alike_alone_and_together(void **state)
     uint16_t *rows = make_rows(&params, COUNT, steep);
     struct codec *codec =
         train(&params, cpu_features(), CODEC_OPQ_TURN | CODEC_OPQ_CORRECT, rows, COUNT);
-    uint8_t *together = encode(codec, rows, COUNT);
+    uint8_t *together = codec_fixture_encode(codec, rows, COUNT);
     for (size_t i = 0; i < COUNT; i++) {
         uint8_t alone[BYTES];
         codec_encode(codec, rows + i * DIM, 1, alone);
@@ -466,7 +446,7 @@ static void codec_survives_serialisation(void **state)
         struct codec *codec = train(&params, cpu_features(), variant, rows, COUNT), *copy = NULL;
         struct error err;
         size_t length;
-        uint8_t *file = serialize(codec, &length);
+        uint8_t *file = codec_fixture_serialize(codec, &length);
         assert_int_equal(codec_deserialize(file, length, &copy, &err), STATUS_OK);
         assert_int_equal(codec_params_of(copy).kind, CODEC_OPQ);
         expect_equal(codec, copy, rows, COUNT);
@@ -488,7 +468,7 @@ static enum status read_back(const uint8_t *file, size_t length, const void *row
     enum status status = codec_deserialize(copy, length, &codec, &err);
     if (status == STATUS_OK) { /* then it works */
         float out[4];
-        uint8_t *codes = encode(codec, rows, 4);
+        uint8_t *codes = codec_fixture_encode(codec, rows, 4);
         gather_all(codec, rows, codes, 4, out);
         free(codes);
     } else {
@@ -507,7 +487,7 @@ static void damaged_codec_files_are_refused_or_work(void **state)
     for (uint32_t variant = 0; variant < CODEC_OPQ_VARIANTS; variant++) {
         struct codec *codec = train(&params, cpu_features(), variant, rows, 100);
         size_t length;
-        uint8_t *file = serialize(codec, &length), *longer = calloc(1, length + 4);
+        uint8_t *file = codec_fixture_serialize(codec, &length), *longer = calloc(1, length + 4);
         assert_non_null(longer);
         memcpy(longer, file, length);
         for (size_t cut = 0; cut < length; cut += cut < 300 ? 1 : 97)
@@ -536,7 +516,7 @@ static void wrong_fields_are_refused(void **state)
     struct codec *codec =
         train(&params, cpu_features(), CODEC_OPQ_TURN | CODEC_OPQ_CORRECT, rows, 100);
     size_t length;
-    uint8_t *file = serialize(codec, &length);
+    uint8_t *file = codec_fixture_serialize(codec, &length);
     static const struct {
         size_t offset;
         uint32_t value;

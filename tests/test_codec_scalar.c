@@ -17,6 +17,7 @@
 #include "common/codec_scalar_internal.h"
 #include "common/cpu.h"
 #include "common/random.h"
+#include "tests/codec_fixture.h"
 #include "tests/golden_file.h"
 
 enum { SEED = 20240613, HEADER = 64 };
@@ -76,30 +77,6 @@ static struct codec *train(const struct codec_params *params, unsigned features,
     return codec;
 }
 
-static uint8_t *serialize(const struct codec *codec, size_t *length)
-{
-    uint8_t *bytes = NULL;
-    struct error err;
-    assert_int_equal(codec_serialize(codec, &bytes, length, &err), STATUS_OK);
-    return bytes;
-}
-
-static uint8_t *encode(const struct codec *codec, const void *rows, size_t count)
-{
-    uint8_t *codes = malloc(count * codec_params_of(codec).code_bytes);
-    assert_non_null(codes);
-    codec_encode(codec, rows, count, codes);
-    return codes;
-}
-
-static void *make_table(const struct codec *codec, const void *query)
-{
-    void *table = aligned_alloc(64, (codec_table_bytes(codec) + 63) & ~(size_t)63);
-    assert_non_null(table);
-    codec_table_build(codec, query, table);
-    return table;
-}
-
 static bool level_missing(unsigned level)
 {
     if ((level & cpu_features()) == level)
@@ -124,7 +101,7 @@ static struct subject subject_of(struct codec *codec, uint32_t bits)
     struct subject s = {.codec = codec, .params = codec_params_of(codec), .bits = bits};
     struct error err;
     s.dims = s.params.dim + (s.params.metric == METRIC_IP);
-    s.file = serialize(codec, &s.file_bytes);
+    s.file = codec_fixture_serialize(codec, &s.file_bytes);
     assert_int_equal(s.file_bytes, HEADER + 4 + 4 * s.dims);
     memcpy(&s.unit, s.file + HEADER, 4);
     s.mean = malloc(s.dims * sizeof(float));
@@ -272,7 +249,7 @@ static void codes_lose_as_little_as_the_best_grid(void **state)
         for (size_t i = 0; i < COUNT * DIM; i++)
             rows[i] = (float)(5 * normal(SEED, i));
         struct subject s = subject_of(train(&params, cpu_features(), rows, COUNT), all_bits[b]);
-        uint8_t *codes = encode(s.codec, rows, COUNT);
+        uint8_t *codes = codec_fixture_encode(s.codec, rows, COUNT);
         double lost = 0, total = 0;
         for (size_t i = 0; i < COUNT; i++) {
             double f, yy, xy, xx;
@@ -339,8 +316,8 @@ static void check_estimates(const struct codec_params *asked, uint32_t bits)
     enum { COUNT = 37 };
     void *rows = make_rows(asked, COUNT, SEED), *query = make_rows(asked, 1, 3);
     struct subject s = subject_of(train(asked, cpu_features(), rows, COUNT), bits);
-    uint8_t *codes = encode(s.codec, rows, COUNT);
-    void *table = make_table(s.codec, query);
+    uint8_t *codes = codec_fixture_encode(s.codec, rows, COUNT);
+    void *table = codec_fixture_table(s.codec, query);
     uint32_t ids[COUNT];
     float out[COUNT];
     for (uint32_t i = 0; i < COUNT; i++)
@@ -398,8 +375,8 @@ static void estimates_are_near_exact_distances(void **state)
         struct codec_params params = make_params(METRIC_L2, ELEMENT_F32, DIM, all_bits[b]);
         float *rows = make_rows(&params, COUNT, SEED), *query = make_rows(&params, 1, 77);
         struct codec *codec = train(&params, cpu_features(), rows, COUNT);
-        uint8_t *codes = encode(codec, rows, COUNT);
-        void *table = make_table(codec, query);
+        uint8_t *codes = codec_fixture_encode(codec, rows, COUNT);
+        void *table = codec_fixture_table(codec, query);
         double squares = 0;
         for (uint32_t i = 0; i < COUNT; i++) {
             float out;
@@ -440,13 +417,13 @@ static double recall_of_codes(enum metric metric, uint32_t bits)
     struct codec_params params = make_params(metric, ELEMENT_F32, DIM, bits);
     float *rows = make_rows(&params, COUNT, SEED), *queries = make_rows(&params, QUERIES, 5);
     struct subject s = subject_of(train(&params, cpu_features(), rows, COUNT), bits);
-    uint8_t *codes = encode(s.codec, rows, COUNT);
+    uint8_t *codes = codec_fixture_encode(s.codec, rows, COUNT);
     uint32_t ids[COUNT], found = 0;
     float exact[COUNT], estimates[COUNT];
     for (uint32_t i = 0; i < COUNT; i++)
         ids[i] = i;
     for (size_t q = 0; q < QUERIES; q++) {
-        void *table = make_table(s.codec, queries + q * DIM);
+        void *table = codec_fixture_table(s.codec, queries + q * DIM);
         float *query = seen(&s, queries + q * DIM, true);
         codec_table_gather(s.codec, table, codes, ids, COUNT, estimates);
         for (size_t i = 0; i < COUNT; i++) {
@@ -495,13 +472,13 @@ static void constant_rows_have_zero_codes(void **state)
     for (size_t m = 0; m < ARRAY_LENGTH(all_metrics); m++) {
         struct codec_params params = make_params(all_metrics[m], ELEMENT_U8, DIM, 4);
         struct codec *codec = train(&params, cpu_features(), rows, COUNT);
-        uint8_t *codes = encode(codec, rows, COUNT), zeros[64] = {0};
+        uint8_t *codes = codec_fixture_encode(codec, rows, COUNT), zeros[64] = {0};
         uint16_t factor;
         memcpy(&factor, codes + params.code_bytes - 2, 2);
         if (all_metrics[m] == METRIC_L2)
             assert_memory_equal(codes, zeros, params.code_bytes);
         assert_true(factor < 0x7c00);
-        void *table = make_table(codec, rows);
+        void *table = codec_fixture_table(codec, rows);
         float out;
         codec_table_gather(codec, table, codes, (const uint32_t[]){3}, 1, &out);
         double wanted = all_metrics[m] == METRIC_IP ? -DIM * 77.0 * 77.0 : 0;
@@ -529,11 +506,11 @@ static void extreme_values_are_survived(void **state)
                 struct codec *codec =
                                  train(&params, cpu_features(), rows + first * DIM, COUNT - first),
                              *copy = NULL;
-                uint8_t *codes = encode(codec, rows, COUNT);
+                uint8_t *codes = codec_fixture_encode(codec, rows, COUNT);
                 for (size_t q = 0; q < COUNT; q++) {
                     static const uint32_t ids[COUNT] = {0, 1, 2, 3, 4, 5};
                     float out[COUNT];
-                    void *table = make_table(codec, rows + q * DIM);
+                    void *table = codec_fixture_table(codec, rows + q * DIM);
                     codec_table_gather(codec, table, codes, ids, COUNT, out);
                     free(table);
                 }
@@ -544,7 +521,7 @@ static void extreme_values_are_survived(void **state)
                 }
                 size_t length;
                 struct error err;
-                uint8_t *file = serialize(codec, &length);
+                uint8_t *file = codec_fixture_serialize(codec, &length);
                 if (all_metrics[m] != METRIC_IP) /* whose largest norm overflows */
                     assert_int_equal(codec_deserialize(file, length, &copy, &err), STATUS_OK);
                 codec_destroy(copy);
@@ -563,9 +540,10 @@ static void cosine_ignores_length(void **state)
     struct codec *codec = train(&params, cpu_features(), rows, COUNT);
     for (size_t d = 0; d < DIM; d++)
         scaled[d] = rows[d] * 1024;
-    uint8_t *codes = encode(codec, rows, 1), *again = encode(codec, scaled, 1);
+    uint8_t *codes = codec_fixture_encode(codec, rows, 1),
+            *again = codec_fixture_encode(codec, scaled, 1);
     assert_memory_equal(codes, again, params.code_bytes);
-    void *table = make_table(codec, rows), *same = make_table(codec, scaled);
+    void *table = codec_fixture_table(codec, rows), *same = codec_fixture_table(codec, scaled);
     assert_memory_equal(table, same, codec_table_bytes(codec));
     free(same);
     free(table);
@@ -590,7 +568,7 @@ static void codec_bytes_do_not_depend_on_threads(void **state)
         for (int threads = 1; threads <= 2; threads++) {
             omp_set_num_threads(threads == 1 ? 1 : 3);
             struct codec *codec = train(&params, cpu_features(), rows, COUNT);
-            files[threads - 1] = serialize(codec, &lengths[threads - 1]);
+            files[threads - 1] = codec_fixture_serialize(codec, &lengths[threads - 1]);
             codec_destroy(codec);
         }
         assert_int_equal(lengths[0], lengths[1]);
@@ -618,7 +596,7 @@ static void check_level(const struct codec_params *params, unsigned level)
     memset(codes + TRAINED * bytes, 0xff, bytes); /* the largest sums, and a NaN */
     memset(codes + (TRAINED + 1) * bytes, 0, bytes);
     memcpy(moved + 1, codes, COUNT * bytes);
-    void *a_table = make_table(a, rows), *b_table = make_table(b, rows);
+    void *a_table = codec_fixture_table(a, rows), *b_table = codec_fixture_table(b, rows);
     assert_memory_equal(a_table, b_table, codec_table_bytes(a));
     uint32_t ids[COUNT];
     float a_out[COUNT], b_out[COUNT];
@@ -673,8 +651,8 @@ static void codes_are_the_same_everywhere(void **state)
         struct codec_params params = make_params(METRIC_COSINE, ELEMENT_F16, DIM, all_bits[b]);
         void *rows = make_rows(&params, COUNT, SEED);
         struct codec *codec = train(&params, cpu_features(), rows, COUNT);
-        uint8_t *codes = encode(codec, rows, COUNT);
-        void *table = make_table(codec, rows);
+        uint8_t *codes = codec_fixture_encode(codec, rows, COUNT);
+        void *table = codec_fixture_table(codec, rows);
         uint64_t digest = 0;
         for (size_t i = 0; i < COUNT * params.code_bytes; i++)
             digest = random_mix(digest + codes[i] + 1);
@@ -696,7 +674,7 @@ static void rows_encode_alike_alone_and_together(void **state)
     struct codec_params params = make_params(METRIC_IP, ELEMENT_F16, DIM, 2);
     uint16_t *rows = make_rows(&params, COUNT, SEED);
     struct codec *codec = train(&params, cpu_features(), rows, COUNT);
-    uint8_t *together = encode(codec, rows, COUNT), alone[16];
+    uint8_t *together = codec_fixture_encode(codec, rows, COUNT), alone[16];
     for (size_t i = 0; i < COUNT; i++) {
         codec_encode(codec, rows + i * DIM, 1, alone);
         assert_memory_equal(alone, together + i * params.code_bytes, params.code_bytes);
@@ -767,17 +745,17 @@ static void codec_survives_serialisation(void **state)
     struct codec *codec = small_codec(), *copy = NULL;
     struct error err;
     size_t length, copy_length;
-    uint8_t *file = serialize(codec, &length);
+    uint8_t *file = codec_fixture_serialize(codec, &length);
     golden_file_compare("codec_scalar.bin", file, length);
     assert_int_equal(length, HEADER + 4 + 4 * 6); /* ip has a coordinate of its own */
     assert_int_equal(file[8], 3);
     assert_int_equal(codec_deserialize(file, length, &copy, &err), STATUS_OK);
-    uint8_t *again = serialize(copy, &copy_length);
+    uint8_t *again = codec_fixture_serialize(copy, &copy_length);
     assert_int_equal(length, copy_length);
     assert_memory_equal(file, again, length);
     static const int8_t query[5] = {1, -2, 3, -4, 5};
     uint8_t code[8], copy_code[8];
-    void *table = make_table(codec, query), *copy_table = make_table(copy, query);
+    void *table = codec_fixture_table(codec, query), *copy_table = codec_fixture_table(copy, query);
     assert_memory_equal(table, copy_table, codec_table_bytes(codec));
     codec_encode(codec, query, 1, code);
     codec_encode(copy, query, 1, copy_code);
@@ -797,7 +775,7 @@ static void damaged_files_are_refused_or_make_sense(void **state)
     struct codec *codec = small_codec(), *copy = NULL;
     struct error err;
     size_t length;
-    uint8_t *file = serialize(codec, &length);
+    uint8_t *file = codec_fixture_serialize(codec, &length);
     for (size_t cut = 0; cut < length; cut++) {
         uint8_t *exact = malloc(cut + 1);
         assert_non_null(exact);
@@ -811,7 +789,7 @@ static void damaged_files_are_refused_or_make_sense(void **state)
         enum status status = codec_deserialize(file, length, &copy, &err);
         if (status == STATUS_OK) {
             size_t again_length;
-            uint8_t *again = serialize(copy, &again_length);
+            uint8_t *again = codec_fixture_serialize(copy, &again_length);
             assert_int_equal(again_length, length);
             assert_memory_equal(again, file, length);
             free(again);
@@ -843,7 +821,7 @@ static void codec_file_with_wrong_fields_is_refused(void **state)
     struct codec *codec = small_codec(), *copy = NULL;
     struct error err;
     size_t length;
-    uint8_t *file = serialize(codec, &length);
+    uint8_t *file = codec_fixture_serialize(codec, &length);
     for (size_t i = 0; i < ARRAY_LENGTH(faults); i++) {
         uint8_t saved[4];
         memcpy(saved, file + faults[i].offset, 4);
