@@ -387,11 +387,11 @@ static bool output_is_finished(struct build *b)
     struct manifest wanted = b->manifest;
     char parent[BUILD_PATH_BYTES];
 
-    if (b->fresh || (b->params.one_stage && b->params.stage != BUILD_STAGE_CHECK) ||
+    if (!work_same_job(b->work) || (b->params.one_stage && b->params.stage != BUILD_STAGE_CHECK) ||
         generation_open(b->params.output, &generation, NULL) != STATUS_OK)
         return false;
     const struct manifest *found = generation_manifest(generation);
-    /* The record of the ingest stage may be removed already. */
+    /* The record of the ingest stage may be removed already, and the job names the input. */
     wanted.input_digest = found->input_digest;
     if (build_stage_load(b, BUILD_STAGE_TRAIN, NULL) == STATUS_OK)
         wanted.input_digest = b->manifest.input_digest;

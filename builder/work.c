@@ -364,7 +364,8 @@ static enum status job_settle(struct work *work, const char *job, enum work_hold
     uint8_t *held = NULL;
     size_t bytes = 0;
     enum status status = work_read_whole(work, JOB_NAME, JOB_BYTES_MAX, &held, &bytes, err);
-    if (status == STATUS_NOT_FOUND) {
+    bool created = status == STATUS_NOT_FOUND;
+    if (created) {
         status = parent_sync(work, err);
         if (status == STATUS_OK)
             status = work_write_whole(work, JOB_NAME, job, strlen(job), err);
@@ -377,6 +378,7 @@ static enum status job_settle(struct work *work, const char *job, enum work_hold
     if (status != STATUS_OK)
         return status;
     const char *text = (const char *)held;
+    work->same_job = !created && strcmp(text, job) == 0;
     work->job_hash = XXH3_64bits(text, bytes); /* by which its records are known */
     if (bytes != strlen(text))
         status = error_set(err, STATUS_CORRUPT, "%s/" JOB_NAME ": is damaged; delete the directory",
@@ -514,6 +516,11 @@ bool work_job_number(const char *path, const char *name, uint64_t *value)
     }
     free(job);
     return found;
+}
+
+bool work_same_job(const struct work *work)
+{
+    return work->same_job;
 }
 
 bool work_is_empty(const struct work *work)

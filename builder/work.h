@@ -82,6 +82,9 @@ void work_remove(struct work *work);
 /* As it was given, without slashes at its end; lives as long as `work`. */
 const char *work_path(const struct work *work);
 
+/* True if the directory held this very job when it was opened: an earlier run began it. */
+bool work_same_job(const struct work *work);
+
 /* True if no piece is finished. Reads all records. */
 bool work_is_empty(const struct work *work);
 

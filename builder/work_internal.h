@@ -28,6 +28,7 @@ struct work {
     int directory_fd;
     int lock_fd;
     uint64_t job_hash; /* XXH3-64 of the job text */
+    bool same_job;     /* as work_same_job() */
 };
 
 /* ---- names (work.c) ---- */

@@ -67,6 +67,20 @@ if [[ ! -e killed/manifest.json || -e killed.work ]]; then
     "$build" "${arguments[@]}" --output killed >out 2>err || fail "the build after $killed kills"
 fi
 whole "a build killed $killed times" killed
+
+# Killed while it removed its work: records go first, the job last.
+rm -rf killed killed.work
+"$build" "${arguments[@]}" --output killed --keep-work >out 2>err || fail 'a build that keeps its work'
+rm killed.work/*.done
+"$build" "${arguments[@]}" --output killed >out 2>err || fail 'a build killed in its last removal'
+whole 'a build killed in its last removal' killed
+if "$build" "${arguments[@]}" --output killed >out 2>err; then
+    fail 'a complete build begun again: not refused'
+elif ! grep -qF 'is already complete' err; then
+    fail 'a complete build begun again: no line that says so'
+else
+    pass
+fi
 ((killed > 0)) || skip 'no kill came before the end of its build'
 
 # --- what is not the same job ------------------------------------------------------------------
