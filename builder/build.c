@@ -53,6 +53,12 @@ static enum status real_check(const char *name, double value, double min, double
     return STATUS_OK;
 }
 
+/* What of the build list matters: 0 where there is none. */
+static uint32_t build_list_of(const struct build_params *params)
+{
+    return params->graph == GRAPH_VAMANA ? params->build_list : 0;
+}
+
 enum status build_params_check(const struct build_params *params, struct error *err)
 {
     const struct {
@@ -60,7 +66,7 @@ enum status build_params_check(const struct build_params *params, struct error *
         uint64_t value, min, max;
     } ranges[] = {
         {"degree", params->degree, BUILD_DEGREE_MIN, BUILD_DEGREE_MAX},
-        {"build list", params->build_list, 1, BUILD_LIST_MAX},
+        {"build list", build_list_of(params), params->graph == GRAPH_VAMANA, BUILD_LIST_MAX},
         {"code bytes", params->code_bytes, params->codec != CODEC_SCALAR, VECTOR_DIM_MAX},
         {"threads", params->threads, 0, BUILD_THREADS_MAX},
         {"shards", params->shards, 0, PARTITION_SHARDS_MAX},
@@ -225,15 +231,16 @@ static void job_format(const struct build *b, char *text, size_t bytes)
     source_format(&b->input, "input", input, sizeof(input));
     if (p->keys != NULL)
         source_format(&b->keys, "keys", keys, sizeof(keys));
-    snprintf(text, bytes,
-             "nightjar-build %s\nformat %d\n%s%svectors %llu\ndim %u\ntype %s\nmetric %s\n"
-             "degree %u\nbuild-list %u\nalpha %.17g\ncodec %d\ncode-bytes %u\nblock-bytes %u\n"
-             "navigation %.17g\nseed %llu\nshards %u\nreplication %.17g\n",
-             NIGHTJAR_VERSION, MANIFEST_FORMAT_VERSION, input, keys,
-             (unsigned long long)b->shape.count, b->shape.dim, element_name(b->shape.type),
-             metric_name(p->metric), p->degree, p->build_list, p->alpha, (int)p->codec,
-             p->code_bytes, p->block_bytes, p->navigation_share, (unsigned long long)p->seed,
-             b->size.shard_count, b->size.replication);
+    snprintf(
+        text, bytes,
+        "nightjar-build %s\nformat %d\n%s%svectors %llu\ndim %u\ntype %s\nmetric %s\n"
+        "degree %u\ngraph %s\nbuild-list %u\nalpha %.17g\ncodec %d\ncode-bytes %u\nblock-bytes %u\n"
+        "navigation %.17g\nseed %llu\nshards %u\nreplication %.17g\n",
+        NIGHTJAR_VERSION, MANIFEST_FORMAT_VERSION, input, keys, (unsigned long long)b->shape.count,
+        b->shape.dim, element_name(b->shape.type), metric_name(p->metric), p->degree,
+        graph_kind_name(p->graph), build_list_of(p), p->alpha, (int)p->codec, p->code_bytes,
+        p->block_bytes, p->navigation_share, (unsigned long long)p->seed, b->size.shard_count,
+        b->size.replication);
 }
 
 static void work_path_set(struct build *b)
@@ -324,7 +331,7 @@ static void manifest_begin(struct build *b)
         m->codec_kind = b->params.codec;
     m->code_bytes = b->params.code_bytes;
     m->degree = b->params.degree;
-    m->build_list = b->params.build_list;
+    m->build_list = build_list_of(&b->params);
     m->alpha = b->params.alpha;
     m->seed = b->params.seed;
     m->block_bytes_asked = b->params.block_bytes;

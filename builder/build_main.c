@@ -47,6 +47,7 @@ struct options {
     struct build_params params;
     const char *metric;
     const char *codec;
+    const char *graph;
     const char *stage;
     const char *type;
     uint64_t count;
@@ -87,6 +88,7 @@ static enum args_result options_check(struct options *o, struct error *err)
         return usage(err, "--shard is for --stage");
     p->metric = metric_parse(o->metric);
     p->codec = codec_kind_parse(o->codec);
+    graph_kind_parse(o->graph, &p->graph); /* one of the choices */
     if (p->codec != CODEC_SCALAR && p->code_bytes == 0)
         p->code_bytes = 32;
     p->numa = strcmp(o->numa, "on") == 0;
@@ -129,11 +131,16 @@ static enum args_result options_parse(int argc, char **argv, struct options *o, 
          .help = "most neighbours a node keeps",
          .min = BUILD_DEGREE_MIN,
          .max = BUILD_DEGREE_MAX},
+        {.name = "graph",
+         .kind = ARGS_STRING,
+         .target = &o->graph,
+         .choices = "pipnn|vamana",
+         .help = "how a node's neighbours are found"},
         {.name = "build-list",
          .kind = ARGS_U32,
          .target = &p->build_list,
          .value_name = "L",
-         .help = "candidates kept while a node is inserted",
+         .help = "vamana: candidates kept while a node is inserted",
          .min = 1,
          .max = BUILD_LIST_MAX},
         {.name = "alpha",
@@ -430,6 +437,7 @@ int main(int argc, char **argv)
                    .cancel = &stop_requested},
         .metric = "l2",
         .codec = "auto",
+        .graph = "pipnn",
         .type = "u8",
         .numa = "on",
     };

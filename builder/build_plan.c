@@ -15,10 +15,10 @@
 #include <string.h>
 
 #include "builder/encode.h"
+#include "builder/graph_build.h"
 #include "builder/navigation_build.h"
 #include "builder/pack.h"
 #include "builder/scan.h"
-#include "builder/vamana.h"
 #include "common/cpu.h"
 #include "common/memory.h"
 #include "common/random.h"
@@ -48,7 +48,7 @@ struct plan_run {
     uint8_t *packed; /* the same rows */
     size_t packed_bytes;
     struct codec *codec;
-    struct vamana_result vamana;
+    struct graph_result graph;
     double row_s[BUILD_STAGE_COUNT]; /* of the sample, a row */
     double train_s;                  /* of the codec that is kept, on the sample */
     double choice_s;                 /* of the trials before it */
@@ -171,14 +171,15 @@ static enum status run_train(struct plan_run *run, struct error *err)
 
 static enum status run_graph(struct plan_run *run, struct error *err)
 {
-    struct vamana_params params = {
+    struct graph_params params = {
+        .kind = run->params.graph,
         .degree = run->params.degree,
         .build_list = run->params.build_list,
         .alpha = (float)run->params.alpha,
         .seed = run->params.seed,
     };
     struct build_clock clock = build_clock_now();
-    enum status status = vamana_build(&run->set, &params, &run->vamana, err);
+    enum status status = graph_build(&run->set, &params, &run->graph, err);
     run->row_s[BUILD_STAGE_GRAPH] = seconds_since(&clock) / run->set.count;
     return status;
 }
@@ -192,7 +193,7 @@ static enum status run_pack(struct plan_run *run, struct error *err)
         .seed = run->params.seed,
     };
     struct pack_input input = {
-        .graph = &run->vamana.graph, .kept = run->vamana.kept, .total = run->set.count};
+        .graph = &run->graph.graph, .kept = run->graph.kept, .total = run->set.count};
     struct block_geometry geometry;
     struct pack_order order = {0};
     struct build_clock clock = build_clock_now();
@@ -374,7 +375,7 @@ enum status build_plan_make(const struct build_params *params, const struct vect
     }
     vector_file_close(file);
     codec_destroy(run.codec);
-    vamana_result_destroy(&run.vamana);
+    graph_result_destroy(&run.graph);
     bulk_free(run.packed, run.set.count, run.packed_bytes);
     vector_set_destroy(&run.set);
     return status;

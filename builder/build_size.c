@@ -28,7 +28,6 @@ enum {
     SEEN_BYTES = 32 * 1024, /* a search's set of scored nodes */
     VISITED_PER_LIST = 8,   /* a search's room for expansions, in units of its list */
     CANDIDATE_BYTES = 8,
-    VAMANA_PIECES_BYTES = 64 * 1024 * 4,
     PACK_BATCH_BYTES = 2 * MIB, /* pack_assign.c: the choices of a batch of rows */
     PQ_CENTROIDS = 256,
     SCALAR_FLOATS_PER_DIM = 5,             /* the mean, signs of four rounds */
@@ -103,22 +102,6 @@ static struct size_input input_make(const struct build_params *params,
     };
 }
 
-/* A list's slots between prunes, as vamana.c has them, and its degree. */
-static uint64_t graph_row_bytes(uint64_t degree)
-{
-    uint64_t capacity = MAX(degree + 1, (uint64_t)(1.3 * (double)degree));
-    return (capacity + 1) * sizeof(uint32_t);
-}
-
-/* Vamana over `count` rows, less the rows: graph, insertion order or walk, tree edges, a round's
- * reverse edges. */
-static uint64_t vamana_bytes(uint64_t count, uint64_t degree)
-{
-    uint64_t round = MAX((uint64_t)1, count / 50);
-    uint64_t edges = round * degree * 2 * sizeof(uint32_t);
-    return count * (graph_row_bytes(degree) + 3 * sizeof(uint32_t)) + edges + VAMANA_PIECES_BYTES;
-}
-
 static bool may_be_opq(const struct size_input *in)
 {
     return in->params->codec == CODEC_OPQ || in->params->codec == CODEC_AUTO;
@@ -188,6 +171,22 @@ static void shares_compute(const struct size_input *in, struct build_size *size)
 
 /* ---- memory ---- */
 
+/* graph_build() of `rows` rows. */
+static uint64_t graph_bytes_of(const struct size_input *in, enum graph_kind kind, uint64_t rows,
+                               uint64_t degree)
+{
+    const struct graph_size size = {
+        .kind = kind,
+        .type = in->shape->type,
+        .metric = in->params->metric,
+        .count = rows,
+        .dim = in->dim,
+        .degree = degree,
+        .threads = in->threads,
+    };
+    return graph_build_bytes(&size);
+}
+
 /* Loading, building, sampling for the hot list and spilling one shard. */
 static uint64_t graph_bytes(const struct size_input *in, const struct build_size *size)
 {
@@ -197,8 +196,9 @@ static uint64_t graph_bytes(const struct size_input *in, const struct build_size
     uint64_t spill =
         members * 3 * sizeof(uint32_t); /* less than the round's arrays, gone by then */
     uint64_t loading = size->borrowed_max * 5 * sizeof(uint32_t);
-    uint64_t build = MAX(vamana_bytes(members, in->degree),
-                         members * (graph_row_bytes(in->degree) + 1) + visits + spill);
+    uint64_t finished =
+        members * (graph_row_bytes(in->params->graph, in->degree) + 1) + visits + spill;
+    uint64_t build = MAX(graph_bytes_of(in, in->params->graph, members, in->degree), finished);
     return members * in->stride_bytes + size->borrowed_max * sizeof(uint32_t) +
            MAX(build, loading) + STREAMS_BYTES;
 }
@@ -265,7 +265,7 @@ static uint64_t navigation_bytes_max(const struct size_input *in)
     uint64_t sample = in->navigation_count + 1;
     uint64_t visits = (uint64_t)MIN(in->count, (uint64_t)HOT_QUERIES_MAX) * HOT_VISITS_MAX;
     uint64_t graph = sample * (in->stride_bytes + sizeof(uint32_t)) +
-                     vamana_bytes(sample, NAVIGATION_DEGREE) +
+                     graph_bytes_of(in, GRAPH_VAMANA, sample, NAVIGATION_DEGREE) +
                      2 * sample * (NAVIGATION_DEGREE + 1) * sizeof(uint32_t);
     /* Visits; each as u64, twice while sorted; ranked entries and their ids. */
     uint64_t ranking = visits * (sizeof(uint32_t) + 2 * sizeof(uint64_t) + 9 * sizeof(uint32_t));

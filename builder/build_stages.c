@@ -688,6 +688,7 @@ enum status build_stage_shard_run(struct build *b, const struct build_shard_run 
     struct merge_params merge = {.degree = b->params.degree, .alpha = (float)b->params.alpha};
     struct shard_graph_params graph = {
         .degree = b->params.degree,
+        .kind = b->params.graph,
         .build_list = b->params.build_list,
         .alpha = (float)b->params.alpha,
         .seed = b->params.seed,

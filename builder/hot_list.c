@@ -17,8 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "builder/graph_build.h"
 #include "builder/row_sample.h"
-#include "builder/vamana.h"
 #include "common/memory.h"
 
 enum {
@@ -41,15 +41,15 @@ struct sampler {
     uint32_t *starts;
     uint32_t start_count;
     int threads;
-    struct vamana_scratch **scratch; /* one a thread */
-    float *distances;                /* [threads * start_count] */
-    uint32_t *visited;               /* [threads * (HOT_VISITS_MAX + 1)] */
+    struct graph_scratch **scratch; /* one a thread */
+    float *distances;               /* [threads * start_count] */
+    uint32_t *visited;              /* [threads * (HOT_VISITS_MAX + 1)] */
 };
 
 static void sampler_fini(struct sampler *s)
 {
     for (int i = 0; s->scratch != NULL && i < s->threads; i++)
-        vamana_scratch_destroy(s->scratch[i]);
+        graph_scratch_destroy(s->scratch[i]);
     free(s->scratch);
     free(s->queries);
     free(s->starts);
@@ -66,7 +66,7 @@ static enum status sampler_init(struct sampler *s, const struct hot_sample *samp
     s->start_count = MIN((uint32_t)HOT_STARTS_MAX, (count + HOT_START_SHARE - 1) / HOT_START_SHARE);
 
     size_t threads = (size_t)s->threads;
-    s->scratch = calloc(threads, sizeof(struct vamana_scratch *));
+    s->scratch = calloc(threads, sizeof(struct graph_scratch *));
     s->queries = calloc(query_count + 1, sizeof(*s->queries));
     s->starts = calloc(s->start_count, sizeof(*s->starts));
     s->distances = calloc(threads * s->start_count, sizeof(*s->distances));
@@ -76,7 +76,7 @@ static enum status sampler_init(struct sampler *s, const struct hot_sample *samp
         return error_set(err, STATUS_NO_MEMORY, "no memory for %u sample searches", query_count);
     for (int i = 0; i < s->threads; i++) {
         enum status status =
-            vamana_scratch_create(HOT_SEARCH_LIST, s->graph->stride, &s->scratch[i], err);
+            graph_scratch_create(s->set, HOT_SEARCH_LIST, s->graph->stride, &s->scratch[i], err);
         if (status != STATUS_OK)
             return status;
     }
@@ -102,8 +102,8 @@ static uint32_t query_run(const struct sampler *s, uint32_t query, uint32_t *row
     size_t thread = (size_t)omp_get_thread_num();
     uint32_t *visited = s->visited + thread * (HOT_VISITS_MAX + 1);
     uint32_t start = start_find(s, query, s->distances + thread * s->start_count);
-    uint32_t count = vamana_search(s->set, s->graph, start, query, HOT_SEARCH_LIST,
-                                   s->scratch[thread], visited, HOT_VISITS_MAX + 1);
+    uint32_t count = graph_search(s->set, s->graph, start, query, HOT_SEARCH_LIST,
+                                  s->scratch[thread], visited, HOT_VISITS_MAX + 1);
     uint32_t kept = 0;
 
     for (uint32_t i = 0; i < count && kept < HOT_VISITS_MAX; i++)

@@ -13,8 +13,8 @@
 #include <string.h>
 
 #include "builder/build_report.h"
+#include "builder/graph_internal.h"
 #include "builder/shard_graph.h"
-#include "builder/vamana_internal.h"
 #include "common/memory.h"
 
 enum {
@@ -60,7 +60,7 @@ struct merge {
     uint32_t root_count;
     uint32_t *stitch_of_root; /* own row that points to the root */
     struct work_input *own;
-    struct vamana_scratch **scratch;
+    struct graph_scratch **scratch;
     int threads;
     struct batch_row *batch;
     uint32_t *batch_ids; /* [BATCH_ROWS * LISTS_MAX * degree] in ids of the set; then the outcome */
@@ -219,13 +219,13 @@ static void stitches_find(struct merge *m)
 {
     for (uint32_t r = 0; r < m->root_count; r++) {
         uint32_t root = m->member_count + m->halo_count + r;
-        struct vamana_candidate best = {0.0f, UINT32_MAX};
+        struct candidate best = {0.0f, UINT32_MAX};
         for (uint32_t row = 0; row < m->rows.own_count; row++) {
-            struct vamana_candidate c = {vector_set_pair(&m->rows.set, root, row), row};
+            struct candidate c = {vector_set_pair(&m->rows.set, root, row), row};
             bool taken = false;
             for (uint32_t i = 0; i < r; i++)
                 taken = taken || m->stitch_of_root[i] == row;
-            if (!taken && (best.id == UINT32_MAX || vamana_candidate_less(c, best)))
+            if (!taken && (best.id == UINT32_MAX || candidate_less(c, best)))
                 best = c;
         }
         m->stitch_of_root[r] = best.id;
@@ -305,10 +305,10 @@ static void row_compose(const struct merge *m, struct batch_row *b, uint32_t *id
     b->degree[0] = degree;
 }
 
-static void row_prune(struct merge *m, uint32_t row, uint32_t place, struct vamana_scratch *s)
+static void row_prune(struct merge *m, uint32_t row, uint32_t place, struct graph_scratch *s)
 {
     struct batch_row *b = &m->batch[place];
-    struct vamana_params params = {.degree = m->params->degree, .alpha = m->params->alpha};
+    struct graph_params params = {.degree = m->params->degree, .alpha = m->params->alpha};
     uint32_t *ids = lists_of(m, place);
     uint32_t selected[BLOCK_DEGREE_MAX];
     uint32_t count = 0;
@@ -317,9 +317,9 @@ static void row_prune(struct merge *m, uint32_t row, uint32_t place, struct vama
         for (uint32_t i = 0; i < b->degree[l]; i++)
             if (list[i] != row)
                 s->candidates[count++] =
-                    (struct vamana_candidate){vector_set_pair(&m->rows.set, row, list[i]), list[i]};
+                    (struct candidate){vector_set_pair(&m->rows.set, row, list[i]), list[i]};
     }
-    uint32_t kept = vamana_prune(&m->rows.set, &params, row, s->candidates, count, s, selected);
+    uint32_t kept = robust_prune(&m->rows.set, &params, row, s->candidates, count, s, selected);
     row_compose(m, b, ids, selected, kept);
 }
 
@@ -420,16 +420,16 @@ static enum status work_init(struct merge *m, struct error *err)
 {
     uint32_t degree = m->params->degree;
     m->threads = omp_get_max_threads();
-    m->scratch = calloc((size_t)m->threads, sizeof(struct vamana_scratch *));
+    m->scratch = calloc((size_t)m->threads, sizeof(struct graph_scratch *));
     m->batch = calloc(BATCH_ROWS, sizeof(*m->batch));
     m->batch_ids = calloc((size_t)BATCH_ROWS * LISTS_MAX * degree, sizeof(*m->batch_ids));
     if (m->scratch == NULL || m->batch == NULL || m->batch_ids == NULL)
         return error_set(err, STATUS_NO_MEMORY, "merging shard %u: out of memory", m->shard);
     enum status status = STATUS_OK;
     for (int i = 0; status == STATUS_OK && i < m->threads; i++) {
-        status = vamana_scratch_create(1, degree, &m->scratch[i], err);
+        status = graph_scratch_create(&m->rows.set, 1, degree, &m->scratch[i], err);
         if (status == STATUS_OK)
-            status = vamana_scratch_reserve(m->scratch[i], (size_t)LISTS_MAX * degree, err);
+            status = graph_scratch_reserve(m->scratch[i], (size_t)LISTS_MAX * degree, err);
     }
     return status;
 }
@@ -439,7 +439,7 @@ static void merge_release(struct merge *m)
     for (uint32_t s = 0; m->lenders != NULL && s < m->plan->shard_count; s++)
         work_input_close(m->lenders[s].input);
     for (int i = 0; m->scratch != NULL && i < m->threads; i++)
-        vamana_scratch_destroy(m->scratch[i]);
+        graph_scratch_destroy(m->scratch[i]);
     work_input_close(m->own);
     u32_free(m->positions, (size_t)m->halo_count + m->root_count);
     u32_free(m->canonical, m->halo_count);

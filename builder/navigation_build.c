@@ -11,8 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "builder/graph_build.h"
 #include "builder/shard_graph.h"
-#include "builder/vamana.h"
 #include "common/memory.h"
 #include "layout/navigation.h"
 
@@ -61,7 +61,7 @@ static enum status sample_read(const struct shard_plan *plan, uint32_t count,
 }
 
 /* Encodes the graph; `nodes` are the sample's node ids. */
-static enum status image_make(const struct vamana_result *built, const uint32_t *nodes,
+static enum status image_make(const struct graph_result *built, const uint32_t *nodes,
                               struct navigation_image *image, struct error *err)
 {
     const struct graph *graph = &built->graph;
@@ -114,11 +114,12 @@ enum status navigation_build(const struct shard_plan *plan,
                              struct error *err)
 {
     struct vector_set sample = {0};
-    struct vamana_result built = {0};
+    struct graph_result built = {0};
     struct build_monitor watched = *monitor;
     uint32_t count = navigation->sample_count;
-    struct vamana_params params = {
+    struct graph_params params = {
         .degree = NAVIGATION_DEGREE,
+        .kind = GRAPH_VAMANA, /* small, and searched from one entry */
         .build_list = NAVIGATION_BUILD_LIST,
         .alpha = NAVIGATION_ALPHA,
         .seed = navigation->seed,
@@ -137,13 +138,13 @@ enum status navigation_build(const struct shard_plan *plan,
     if (status == STATUS_OK)
         status = sample_read(plan, count, &sample, nodes, err);
     if (status == STATUS_OK)
-        status = vamana_build(&sample, &params, &built, err);
+        status = graph_build(&sample, &params, &built, err);
     if (status == STATUS_OK) {
         for (uint32_t i = 0; i < sample.count; i++)
             nodes[i] = navigation->node_of_position[nodes[i]]; /* from positions */
         status = image_make(&built, nodes, image, err);
     }
-    vamana_result_destroy(&built);
+    graph_result_destroy(&built);
     vector_set_destroy(&sample);
     free(nodes);
     return status;

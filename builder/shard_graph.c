@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "builder/vamana.h"
+#include "builder/graph_build.h"
 #include "common/memory.h"
 #include "common/random.h"
 
@@ -18,7 +18,7 @@
 /* A shard's graph in RAM on its way to disk. */
 struct spill {
     const struct shard_rows *rows;
-    const struct vamana_result *built;
+    const struct graph_result *built;
     uint32_t
         *halo_of;   /* local id -> 1 + its place in the halo of the section at hand; 0: not in it */
     uint32_t *halo; /* local ids in the halo, in order of position */
@@ -174,7 +174,7 @@ static enum status lent_write(struct spill *spill, struct work_output *out, stru
 
 /* ---- the whole ---- */
 
-static enum status piece_write(const struct shard_rows *rows, const struct vamana_result *built,
+static enum status piece_write(const struct shard_rows *rows, const struct graph_result *built,
                                const struct hot_visits *visits, struct shard_graph_info *info,
                                struct build_stage_record *cost, struct error *err)
 {
@@ -240,11 +240,12 @@ enum status shard_graph_run(const struct shard_plan *plan, uint32_t shard,
     struct build_monitor watched = *monitor;
     struct build_monitor silent = {.cancel = monitor->cancel};
     struct shard_rows rows = {0};
-    struct vamana_result built = {0};
+    struct graph_result built = {0};
     struct hot_visits visits = {0};
     struct shard_graph_info info = {.numa_node = UINT32_MAX};
     uint64_t seed = shard == 0 ? params->seed : random_at(params->seed, shard);
-    struct vamana_params vamana = {
+    struct graph_params graph = {
+        .kind = params->kind,
         .degree = params->degree,
         .build_list = params->build_list,
         .alpha = params->alpha,
@@ -259,7 +260,7 @@ enum status shard_graph_run(const struct shard_plan *plan, uint32_t shard,
     if (status == STATUS_OK)
         status = vector_set_prepare(&rows.set, plan->norm_max, err);
     if (status == STATUS_OK)
-        status = vamana_build(&rows.set, &vamana, &built, err);
+        status = graph_build(&rows.set, &graph, &built, err);
     if (status == STATUS_OK) {
         struct hot_sample sample = {.own_count = rows.own_count,
                                     .query_count = shard_query_count(plan, shard),
@@ -277,7 +278,7 @@ enum status shard_graph_run(const struct shard_plan *plan, uint32_t shard,
         status = piece_write(&rows, &built, &visits, &info, cost, err);
     }
     hot_visits_destroy(&visits);
-    vamana_result_destroy(&built);
+    graph_result_destroy(&built);
     shard_rows_destroy(&rows);
     return status;
 }

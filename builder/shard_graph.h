@@ -16,6 +16,7 @@
 
 #include <stdint.h>
 
+#include "builder/graph_build.h"
 #include "builder/hot_list.h"
 #include "builder/shard.h"
 #include "common/error.h"
@@ -27,8 +28,9 @@
 enum { SHARD_GRAPH_HALO_PER_ROW = 2 };
 
 struct shard_graph_params {
+    enum graph_kind kind;
     uint32_t degree;
-    uint32_t build_list;
+    uint32_t build_list; /* of GRAPH_VAMANA */
     float alpha;
     uint64_t seed;
 };

@@ -16,13 +16,11 @@
  * pruned about once per 0.3 R new sources; a last pass brings every list down to R. One pass over
  * the data at the final alpha instead of the paper's two (alpha = 1 first).
  */
-#include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "builder/vamana_internal.h"
-#include "common/cpu.h"
+#include "builder/graph_internal.h"
 #include "common/memory.h"
 #include "common/random.h"
 
@@ -40,7 +38,7 @@ struct edge {
 
 struct builder {
     const struct vector_set *set;
-    const struct vamana_params *params;
+    const struct graph_params *params;
     struct graph graph;
     uint32_t entry;
     uint32_t capacity;  /* list slots between prunes */
@@ -50,73 +48,11 @@ struct builder {
     uint32_t (*piece_starts)[BUCKETS]; /* [PIECES] */
     uint32_t bucket_starts[BUCKETS + 1];
     uint32_t bucket_shift;
-    struct vamana_scratch **scratch; /* one a thread */
+    struct graph_scratch **scratch; /* one a thread */
     int threads;
 };
 
-/* ---- start: order and medoid ---- */
-
-/* Centroid in double over fixed slices, so that the sum does not depend on the team. */
-static enum status centroid_compute(const struct vector_set *set, float *centroid,
-                                    struct error *err)
-{
-    enum { SLICE_ROWS = 4096 };
-    uint32_t slices = (set->count + SLICE_ROWS - 1) / SLICE_ROWS;
-    uint32_t dim = set->dim;
-    void *memory = NULL;
-    enum status status =
-        bulk_alloc(slices, dim * sizeof(double), "centroid partial sums", &memory, err);
-    if (status)
-        return status;
-    double *sums = memory;
-#pragma omp parallel for schedule(dynamic, 1)
-    for (uint32_t slice = 0; slice < slices; slice++) {
-        double *sum = sums + (size_t)slice * dim;
-        uint32_t end = MIN(set->count, (slice + 1) * SLICE_ROWS);
-        float row[VECTOR_DIM_MAX];
-        for (uint32_t i = slice * SLICE_ROWS; i < end; i++) {
-            element_to_f32(set->type, vector_set_row(set, i), dim, row);
-            for (uint32_t d = 0; d < dim; d++)
-                sum[d] += (double)row[d];
-        }
-    }
-    for (uint32_t d = 0; d < dim; d++) {
-        double total = 0.0;
-        for (uint32_t slice = 0; slice < slices; slice++)
-            total += sums[(size_t)slice * dim + d];
-        centroid[d] = (float)(total / set->count);
-    }
-    bulk_free(memory, slices, dim * sizeof(double));
-    return STATUS_OK;
-}
-
-/* The row nearest the centroid (plain L2 whatever the metric: it only has to be central). */
-static enum status medoid_find(const struct vector_set *set, uint32_t *medoid, struct error *err)
-{
-    float centroid[VECTOR_DIM_MAX];
-    enum status status = centroid_compute(set, centroid, err);
-    if (status)
-        return status;
-    const struct distance_kernels *f32 = distance_kernels_get(ELEMENT_F32, cpu_features());
-    struct vamana_candidate best = {INFINITY, UINT32_MAX};
-#pragma omp parallel
-    {
-        struct vamana_candidate mine = {INFINITY, UINT32_MAX};
-        float row[VECTOR_DIM_MAX];
-#pragma omp for schedule(static)
-        for (uint32_t i = 0; i < set->count; i++) {
-            element_to_f32(set->type, vector_set_row(set, i), set->dim, row);
-            struct vamana_candidate c = {f32->l2sq(centroid, row, set->dim), i};
-            if (vamana_candidate_less(c, mine))
-                mine = c;
-        }
-#pragma omp critical
-        if (vamana_candidate_less(mine, best))
-            best = mine;
-    }
-    *medoid = best.id == UINT32_MAX ? 0 : best.id;
-    return STATUS_OK;
-}
+/* ---- start ---- */
 
 /* Seeded Fisher-Yates shuffle, then the entry is moved to the front. */
 static void order_fill(struct builder *b)
@@ -140,15 +76,15 @@ static void order_fill(struct builder *b)
 
 /* ---- phase 1: out-edges ---- */
 
-static void insert_row(struct builder *b, uint32_t row, struct vamana_scratch *s)
+static void insert_row(struct builder *b, uint32_t row, struct graph_scratch *s)
 {
     bool borrowed = b->params->own_count != 0 && row >= b->params->own_count;
     uint32_t list = borrowed && b->params->borrowed_list != 0 ? b->params->borrowed_list
                                                               : b->params->build_list;
-    vamana_search_run(b->set, &b->graph, b->entry, row, list, s);
+    graph_search_run(b->set, &b->graph, b->entry, row, list, s);
     memcpy(s->candidates, s->visited, s->visited_count * sizeof(*s->candidates));
     uint32_t *out = graph_neighbors(&b->graph, row);
-    uint32_t degree = vamana_prune(b->set, b->params, row, s->candidates, s->visited_count, s, out);
+    uint32_t degree = robust_prune(b->set, b->params, row, s->candidates, s->visited_count, s, out);
     graph_set_degree(&b->graph, row, degree);
 }
 
@@ -208,30 +144,30 @@ static int edge_order(const void *a, const void *b)
 
 /* Brings target's list plus `sources` down to R. */
 static enum status list_prune(struct builder *b, uint32_t target, const struct edge *edges,
-                              uint32_t edge_count, struct vamana_scratch *s, struct error *err)
+                              uint32_t edge_count, struct graph_scratch *s, struct error *err)
 {
     uint32_t *ids = graph_neighbors(&b->graph, target);
     uint32_t degree = graph_degree(&b->graph, target);
-    enum status status = vamana_scratch_reserve(s, (size_t)degree + edge_count, err);
+    enum status status = graph_scratch_reserve(s, (size_t)degree + edge_count, err);
     if (status)
         return status;
     vector_set_gather(b->set, target, ids, degree, s->batch_distances);
     for (uint32_t i = 0; i < degree; i++)
-        s->candidates[i] = (struct vamana_candidate){s->batch_distances[i], ids[i]};
+        s->candidates[i] = (struct candidate){s->batch_distances[i], ids[i]};
     for (uint32_t i = 0; i < edge_count; i++) {
         uint32_t source = edges[i].source;
         s->candidates[degree + i] =
-            (struct vamana_candidate){vector_set_pair(b->set, target, source), source};
+            (struct candidate){vector_set_pair(b->set, target, source), source};
     }
     uint32_t kept =
-        vamana_prune(b->set, b->params, target, s->candidates, degree + edge_count, s, s->selected);
+        robust_prune(b->set, b->params, target, s->candidates, degree + edge_count, s, s->selected);
     memcpy(ids, s->selected, kept * sizeof(*ids));
     graph_set_degree(&b->graph, target, kept);
     return STATUS_OK;
 }
 
 static enum status target_update(struct builder *b, const struct edge *edges, uint32_t edge_count,
-                                 struct vamana_scratch *s, struct error *err)
+                                 struct graph_scratch *s, struct error *err)
 {
     uint32_t target = edges[0].target;
     uint32_t degree = graph_degree(&b->graph, target);
@@ -244,7 +180,7 @@ static enum status target_update(struct builder *b, const struct edge *edges, ui
     return STATUS_OK;
 }
 
-static enum status bucket_update(struct builder *b, uint32_t bucket, struct vamana_scratch *s,
+static enum status bucket_update(struct builder *b, uint32_t bucket, struct graph_scratch *s,
                                  struct error *err)
 {
     struct edge *edges = b->edges + b->bucket_starts[bucket];
@@ -308,7 +244,7 @@ static enum status round_insert(struct builder *b, uint32_t first, uint32_t coun
 
 /* Brings a list still in its slack down to R; orders any other by distance, nearest first, as a
  * prune leaves it: repair and packing give up the farthest edges first. */
-static enum status list_finish(struct builder *b, uint32_t node, struct vamana_scratch *s,
+static enum status list_finish(struct builder *b, uint32_t node, struct graph_scratch *s,
                                struct error *err)
 {
     uint32_t degree = graph_degree(&b->graph, node);
@@ -317,8 +253,8 @@ static enum status list_finish(struct builder *b, uint32_t node, struct vamana_s
     uint32_t *ids = graph_neighbors(&b->graph, node);
     vector_set_gather(b->set, node, ids, degree, s->batch_distances);
     for (uint32_t i = 0; i < degree; i++)
-        s->candidates[i] = (struct vamana_candidate){s->batch_distances[i], ids[i]};
-    vamana_candidates_sort(s->candidates, degree);
+        s->candidates[i] = (struct candidate){s->batch_distances[i], ids[i]};
+    candidates_sort(s->candidates, degree);
     for (uint32_t i = 0; i < degree; i++)
         ids[i] = s->candidates[i].id;
     return STATUS_OK;
@@ -363,7 +299,7 @@ static enum status rounds_run(struct builder *b, struct error *err)
 static void builder_fini(struct builder *b)
 {
     for (int i = 0; b->scratch && i < b->threads; i++)
-        vamana_scratch_destroy(b->scratch[i]);
+        graph_scratch_destroy(b->scratch[i]);
     free(b->scratch);
     free(b->piece_starts);
     if (b->order)
@@ -379,12 +315,12 @@ static enum status builder_init(struct builder *b, struct error *err)
     while ((b->set->count - 1) >> b->bucket_shift >= BUCKETS)
         b->bucket_shift++;
     b->piece_starts = calloc(PIECES, sizeof(*b->piece_starts));
-    b->scratch = calloc((size_t)b->threads, sizeof(struct vamana_scratch *));
+    b->scratch = calloc((size_t)b->threads, sizeof(struct graph_scratch *));
     if (!b->piece_starts || !b->scratch)
         return error_set(err, STATUS_NO_MEMORY, "graph: out of memory");
     for (int i = 0; i < b->threads; i++) {
         enum status status =
-            vamana_scratch_create(b->params->build_list, b->capacity, &b->scratch[i], err);
+            graph_scratch_create(b->set, b->params->build_list, b->capacity, &b->scratch[i], err);
         if (status)
             return status;
     }
@@ -393,42 +329,35 @@ static enum status builder_init(struct builder *b, struct error *err)
         bulk_alloc(b->set->count, sizeof(uint32_t), "insertion order", &order, err);
     b->order = order;
     if (!status)
-        status = medoid_find(b->set, &b->entry, err);
-    if (!status)
         status = graph_create(&b->graph, b->set->count, b->capacity, err);
     if (!status)
         order_fill(b);
     return status;
 }
 
-enum status vamana_build(const struct vector_set *set, const struct vamana_params *params,
-                         struct vamana_result *result, struct error *err)
+enum status vamana_lists(const struct vector_set *set, const struct graph_params *params,
+                         uint32_t entry, struct graph *graph, struct error *err)
 {
-    struct builder b = {.set = set, .params = params};
-    struct vamana_result built = {0};
-    void *kept = NULL;
+    struct builder b = {.set = set, .params = params, .entry = entry};
     enum status status = builder_init(&b, err);
     if (!status)
         status = rounds_run(&b, err);
-    built.graph = b.graph;
-    built.entry = b.entry;
+    *graph = b.graph;
     builder_fini(&b);
-    if (!status)
-        status = bulk_alloc(set->count, sizeof(uint8_t), "tree edges", &kept, err);
-    built.kept = kept;
-    if (!status)
-        status = vamana_tree(set, params, built.entry, &built, err);
-    if (status)
-        vamana_result_destroy(&built);
-    else
-        *result = built;
     return status;
 }
 
-void vamana_result_destroy(struct vamana_result *result)
+uint64_t vamana_row_bytes(uint64_t degree)
 {
-    if (result->kept)
-        bulk_free(result->kept, result->graph.count, sizeof(uint8_t));
-    graph_destroy(&result->graph);
-    memset(result, 0, sizeof(*result));
+    uint64_t capacity = MAX(degree + 1, (uint64_t)(DEGREE_SLACK * (double)degree));
+    return (capacity + 1) * sizeof(uint32_t);
+}
+
+/* Insertion order; a round's reverse edges. */
+uint64_t vamana_bytes(const struct graph_size *size)
+{
+    uint64_t round = MAX((uint64_t)1, (uint64_t)((double)size->count * BATCH_SHARE));
+    uint64_t edges = round * size->degree * sizeof(struct edge);
+    uint64_t pieces = PIECES * BUCKETS * sizeof(uint32_t);
+    return size->count * sizeof(uint32_t) + edges + pieces;
 }

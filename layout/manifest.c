@@ -201,7 +201,7 @@ static enum status build_check(const struct manifest *manifest, struct error *er
     const uint64_t count = manifest->vector_count;
     const struct range_rule ranges[] = {
         {"degree", manifest->degree, 1, BLOCK_DEGREE_MAX},
-        {"build_list", manifest->build_list, 1, UINT32_MAX},
+        {"build_list", manifest->build_list, 0, UINT32_MAX},
         {"block_bytes_asked", manifest->block_bytes_asked, 0, BLOCK_BYTES_MAX},
         {"trimmed_edges", manifest->trimmed_edges, 0, count * BLOCK_DEGREE_MAX},
         {"repaired_nodes", manifest->repaired_nodes, 0, count},

@@ -61,7 +61,7 @@ struct manifest {
 
     /* build parameters */
     uint32_t degree;     /* R */
-    uint32_t build_list; /* L */
+    uint32_t build_list; /* L of vamana; 0: pipnn, which has none */
     double alpha;
     uint64_t seed;
     uint32_t block_bytes_asked; /* 0: the builder chose */

@@ -308,6 +308,7 @@ static void build_rejects_parameters_out_of_range(void **state)
     params.degree = 256;
     build_fails(f, &params, STATUS_INVALID, "degree 256");
     params = build_fixture_params(f);
+    params.graph = GRAPH_VAMANA;
     params.build_list = 0;
     build_fails(f, &params, STATUS_INVALID, "build list 0");
     params = build_fixture_params(f);

@@ -15,7 +15,7 @@
 
 #include "builder/hot_list.h"
 #include "builder/row_sample.h"
-#include "builder/vamana.h"
+#include "builder/graph_build.h"
 #include "tests/vector_fixture.h"
 
 static void hot_list_ranks_blocks_by_queries_then_nodes_by_visits(void **state)
@@ -103,7 +103,7 @@ static void hot_list_of_no_visits_is_empty(void **state)
 /* Rows on a line, so a search for one visits its own neighbourhood, and their graph. */
 struct line {
     struct vector_set set;
-    struct vamana_result built;
+    struct graph_result built;
     struct build_monitor monitor;
 };
 
@@ -111,16 +111,16 @@ enum { LINE = 300 };
 
 static void line_create(struct line *line)
 {
-    struct vamana_params params = {.degree = 8, .build_list = 16, .alpha = 1.2f, .seed = 1};
+    struct graph_params params = {.degree = 8, .build_list = 16, .alpha = 1.2f, .seed = 1};
     struct error err;
     memset(line, 0, sizeof(*line));
     vector_fixture_line(LINE, &line->set);
-    assert_int_equal(vamana_build(&line->set, &params, &line->built, &err), STATUS_OK);
+    assert_int_equal(graph_build(&line->set, &params, &line->built, &err), STATUS_OK);
 }
 
 static void line_destroy(struct line *line)
 {
-    vamana_result_destroy(&line->built);
+    graph_result_destroy(&line->built);
     vector_set_destroy(&line->set);
 }
 

@@ -236,7 +236,9 @@ static void a_flipped_bit_in_a_cached_block_is_refused_by_the_blocks_number(void
         cached[block] = index_cached_block(index, block) != NULL;
     index_release(index);
     uint32_t refusals = 0;
-    for (uint32_t block = 0; block < block_count; block += cached[block] ? 1 : 7) {
+    for (uint32_t block = 0; block < block_count; block++) {
+        if (!cached[block] && block % 7 != 0)
+            continue;
         const uint64_t offset = block * block_bytes + random_below(SEED, block, block_bytes);
         char words[64];
         struct error err;

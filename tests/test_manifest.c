@@ -434,7 +434,6 @@ CHANGE(code_bytes, m->code_bytes = FIXTURE_DIM + 1)
 CHANGE(code_bytes_scalar, (m->codec_kind = CODEC_SCALAR, m->code_bytes = 5))
 CHANGE(degree, m->degree = BLOCK_DEGREE_MAX + 1)
 CHANGE(degree_zero, m->degree = 0)
-CHANGE(build_list, m->build_list = 0)
 CHANGE(alpha, m->alpha = 0.99)
 CHANGE(alpha_nan, m->alpha = (double)NAN)
 CHANGE(share, m->block_mate_share = 1.01)
@@ -490,7 +489,6 @@ static void manifest_check_names_each_contradiction(void **state)
         {change_code_bytes_scalar, "scalar takes 3, 4 or 6"},
         {change_degree, "degree is 256"},
         {change_degree_zero, "degree is 0"},
-        {change_build_list, "build_list is 0"},
         {change_alpha, "alpha is 0.99"},
         {change_alpha_nan, "alpha is"},
         {change_share, "block_mate_share"},

@@ -15,7 +15,7 @@
 #include <string.h>
 
 #include "builder/shard_pack.h"
-#include "builder/vamana_internal.h"
+#include "builder/graph_internal.h"
 #include "tests/shard_fixture.h"
 
 /* ---- a plain merge ---- */
@@ -110,9 +110,9 @@ static struct row_lists *lists_parse(const struct shard_fixture *fixture)
 
 static int by_candidate(const void *a, const void *b)
 {
-    struct vamana_candidate x = *(const struct vamana_candidate *)a;
-    struct vamana_candidate y = *(const struct vamana_candidate *)b;
-    return vamana_candidate_less(x, y) ? -1 : vamana_candidate_less(y, x);
+    struct candidate x = *(const struct candidate *)a;
+    struct candidate y = *(const struct candidate *)b;
+    return candidate_less(x, y) ? -1 : candidate_less(y, x);
 }
 
 static bool list_has(const struct list *list, uint32_t id)
@@ -128,7 +128,7 @@ static bool list_has(const struct list *list, uint32_t id)
 static struct list naive_prune(const struct shard_fixture *fixture, uint32_t position,
                                const struct row_lists *row)
 {
-    struct vamana_candidate left[LISTS_MAX * DEGREE_MAX];
+    struct candidate left[LISTS_MAX * DEGREE_MAX];
     bool struck[LISTS_MAX * DEGREE_MAX] = {false};
     struct list out = {0};
     uint32_t count = 0;
@@ -136,7 +136,7 @@ static struct list naive_prune(const struct shard_fixture *fixture, uint32_t pos
         for (uint32_t i = 0; i < row->lists[l].degree; i++) {
             uint32_t id = row->lists[l].ids[i];
             left[count++] =
-                (struct vamana_candidate){vector_set_pair(&fixture->all, position, id), id};
+                (struct candidate){vector_set_pair(&fixture->all, position, id), id};
         }
     qsort(left, count, sizeof(*left), by_candidate);
     for (uint32_t i = 0; i < count && out.degree < fixture->merge.degree; i++) {
@@ -196,10 +196,10 @@ static uint32_t root_of(const struct shard_fixture *fixture, uint32_t shard)
 static uint32_t stitch_find(const struct shard_fixture *fixture, uint32_t parent, uint32_t root,
                             const uint8_t *taken)
 {
-    struct vamana_candidate best = {0.0f, UINT32_MAX};
+    struct candidate best = {0.0f, UINT32_MAX};
     for (uint32_t p = fixture->plan.starts[parent]; p < fixture->plan.starts[parent + 1]; p++) {
-        struct vamana_candidate c = {vector_set_pair(&fixture->all, root, p), p};
-        if (!taken[p] && (best.id == UINT32_MAX || vamana_candidate_less(c, best)))
+        struct candidate c = {vector_set_pair(&fixture->all, root, p), p};
+        if (!taken[p] && (best.id == UINT32_MAX || candidate_less(c, best)))
             best = c;
     }
     return best.id;

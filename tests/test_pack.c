@@ -14,8 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "builder/graph_build.h"
 #include "builder/pack_internal.h"
-#include "builder/vamana.h"
 #include "tests/pack_fixture.h"
 #include "tests/vector_fixture.h"
 
@@ -111,12 +111,13 @@ static void packing_of_a_built_graph_holds_its_invariants(void **state)
                                      .type = ELEMENT_U8,
                                      .metric = METRIC_L2,
                                      .seed = 2};
-    struct vamana_params vamana = {.degree = 24, .build_list = 40, .alpha = 1.2f, .seed = 1};
-    struct vamana_result built;
+    struct graph_params vamana = {
+        .kind = GRAPH_VAMANA, .degree = 24, .build_list = 40, .alpha = 1.2f, .seed = 1};
+    struct graph_result built;
     struct vector_set set;
     struct error err;
     vector_fixture_create(&fixture, &set);
-    assert_int_equal(vamana_build(&set, &vamana, &built, &err), STATUS_OK);
+    assert_int_equal(graph_build(&set, &vamana, &built, &err), STATUS_OK);
     for (size_t e = 0; e < ARRAY_LENGTH(encodings); e++) {
         struct pack_params params = {.dim_bytes = 32, .adjacency = encodings[e], .seed = 1};
         struct packed packed;
@@ -128,7 +129,7 @@ static void packing_of_a_built_graph_holds_its_invariants(void **state)
         assert_true((double)packed.lists.trimmed <= 0.01 * (double)packed.lists.outside);
         packed_destroy(&packed);
     }
-    vamana_result_destroy(&built);
+    graph_result_destroy(&built);
     vector_set_destroy(&set);
 }
 

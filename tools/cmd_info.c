@@ -82,8 +82,9 @@ static void print_info(const char *path, const struct manifest *manifest)
            manifest->vector_count, manifest->dim, element_name(manifest->type),
            metric_name(manifest->metric), manifest->norm_max);
     printf("duplicates        %" PRIu64 "\n", manifest->duplicate_vectors);
-    printf("build             degree %u, list %u, alpha %g, seed %" PRIu64 "\n", manifest->degree,
-           manifest->build_list, manifest->alpha, manifest->seed);
+    printf("build             %s, degree %u, list %u, alpha %g, seed %" PRIu64 "\n",
+           manifest->build_list != 0 ? "vamana" : "pipnn", manifest->degree, manifest->build_list,
+           manifest->alpha, manifest->seed);
     printf("shards            %u, replication at most %g, %" PRIu64 " rows borrowed\n",
            manifest->shard_count, manifest->replication, manifest->borrowed_rows);
     printf("codec             %s, %u bytes a vector\n", codec_kind_name(manifest->codec_kind),

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "builder/vamana_internal.h"
+#include "builder/graph_internal.h"
 #include "common/memory.h"
 #include "common/random.h"
 #include "tests/vector_fixture.h"
@@ -20,8 +20,8 @@
 /* A graph by hand over vectors of a line, its tree, and the graph as it was before. */
 struct tree_case {
     struct vector_set set;
-    struct vamana_params params;
-    struct vamana_result result;
+    struct graph_params params;
+    struct graph_result result;
     struct graph before;
 };
 
@@ -40,7 +40,7 @@ static void tree_case_init(struct tree_case *c, uint32_t count, uint32_t own_cou
 
 static void tree_case_fini(struct tree_case *c)
 {
-    vamana_result_destroy(&c->result);
+    graph_result_destroy(&c->result);
     graph_destroy(&c->before);
     vector_set_destroy(&c->set);
 }
@@ -168,7 +168,7 @@ static uint64_t tree_make(struct tree_case *c, uint32_t entry)
     memcpy(c->before.slots, c->result.graph.slots,
            (size_t)c->before.count * c->before.stride * sizeof(uint32_t));
     c->result.entry = entry;
-    if (vamana_tree(&c->set, &c->params, entry, &c->result, &err) != STATUS_OK)
+    if (graph_tree(&c->set, &c->params, entry, &c->result, &err) != STATUS_OK)
         fail_msg("%s", err.text);
     if (graph_check(&c->result.graph, c->params.degree, &err) != STATUS_OK)
         fail_msg("%s", err.text);
@@ -211,17 +211,17 @@ static void most_nodes_keep_one_edge_or_none(void **state)
                                      .type = ELEMENT_F32,
                                      .metric = METRIC_L2,
                                      .seed = 4};
-    struct vamana_params params = {.degree = 16, .build_list = 30, .alpha = 1.2f, .seed = 1};
-    struct vamana_result built;
+    struct graph_params params = {.degree = 16, .build_list = 30, .alpha = 1.2f, .seed = 1};
+    struct graph_result built;
     struct vector_set set;
     struct error err;
     uint32_t few = 0;
     vector_fixture_create(&fixture, &set);
-    assert_int_equal(vamana_build(&set, &params, &built, &err), STATUS_OK);
+    assert_int_equal(graph_build(&set, &params, &built, &err), STATUS_OK);
     for (uint32_t node = 0; node < set.count; node++)
         few += built.kept[node] <= 1;
     assert_in_range(few, set.count * 8 / 10, set.count);
-    vamana_result_destroy(&built);
+    graph_result_destroy(&built);
     vector_set_destroy(&set);
 }
 

@@ -1,5 +1,5 @@
 /*
- * vamana_tree.c - the guarantee that every own node is reachable from the root: a spanning tree.
+ * graph_tree.c - the guarantee that every own node is reachable from the root: a spanning tree.
  *
  * A depth-first walk from the root over own nodes marks the edge by which it reaches each of them.
  * These tree edges move to the front of their lists, and every later stage (merge, packing) may
@@ -18,7 +18,7 @@
  */
 #include <string.h>
 
-#include "builder/vamana_internal.h"
+#include "builder/graph_internal.h"
 #include "common/memory.h"
 
 struct tree {
@@ -106,14 +106,14 @@ static void adopt(struct tree *t, uint32_t host, uint32_t node)
 /* The nearest own node with a place among what a search for `node` expands, else the one reached
  * last: a leaf, whose places are all free. */
 static uint32_t host_find(const struct tree *t, uint32_t entry, uint32_t node, uint32_t list,
-                          struct vamana_scratch *s)
+                          struct graph_scratch *s)
 {
-    struct vamana_candidate best = {0.0f, UINT32_MAX};
-    vamana_search_run(t->set, t->graph, entry, node, list, s);
+    struct candidate best = {0.0f, UINT32_MAX};
+    graph_search_run(t->set, t->graph, entry, node, list, s);
     for (uint32_t i = 0; i < s->visited_count; i++) {
-        struct vamana_candidate c = s->visited[i];
+        struct candidate c = s->visited[i];
         if (c.id < t->own_count && t->reached[c.id] && has_place(t, c.id) &&
-            (best.id == UINT32_MAX || vamana_candidate_less(c, best)))
+            (best.id == UINT32_MAX || candidate_less(c, best)))
             best = c;
     }
     return best.id == UINT32_MAX ? t->latest : best.id;
@@ -124,10 +124,10 @@ static uint32_t root_find(const struct vector_set *set, uint32_t own_count, uint
 {
     if (entry < own_count)
         return entry;
-    struct vamana_candidate best = {vector_set_pair(set, entry, 0), 0};
+    struct candidate best = {vector_set_pair(set, entry, 0), 0};
     for (uint32_t node = 1; node < own_count; node++) {
-        struct vamana_candidate c = {vector_set_pair(set, entry, node), node};
-        if (vamana_candidate_less(c, best))
+        struct candidate c = {vector_set_pair(set, entry, node), node};
+        if (candidate_less(c, best))
             best = c;
     }
     return best.id;
@@ -149,8 +149,8 @@ static enum status arrays_alloc(struct tree *t, struct error *err)
     return status;
 }
 
-enum status vamana_tree(const struct vector_set *set, const struct vamana_params *params,
-                        uint32_t entry, struct vamana_result *result, struct error *err)
+enum status graph_tree(const struct vector_set *set, const struct graph_params *params,
+                       uint32_t entry, struct graph_result *result, struct error *err)
 {
     struct tree t = {
         .set = set,
@@ -159,10 +159,10 @@ enum status vamana_tree(const struct vector_set *set, const struct vamana_params
         .degree = params->degree,
         .kept = result->kept,
     };
-    struct vamana_scratch *scratch = NULL;
+    struct graph_scratch *scratch = NULL;
     enum status status = arrays_alloc(&t, err);
     if (!status)
-        status = vamana_scratch_create(params->build_list, t.graph->stride, &scratch, err);
+        status = graph_scratch_create(set, params->build_list, t.graph->stride, &scratch, err);
     if (status)
         goto out;
     result->root = root_find(set, t.own_count, entry);
@@ -177,7 +177,7 @@ enum status vamana_tree(const struct vector_set *set, const struct vamana_params
         walk(&t);
     }
 out:
-    vamana_scratch_destroy(scratch);
+    graph_scratch_destroy(scratch);
     bulk_free(t.cursor, t.own_count, sizeof(uint8_t));
     bulk_free(t.reached, t.own_count, sizeof(uint8_t));
     bulk_free(t.stack, t.own_count, sizeof(uint32_t));
