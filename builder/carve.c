@@ -9,6 +9,7 @@
 
 #include <omp.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "common/cpu.h"
 #include "common/memory.h"
@@ -69,12 +70,11 @@ static uint32_t row_of(const uint32_t *ids, uint32_t i)
 
 /* Leaders at random, one in each of as many slices of ids[count] (NULL: 0..count-1). */
 static enum status division_begin(struct division *d, const uint32_t *ids, uint32_t count,
-                                  uint32_t depth, uint64_t seed, struct error *err)
+                                  uint32_t fanout, uint64_t seed, struct error *err)
 {
     uint32_t wanted = MAX(count / LEADER_SHARE, (uint32_t)LEADERS_MIN);
-    uint32_t fanout = depth == 0 ? FANOUT_FIRST : depth == 1 ? FANOUT_SECOND : 1;
-    d->leader_count = MIN(wanted, (uint32_t)CARVE_LEADERS_MAX);
-    d->fanout = MIN(fanout, d->leader_count / 2);
+    d->leader_count = MIN(MIN(wanted, count), (uint32_t)CARVE_LEADERS_MAX);
+    d->fanout = MIN(fanout, MAX(d->leader_count / 2, 1u));
     d->leaders = malloc(d->leader_count * sizeof(*d->leaders));
     d->nearest = malloc((size_t)count * d->fanout * sizeof(*d->nearest));
     d->starts = calloc(d->leader_count + 1, sizeof(*d->starts));
@@ -157,7 +157,8 @@ static enum status part_carve(struct carving *c, int thread, const uint32_t *ids
     }
     struct division d = {0};
     struct worker *w = &c->workers[thread];
-    enum status status = division_begin(&d, ids, count, depth, seed, err);
+    uint32_t fanout = depth == 1 ? FANOUT_SECOND : 1;
+    enum status status = division_begin(&d, ids, count, fanout, seed, err);
     if (status == STATUS_OK) {
         tile_fill(&w->leaders, c->rows, d.leaders, d.leader_count);
         nearest_find(c, &d, w, ids, 0, count);
@@ -250,9 +251,11 @@ static void part_run(struct carving *c, const struct division *d, const struct p
         stop(c, STATUS_OK, NULL);
 }
 
-static enum status divide(struct carving *c, struct division *d, struct error *err)
+/* Leaders of all rows, by the team. */
+static enum status leaders_assign(struct carving *c, struct division *d, uint32_t fanout,
+                                  struct error *err)
 {
-    enum status status = division_begin(d, c->params->ids, c->count, 0, c->params->seed, err);
+    enum status status = division_begin(d, c->params->ids, c->count, fanout, c->params->seed, err);
     if (status != STATUS_OK)
         return status;
 #pragma omp parallel
@@ -263,19 +266,19 @@ static enum status divide(struct carving *c, struct division *d, struct error *e
         for (uint32_t first = 0; first < c->count; first += BLOCK_ROWS)
             nearest_find(c, d, w, c->params->ids, first, MIN(c->count, first + BLOCK_ROWS));
     }
-    division_group(d, c->params->ids, c->count);
     return STATUS_OK;
 }
 
 static enum status whole_carve(struct carving *c, struct error *err)
 {
     struct division d = {0};
-    enum status status = divide(c, &d, err);
+    enum status status = leaders_assign(c, &d, FANOUT_FIRST, err);
     uint32_t most = d.leader_count + d.fanout * (PART_SHARE + 1);
     struct part *parts = calloc(most, sizeof(*parts));
     if (status == STATUS_OK && !parts)
         status = error_set(err, STATUS_NO_MEMORY, "carving: out of memory");
     if (status == STATUS_OK) {
+        division_group(&d, c->params->ids, c->count);
         uint32_t part_count = parts_list(c, &d, parts);
         c->members_total = (uint64_t)c->count * d.fanout;
 #pragma omp parallel for schedule(dynamic, 1)
@@ -338,6 +341,22 @@ enum status carve(const struct byte_rows *rows, const struct carve_params *param
     *members = 0;
     for (int i = 0; c.workers && i < c.threads; i++)
         *members += c.workers[i].members;
+    workers_end(&c);
+    return status;
+}
+
+enum status carve_nearest(const struct byte_rows *rows, uint32_t count, uint64_t seed,
+                          uint16_t *nearest, struct error *err)
+{
+    struct carve_params params = {.count = count, .seed = seed};
+    struct carving c = {.rows = rows, .params = &params, .count = count, .err = err};
+    struct division d = {0};
+    enum status status = workers_begin(&c, rows->dim, err);
+    if (status == STATUS_OK)
+        status = leaders_assign(&c, &d, 1, err);
+    if (status == STATUS_OK)
+        memcpy(nearest, d.nearest, count * sizeof(*nearest));
+    division_release(&d);
     workers_end(&c);
     return status;
 }

@@ -36,6 +36,11 @@ struct carve_params {
 NODISCARD enum status carve(const struct byte_rows *rows, const struct carve_params *params,
                             uint64_t *members, struct error *err);
 
+/* nearest[row] = which of up to CARVE_LEADERS_MAX random leaders is nearest to row 0..count-1: rows
+ * of one leader are near one another. With the caller's team. */
+NODISCARD enum status carve_nearest(const struct byte_rows *rows, uint32_t count, uint64_t seed,
+                                    uint16_t *nearest, struct error *err);
+
 /* Most bytes that carve() takes. */
 uint64_t carve_bytes(uint64_t count, uint64_t dim, uint64_t threads);
 

@@ -34,7 +34,7 @@ enum status graph_scratch_create(const struct vector_set *set, uint32_t list, ui
     s->expanded = calloc((size_t)list + 1, sizeof(*s->expanded));
     s->seen = malloc(SEEN_SLOTS * sizeof(*s->seen));
     s->visited = calloc(s->visited_capacity, sizeof(*s->visited));
-    s->batch_ids = calloc(degree, sizeof(*s->batch_ids));
+    s->batch_ids = calloc((size_t)degree + 1, sizeof(*s->batch_ids));
     s->batch_distances = calloc(degree, sizeof(*s->batch_distances));
     s->candidates = calloc(s->candidates_capacity, sizeof(*s->candidates));
     s->selected = calloc(degree, sizeof(*s->selected));
@@ -93,14 +93,13 @@ enum status graph_scratch_reserve(struct graph_scratch *s, size_t count, struct 
     return STATUS_OK;
 }
 
-/* True the first time (or after being forgotten). */
-static bool seen_add(struct graph_scratch *s, uint32_t id)
+/* True the first time (or after being forgotten). No branch: nothing could foretell it. */
+ALWAYS_INLINE bool seen_add(struct graph_scratch *s, uint32_t id)
 {
     uint32_t *slot = &s->seen[(id * 0x9e3779b1u >> 16 ^ id) & s->seen_mask];
-    if (*slot == id)
-        return false;
+    bool added = *slot != id;
     *slot = id;
-    return true;
+    return added;
 }
 
 /* Inserts into the ascending list of `*size` entries, at most `capacity`; returns the position, or
@@ -141,9 +140,10 @@ static uint32_t expand(const struct vector_set *set, const struct graph *graph, 
     const uint32_t *ids = graph_neighbors(graph, node);
     uint32_t degree = graph_degree(graph, node);
     uint32_t fresh = 0;
-    for (uint32_t i = 0; i < degree; i++)
-        if (seen_add(s, ids[i]))
-            s->batch_ids[fresh++] = ids[i];
+    for (uint32_t i = 0; i < degree; i++) {
+        s->batch_ids[fresh] = ids[i];
+        fresh += seen_add(s, ids[i]);
+    }
     vector_set_gather(set, query, s->batch_ids, fresh, s->batch_distances);
     uint32_t lowest = capacity;
     float worst = *size == capacity ? s->list[capacity - 1].distance : 0.0f;

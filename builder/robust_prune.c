@@ -111,7 +111,7 @@ static uint32_t select_by_tile(const struct vector_set *set, float alpha, uint32
                                uint32_t most, struct graph_scratch *s, uint32_t *out)
 {
     const struct byte_rows rows = byte_view_of_set(set);
-    uint32_t standing[PRUNE_CANDIDATES_MAX / TILE_PANEL_ROWS + 1];
+    uint32_t standing[PRUNE_CANDIDATES_MAX / TILE_PANEL_ROWS + 1] = {0};
     struct tile *tile = &s->tile;
     uint32_t selected = 0;
 

@@ -20,9 +20,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "builder/byte_view.h"
+#include "builder/carve.h"
 #include "builder/graph_internal.h"
 #include "common/memory.h"
 #include "common/random.h"
+#include "common/u64_sort.h"
 
 #define BATCH_SHARE  0.02
 #define DEGREE_SLACK 1.3
@@ -43,6 +46,8 @@ struct builder {
     uint32_t entry;
     uint32_t capacity;  /* list slots between prunes */
     uint32_t *order;    /* rows in insertion order; entry first */
+    uint16_t *places;   /* of rows: near ones have the same */
+    uint64_t *sorted;   /* [rows of a round] */
     struct edge *edges; /* reverse edges of a round, grouped by bucket */
     size_t edges_capacity;
     uint32_t (*piece_starts)[BUCKETS]; /* [PIECES] */
@@ -53,6 +58,31 @@ struct builder {
 };
 
 /* ---- start ---- */
+
+static uint32_t round_rows_max(uint32_t count)
+{
+    return MAX(1u, (uint32_t)((double)count * BATCH_SHARE));
+}
+
+static enum status places_find(struct builder *b, struct error *err)
+{
+    const struct vector_set *set = b->set;
+    struct byte_view view = {0};
+    void *places = NULL;
+    void *sorted = NULL;
+    enum status status = bulk_alloc(set->count, sizeof(uint16_t), "places of rows", &places, err);
+    b->places = places;
+    if (!status)
+        status = bulk_alloc(round_rows_max(set->count), sizeof(uint64_t), "a round's rows", &sorted,
+                            err);
+    b->sorted = sorted;
+    if (!status)
+        status = byte_view_create(set, &view, err);
+    if (!status)
+        status = carve_nearest(&view.rows, set->count, b->params->seed, b->places, err);
+    byte_view_destroy(&view);
+    return status;
+}
 
 /* Seeded Fisher-Yates shuffle, then the entry is moved to the front. */
 static void order_fill(struct builder *b)
@@ -212,9 +242,23 @@ static enum status edges_reserve(struct builder *b, size_t count, struct error *
     return status;
 }
 
+/* Rows of a round may be inserted in any order: near ones after one another find what they need in
+ * the caches. */
+static void round_sort(struct builder *b, uint32_t first, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t row = b->order[first + i];
+        b->sorted[i] = (uint64_t)b->places[row] << 32 | row;
+    }
+    u64_sort(b->sorted, count);
+    for (uint32_t i = 0; i < count; i++)
+        b->order[first + i] = (uint32_t)b->sorted[i];
+}
+
 static enum status round_insert(struct builder *b, uint32_t first, uint32_t count,
                                 struct error *err)
 {
+    round_sort(b, first, count);
 #pragma omp parallel for schedule(dynamic, 16)
     for (uint32_t i = first; i < first + count; i++)
         insert_row(b, b->order[i], b->scratch[omp_get_thread_num()]);
@@ -282,7 +326,7 @@ static enum status lists_finish(struct builder *b, struct error *err)
 static enum status rounds_run(struct builder *b, struct error *err)
 {
     uint32_t count = b->set->count;
-    uint32_t round_max = MAX(1u, (uint32_t)((double)count * BATCH_SHARE));
+    uint32_t round_max = round_rows_max(count);
     uint32_t done = 1; /* the entry is in, alone */
     while (done < count) {
         uint32_t round = MIN(MIN(done, round_max), count - done);
@@ -306,6 +350,8 @@ static void builder_fini(struct builder *b)
         bulk_free(b->order, b->set->count, sizeof(*b->order));
     if (b->edges)
         bulk_free(b->edges, b->edges_capacity, sizeof(*b->edges));
+    bulk_free(b->places, b->set->count, sizeof(*b->places));
+    bulk_free(b->sorted, round_rows_max(b->set->count), sizeof(*b->sorted));
 }
 
 static enum status builder_init(struct builder *b, struct error *err)
@@ -328,6 +374,8 @@ static enum status builder_init(struct builder *b, struct error *err)
     enum status status =
         bulk_alloc(b->set->count, sizeof(uint32_t), "insertion order", &order, err);
     b->order = order;
+    if (!status)
+        status = places_find(b, err);
     if (!status)
         status = graph_create(&b->graph, b->set->count, b->capacity, err);
     if (!status)
@@ -353,11 +401,12 @@ uint64_t vamana_row_bytes(uint64_t degree)
     return (capacity + 1) * sizeof(uint32_t);
 }
 
-/* Insertion order; a round's reverse edges. */
+/* Insertion order and places; a round's rows and reverse edges, which come when the view by which
+ * places are found is gone. */
 uint64_t vamana_bytes(const struct graph_size *size)
 {
-    uint64_t round = MAX((uint64_t)1, (uint64_t)((double)size->count * BATCH_SHARE));
-    uint64_t edges = round * size->degree * sizeof(struct edge);
+    uint64_t round = round_rows_max((uint32_t)size->count);
+    uint64_t edges = round * (size->degree * sizeof(struct edge) + sizeof(uint64_t));
     uint64_t pieces = PIECES * BUCKETS * sizeof(uint32_t);
-    return size->count * sizeof(uint32_t) + edges + pieces;
+    return size->count * (sizeof(uint32_t) + 2 * sizeof(uint16_t)) + edges + pieces;
 }
