@@ -16,9 +16,9 @@
 #include "common/memory.h"
 
 enum {
-    GROUP = 32,  /* nodes of the graph a group holds */
-    ROUNDS = 16, /* of assignment to groups */
-    SWAP_PASSES = 2,
+    GROUP = 32, /* nodes of the graph a group holds */
+    ROUNDS = 2, /* of assignment to groups */
+    SWAP_PASSES = 1,
 };
 
 static enum status u32_array(uint32_t **out, size_t count, struct error *err)
@@ -213,8 +213,7 @@ static enum status ranks_fill(const uint32_t *group_of_node, const uint32_t *gro
 }
 
 /* Ranks the nodes of `graph`. Each call has GROUP times fewer than the one before. */
-static enum status nodes_rank(const struct graph *graph, uint64_t seed, uint32_t *rank,
-                              struct error *err)
+static enum status nodes_rank(const struct graph *graph, uint32_t *rank, struct error *err)
 {
     struct pack_input input = {.graph = graph, .total = graph->count};
     uint32_t group_count = (graph->count + GROUP - 1) / GROUP;
@@ -226,17 +225,17 @@ static enum status nodes_rank(const struct graph *graph, uint64_t seed, uint32_t
             rank[node] = node;
         return STATUS_OK;
     }
-    enum status status = pack_work_init(&work, &input, seed, err);
+    enum status status = pack_work_init(&work, &input, err);
     if (status)
         goto out;
-    pack_assign_start(&work);
-    pack_assign_rounds(&work, GROUP, group_count, ROUNDS);
-    pack_assign_swaps(&work, GROUP, group_count, SWAP_PASSES);
+    pack_grow(&work, GROUP);
+    pack_assign_rounds(&work, ROUNDS);
+    pack_swap_passes(&work, SWAP_PASSES);
     status = u32_array(&group_rank, group_count, err);
     if (!status)
         status = groups_join(graph, 0, work.block_of_row, group_count, &groups, err);
     if (!status)
-        status = nodes_rank(&groups, seed, group_rank, err);
+        status = nodes_rank(&groups, group_rank, err);
     if (!status)
         status = ranks_fill(work.block_of_row, group_rank, graph->count, group_count, rank, err);
 out:
@@ -246,14 +245,13 @@ out:
     return status;
 }
 
-enum status pack_blocks_rank(const struct pack_work *work, uint32_t block_count, uint64_t seed,
-                             uint32_t *rank, struct error *err)
+enum status pack_blocks_rank(const struct pack_work *work, uint32_t *rank, struct error *err)
 {
     struct graph blocks = {0};
     enum status status =
-        groups_join(work->graph, work->first, work->block_of_row, block_count, &blocks, err);
+        groups_join(work->graph, work->first, work->block_of_row, work->block_count, &blocks, err);
     if (!status)
-        status = nodes_rank(&blocks, seed, rank, err);
+        status = nodes_rank(&blocks, rank, err);
     graph_destroy(&blocks);
     return status;
 }
