@@ -23,10 +23,7 @@
  * SIFT at R = 64: see docs/ARCHITECTURE.md, "Packing". */
 #define TRIM_SHARE_MAX 0.05
 
-enum {
-    ROUNDS = 3,
-    SWAP_PASSES = 3,
-};
+enum { ROUNDS = 4 };
 
 /* ---- numbering ---- */
 
@@ -318,13 +315,6 @@ static enum status capacity_choose(struct packer *p, uint32_t *chosen, struct er
     return STATUS_OK;
 }
 
-/* Assigns rows to blocks of the capacity that p->work has grown blocks for. */
-static void blocks_refine(struct pack_work *work)
-{
-    pack_assign_rounds(work, ROUNDS);
-    pack_swap_passes(work, SWAP_PASSES);
-}
-
 /* *fits: trimming makes the lists fit. In-edges are gone by then: they and the lists would be the
  * most memory of the stage. */
 static enum status trim_try(const struct packer *p, bool *fits, struct error *err)
@@ -380,7 +370,7 @@ static enum status capacity_try(struct packer *p, uint32_t capacity, bool *fits,
     if (!status) {
         if (p->work.capacity != capacity)
             pack_grow(&p->work, capacity);
-        blocks_refine(&p->work);
+        pack_assign_rounds(&p->work, ROUNDS);
         status = order_measure(p, err);
     }
     if (!status)
@@ -438,7 +428,7 @@ static enum status order_assign(struct packer *p, uint32_t capacity, struct erro
     enum status status = pack_work_init(&p->work, p->input, err);
     if (!status) {
         pack_grow(&p->work, capacity);
-        blocks_refine(&p->work);
+        pack_assign_rounds(&p->work, ROUNDS);
         status = order_number(&p->work, p->geometry->nodes_per_block, p->order, err);
     }
     if (!status) {

@@ -17,8 +17,7 @@
 
 enum {
     GROUP = 32, /* nodes of the graph a group holds */
-    ROUNDS = 2, /* of assignment to groups */
-    SWAP_PASSES = 1,
+    ROUNDS = 3, /* of assignment to groups */
 };
 
 static enum status u32_array(uint32_t **out, size_t count, struct error *err)
@@ -147,11 +146,16 @@ static void group_tally(const struct graph *graph, uint32_t first, const uint32_
     for (uint32_t i = m->starts[group]; i < m->starts[group + 1]; i++) {
         const uint32_t *ids = graph_neighbors(graph, m->rows[i]);
         uint32_t degree = graph_degree(graph, m->rows[i]);
+        uint32_t groups[BLOCK_DEGREE_MAX];
+        uint32_t count = 0;
+        /* First all look-ups, which miss the cache, then the branches that hang on them. */
         for (uint32_t j = 0; j < degree; j++) {
             uint32_t target = ids[j] - first;
-            if (target < graph->count && group_of_row[target] != group)
-                tally_add(t, group_of_row[target]);
+            groups[count] = target < graph->count ? group_of_row[target] : group;
+            count += groups[count] != group;
         }
+        for (uint32_t j = 0; j < count; j++)
+            tally_add(t, groups[j]);
     }
 }
 
@@ -230,7 +234,6 @@ static enum status nodes_rank(const struct graph *graph, uint32_t *rank, struct 
         goto out;
     pack_grow(&work, GROUP);
     pack_assign_rounds(&work, ROUNDS);
-    pack_swap_passes(&work, SWAP_PASSES);
     status = u32_array(&group_rank, group_count, err);
     if (!status)
         status = groups_join(graph, 0, work.block_of_row, group_count, &groups, err);

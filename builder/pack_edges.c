@@ -97,7 +97,7 @@ enum status pack_work_init(struct pack_work *work, const struct pack_input *inpu
         {(void **)&work->in_weights, work->edge_count, sizeof(uint8_t), "in-edge weights"},
         {(void **)&work->block_of_row, count, sizeof(uint32_t), "blocks of rows"},
         {(void **)&work->load, count, sizeof(uint32_t), "block loads"},
-        {(void **)&work->own, count, sizeof(int32_t), "weights inside blocks"},
+        {(void **)&work->drawn, count, sizeof(uint32_t), "weights of rows"},
         {(void **)&work->scratch, 3 * count, sizeof(uint32_t), "packing"},
         {(void **)&work->choices, PACK_BATCH_ROWS, sizeof(struct pack_choice), "block choices"},
     };
@@ -121,25 +121,10 @@ void pack_work_fini(struct pack_work *work)
     bulk_free(work->in_weights, work->edge_count, sizeof(uint8_t));
     bulk_free(work->block_of_row, count, sizeof(uint32_t));
     bulk_free(work->load, count, sizeof(uint32_t));
-    bulk_free(work->own, count, sizeof(int32_t));
+    bulk_free(work->drawn, count, sizeof(uint32_t));
     bulk_free(work->scratch, 3 * count, sizeof(uint32_t));
     bulk_free(work->choices, PACK_BATCH_ROWS, sizeof(struct pack_choice));
     memset(work, 0, sizeof(*work));
-}
-
-void pack_own_fill(struct pack_work *work)
-{
-    uint32_t count = work->graph->count;
-#pragma omp parallel for schedule(static)
-    for (uint32_t row = 0; row < count; row++) {
-        struct pack_edge edges[PACK_EDGES_MAX];
-        uint32_t degree = pack_edges_of(work, row, edges);
-        int32_t own = 0;
-        for (uint32_t i = 0; i < degree; i++)
-            if (work->block_of_row[edges[i].row] == work->block_of_row[row])
-                own += (int32_t)edges[i].weight;
-        work->own[row] = own;
-    }
 }
 
 double pack_mate_share(const struct pack_work *work)

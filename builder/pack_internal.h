@@ -13,23 +13,32 @@ enum {
     PACK_EDGES_MAX = PACK_NEAR + PACK_IN_EDGES_MAX,
 };
 
+/* The blocks with room that draw a row most, most first. */
+enum { PACK_CHOICES = 2, PACK_BATCH_ROWS = 16384 };
+
+struct pack_choice {
+    uint32_t block[PACK_CHOICES]; /* UINT32_MAX: none */
+    uint32_t weight[PACK_CHOICES];
+};
+
 /* What assignment needs: O(n + near edges) arrays, made once for all capacities. Edges to rows of
  * other shards do not count. */
 struct pack_work {
     const struct graph *graph;
-    const uint8_t *kept;         /* as in pack_input */
-    uint32_t first;              /* position of row 0 */
-    uint32_t capacity;           /* most rows of a block, as assigned */
-    uint32_t block_count;        /* as few as hold all rows */
-    uint64_t *in_starts;         /* [count + 1] into in_rows and in_weights */
-    uint32_t *in_rows;           /* rows that have a row among their nearest */
-    uint8_t *in_weights;         /* of those edges */
-    uint64_t edge_count;         /* of in_rows */
-    uint32_t *block_of_row;      /* [count] */
-    uint32_t *load;              /* [count]: rows in each block */
-    int32_t *own;                /* [count]: weight of a row's edges to and from its block-mates */
+    const uint8_t *kept;    /* as in pack_input */
+    uint32_t first;         /* position of row 0 */
+    uint32_t capacity;      /* most rows of a block, as assigned */
+    uint32_t block_count;   /* as few as hold all rows */
+    uint64_t *in_starts;    /* [count + 1] into in_rows and in_weights */
+    uint32_t *in_rows;      /* rows that have a row among their nearest */
+    uint8_t *in_weights;    /* of those edges */
+    uint64_t edge_count;    /* of in_rows */
+    uint32_t *block_of_row; /* [count] */
+    uint32_t *load;         /* [count]: rows in each block */
+    uint32_t *drawn; /* [count]: weight of a row's edges to and from the rows of its block, as they
+                        stood when it came */
     uint32_t *scratch;           /* [3 * count]: of the step at hand */
-    struct pack_choice *choices; /* of a batch of rows */
+    struct pack_choice *choices; /* [PACK_BATCH_ROWS] */
 };
 
 NODISCARD enum status pack_work_init(struct pack_work *work, const struct pack_input *input,
@@ -94,45 +103,12 @@ ALWAYS_INLINE void pack_edges_prefetch(const struct pack_work *work, uint32_t so
  * (pack_grow.c). */
 void pack_grow(struct pack_work *work, uint32_t capacity);
 
-/* Lets every row go to the block that draws it most, again and again (pack_assign.c). */
+/* Refines that: lets every row go to the block that draws it most, again and again
+ * (pack_assign.c). */
 void pack_assign_rounds(struct pack_work *work, int rounds);
-
-/* Swaps pairs of rows where that puts more weight inside blocks (pack_swap.c). */
-void pack_swap_passes(struct pack_work *work, int passes);
-
-/* Sets work->own, by all threads. */
-void pack_own_fill(struct pack_work *work);
 
 /* Mean over rows of (out-neighbours among block-mates / block-mates). */
 double pack_mate_share(const struct pack_work *work);
-
-/* The blocks a row is most drawn to, most first; and whom it would change places with. */
-enum { PACK_CHOICES = 12 };
-
-struct pack_choice {
-    uint32_t count;
-    uint32_t row;
-    uint32_t partner;
-    uint32_t block[PACK_CHOICES];
-    uint32_t weight[PACK_CHOICES];
-};
-
-enum { PACK_BATCH_ROWS = 16384 }; /* room in work->choices */
-
-/* Weight by block: a small open-addressing table, one a thread, empty between rows. */
-enum { PACK_TALLY_SLOTS = 1024 }; /* over twice PACK_EDGES_MAX */
-
-struct pack_tally {
-    uint32_t block[PACK_TALLY_SLOTS];
-    uint32_t weight[PACK_TALLY_SLOTS];
-    uint16_t used[PACK_EDGES_MAX]; /* slots in use */
-    uint32_t used_count;
-};
-
-void pack_tally_init(struct pack_tally *t);
-/* The blocks that draw `row`, most first, ties by lower number, to *choice. */
-void pack_tally_row(struct pack_tally *t, const struct pack_work *work, uint32_t row,
-                    struct pack_choice *choice);
 
 /* ---- numbering ---- */
 

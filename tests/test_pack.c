@@ -334,46 +334,91 @@ static uint64_t weight_inside(const struct pack_work *work)
     return weight;
 }
 
-/* Three passes of swaps over blocks that are all full; one is made only where the weight inside
- * blocks grows. Returns what it gained. */
-static uint64_t swaps_gain(uint32_t blocks, uint64_t seed)
+/* Grows full blocks of 10, then lets rounds refine them; returns the weight inside before and
+ * after.
+ */
+static void rounds_weigh(const struct graph *graph, const uint8_t *kept, int rounds,
+                         uint64_t *before, uint64_t *after)
 {
     enum { CAPACITY = 10 };
+    struct pack_work work;
+    struct error err;
+    struct pack_input input = {.graph = graph, .kept = kept, .total = graph->count};
+    assert_int_equal(pack_work_init(&work, &input, &err), STATUS_OK);
+    pack_grow(&work, CAPACITY);
+    *before = weight_inside(&work);
+    for (int round = 0; round < rounds; round++) {
+        pack_assign_rounds(&work, 1);
+        for (uint32_t block = 0; block < work.block_count; block++)
+            assert_int_equal(work.load[block], CAPACITY);
+    }
+    *after = weight_inside(&work);
+    pack_work_fini(&work);
+    pack_work_fini(&work);
+}
+
+static void rounds_put_weight_inside_blocks(void **state)
+{
+    (void)state;
+    struct vector_fixture fixture = {.count = 3000,
+                                     .dim = 24,
+                                     .clusters = 5,
+                                     .type = ELEMENT_U8,
+                                     .metric = METRIC_L2,
+                                     .seed = 3};
+    struct vamana_params vamana = {.degree = 32, .build_list = 50, .alpha = 1.2f, .seed = 1};
+    struct vamana_result built;
+    struct vector_set set;
+    struct error err;
+    uint64_t before, after;
+    vector_fixture_create(&fixture, &set);
+    assert_int_equal(vamana_build(&set, &vamana, &built, &err), STATUS_OK);
+    rounds_weigh(&built.graph, built.kept, 4, &before, &after);
+    if (after < before + before / 50)
+        fail_msg("weight inside %d, then %d", (int)before, (int)after);
+    vamana_result_destroy(&built);
+    vector_set_destroy(&set);
+}
+
+/* So few rows go in one batch, weighed against blocks that are all emptied. */
+static void rounds_fill_all_blocks_again(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 100; seed++) {
+        struct graph graph;
+        uint64_t before, after;
+        pack_fixture_graph(10 * (3 + (uint32_t)seed % 4), 14, SPAN, seed, &graph);
+        uint8_t *kept = pack_fixture_ring(graph.count);
+        rounds_weigh(&graph, kept, 3, &before, &after);
+        assert_true(after > before / 2);
+        free(kept);
+        graph_destroy(&graph);
+    }
+}
+
+/* What growth notes of each row is what its block-mates weigh. */
+static void growth_fills_blocks_in_turn_and_knows_what_draws_each_row(void **state)
+{
+    (void)state;
+    static const uint32_t capacities[] = {1, 2, 9, 1000};
     struct graph graph;
     struct pack_work work;
     struct error err;
-    pack_fixture_graph(CAPACITY * blocks, 14, SPAN, seed, &graph);
-    uint8_t *kept = pack_fixture_ring(graph.count);
-    struct pack_input input = {.graph = &graph, .kept = kept, .total = graph.count};
+    pack_fixture_graph(605, 14, SPAN, 2, &graph);
+    struct pack_input input = {.graph = &graph, .total = graph.count};
     assert_int_equal(pack_work_init(&work, &input, &err), STATUS_OK);
-    pack_grow(&work, CAPACITY);
-    assert_int_equal(work.block_count, blocks);
-    pack_assign_rounds(&work, (int)(seed % 3));
-    uint64_t start = weight_inside(&work);
-    uint64_t weight = start;
-    for (int pass = 0; pass < 3; pass++) {
-        pack_swap_passes(&work, 1);
-        uint64_t after = weight_inside(&work);
-        assert_true(after >= weight);
-        weight = after;
-        for (uint32_t block = 0; block < blocks; block++)
-            assert_int_equal(work.load[block], CAPACITY);
+    for (size_t c = 0; c < ARRAY_LENGTH(capacities); c++) {
+        uint64_t drawn = 0;
+        pack_grow(&work, capacities[c]);
+        assert_int_equal(work.block_count, (605 + capacities[c] - 1) / capacities[c]);
+        for (uint32_t block = 0; block < work.block_count; block++)
+            assert_int_equal(work.load[block], MIN(capacities[c], 605 - block * capacities[c]));
+        for (uint32_t row = 0; row < graph.count; row++)
+            drawn += work.drawn[row];
+        assert_int_equal(drawn, 2 * weight_inside(&work));
     }
     pack_work_fini(&work);
-    pack_work_fini(&work);
-    free(kept);
     graph_destroy(&graph);
-    return weight - start;
-}
-
-static void swaps_never_lower_the_weight_inside(void **state)
-{
-    (void)state;
-    for (uint64_t seed = 1; seed <= 6; seed++)
-        assert_true(swaps_gain(120, seed) > 0);
-    /* So few rows go in one batch: most choices are stale when their turn comes. */
-    for (uint64_t seed = 1; seed <= 100; seed++)
-        (void)swaps_gain(3 + (uint32_t)seed % 4, seed);
 }
 
 /* ---- the order of blocks ---- */
@@ -681,7 +726,9 @@ int main(void)
         cmocka_unit_test(nearest_edges_decide_who_shares_a_block),
         cmocka_unit_test(weights_fall_with_rank_and_kept_edges_stand_aside),
         cmocka_unit_test(far_edges_do_not_decide_who_shares_a_block),
-        cmocka_unit_test(swaps_never_lower_the_weight_inside),
+        cmocka_unit_test(growth_fills_blocks_in_turn_and_knows_what_draws_each_row),
+        cmocka_unit_test(rounds_put_weight_inside_blocks),
+        cmocka_unit_test(rounds_fill_all_blocks_again),
         cmocka_unit_test(blocks_that_point_to_one_another_get_near_numbers),
         cmocka_unit_test(order_of_blocks_takes_any_count),
         cmocka_unit_test(shards_share_a_geometry_and_list_each_others_nodes),
