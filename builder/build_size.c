@@ -29,7 +29,7 @@ enum {
     VISITED_PER_LIST = 8,   /* a search's room for expansions, in units of its list */
     CANDIDATE_BYTES = 8,
     VAMANA_PIECES_BYTES = 64 * 1024 * 4,
-    PACK_BATCH_BYTES = 2 * MIB, /* pack_internal.h: the choices of a batch of rows */
+    PACK_BATCH_BYTES = MIB, /* pack_internal.h: the choices of a batch of rows */
     PQ_CENTROIDS = 256,
     SCALAR_FLOATS_PER_DIM = 5,             /* the mean, signs of four rounds */
     STREAMS_BYTES = 4 * WORK_BUFFER_BYTES, /* open pieces, read or written, and their records */

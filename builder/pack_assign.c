@@ -23,8 +23,8 @@
 
 enum {
     TALLY_SLOTS = 1024, /* over twice PACK_EDGES_MAX */
-    BATCH_MIN = 64,
-    BATCHES_MIN = 64,
+    BATCH_MIN = 1024,
+    BATCHES_MIN = 16,
     PREFETCH_ROWS = 4,
 };
 

@@ -14,7 +14,7 @@ enum {
 };
 
 /* The blocks with room that draw a row most, most first. */
-enum { PACK_CHOICES = 2, PACK_BATCH_ROWS = 16384 };
+enum { PACK_CHOICES = 2, PACK_BATCH_ROWS = 65536 };
 
 struct pack_choice {
     uint32_t block[PACK_CHOICES]; /* UINT32_MAX: none */
@@ -75,8 +75,9 @@ ALWAYS_INLINE uint32_t pack_edges_of(const struct pack_work *work, uint32_t row,
         MIN(work->in_starts[row + 1], work->in_starts[row] + (uint64_t)PACK_IN_EDGES_MAX);
     uint32_t count = 0;
     for (uint32_t i = 0; i < out_count; i++) {
-        edges[count] = (struct pack_edge){out[i] - work->first, pack_edge_weight(i, kept)};
-        count += edges[count].row < work->graph->count;
+        uint32_t other = out[i] - work->first;
+        if (other < work->graph->count)
+            edges[count++] = (struct pack_edge){other, pack_edge_weight(i, kept)};
     }
     for (uint64_t i = work->in_starts[row]; i < in_end; i++)
         edges[count++] = (struct pack_edge){work->in_rows[i], work->in_weights[i]};
