@@ -5,7 +5,7 @@
  * So blocks are grown for a guess (pack_grow.c), and the lists of a sample of nodes are measured in
  * that order; they tell for any capacity what would overflow and have to be trimmed. The largest
  * capacity at which that is little is taken, and only for it is the assignment refined
- * (pack_assign.c, pack_swap.c).
+ * (pack_assign.c).
  *
  * Lists are measured before the other shards have an order: their rows' ids are guessed from their
  * positions, which have the same spread.

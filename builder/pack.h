@@ -1,8 +1,8 @@
 /*
  * pack.h - numbering: which nodes share a block, and lists that fit in it.
  *
- * Blocks are grown along near edges, then refined by linear deterministic greedy (LDG; Stanton and
- * Kliot, KDD'12, as used by Starling, SIGMOD'24) and by swaps, one shard at a time; then neighbour
+ * Blocks are grown along near edges, then refined by restreaming linear deterministic greedy (LDG;
+ * Stanton and Kliot, KDD'12, as used by Starling, SIGMOD'24), one shard at a time; then neighbour
  * lists are rewritten in node ids, sorted, less the implicit block-mates, and trimmed where a block
  * would overflow.
  *
