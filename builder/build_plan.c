@@ -190,7 +190,6 @@ static enum status run_pack(struct plan_run *run, struct error *err)
         .dim_bytes = (uint32_t)run->packed_bytes,
         .block_bytes = run->params.block_bytes,
         .adjacency = BLOCK_ADJACENCY_GAPS,
-        .seed = run->params.seed,
     };
     struct pack_input input = {
         .graph = &run->graph.graph, .kept = run->graph.kept, .total = run->set.count};

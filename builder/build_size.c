@@ -28,7 +28,7 @@ enum {
     SEEN_BYTES = 32 * 1024, /* a search's set of scored nodes */
     VISITED_PER_LIST = 8,   /* a search's room for expansions, in units of its list */
     CANDIDATE_BYTES = 8,
-    PACK_BATCH_BYTES = 2 * MIB, /* pack_assign.c: the choices of a batch of rows */
+    PACK_BATCH_BYTES = MIB, /* pack_internal.h: the choices of a batch of rows */
     PQ_CENTROIDS = 256,
     SCALAR_FLOATS_PER_DIM = 5,             /* the mean, signs of four rounds */
     STREAMS_BYTES = 4 * WORK_BUFFER_BYTES, /* open pieces, read or written, and their records */
@@ -221,12 +221,12 @@ static uint64_t block_records_least(const struct size_input *in)
     return MAX((uint64_t)1, (block - BLOCK_HEADER_BYTES - BLOCK_TAIL_BYTES) / record);
 }
 
-/* What assignment has for each row or block with lists of `degree`: in-edges with weights, order,
- * block, load and (twice) member. */
+/* What assignment has for each row or block with lists of `degree`: in-edges with weights and where
+ * they start; block, load, weight inside and three words of scratch. */
 static uint64_t assignment_bytes(uint64_t degree)
 {
     uint64_t near = MIN(degree, (uint64_t)PACK_NEAR);
-    return near * (sizeof(uint32_t) + sizeof(uint8_t)) + sizeof(uint64_t) + 20;
+    return near * (sizeof(uint32_t) + sizeof(uint8_t)) + sizeof(uint64_t) + 6 * sizeof(uint32_t);
 }
 
 /* Ordering the blocks of `rows` rows: rows by block; a graph of blocks, its assignment and ranks;

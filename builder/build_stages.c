@@ -89,7 +89,6 @@ static struct pack_params pack_params_of(const struct build *b)
         .dim_bytes = (uint32_t)(b->shape.dim * element_bytes(b->shape.type)),
         .block_bytes = b->params.block_bytes,
         .adjacency = BLOCK_ADJACENCY_GAPS,
-        .seed = b->params.seed,
         .generation_seed = b->manifest.generation_id.low,
     };
 }

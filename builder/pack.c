@@ -2,9 +2,10 @@
  * pack.c - see pack.h: the order of a shard's rows, and the capacity that its lists allow.
  *
  * How many nodes share a block depends on the size of their lists, which depends on the numbering.
- * So a first assignment is made for a guess, its lists are measured, and the capacity that fits
- * them is used for the real rounds (pack_assign.c). What still overflows is trimmed (pack_lists.c),
- * and where that would take too much, the next lower capacity is tried.
+ * So blocks are grown for a guess (pack_grow.c), and the lists of a sample of nodes are measured in
+ * that order; they tell for any capacity what would overflow and have to be trimmed. The largest
+ * capacity at which that is little is taken, and only for it is the assignment refined
+ * (pack_assign.c).
  *
  * Lists are measured before the other shards have an order: their rows' ids are guessed from their
  * positions, which have the same spread.
@@ -18,49 +19,42 @@
 #include "builder/pack_internal.h"
 #include "common/memory.h"
 
-/* A capacity is accepted when at most this share of edges must be trimmed. Measured on 1 M SIFT at
- * R = 64: see docs/ARCHITECTURE.md, "Packing". */
+/* A capacity is accepted when about this share of edges at most must be trimmed. Measured on 1 M
+ * SIFT at R = 64: see docs/ARCHITECTURE.md, "Packing". */
 #define TRIM_SHARE_MAX 0.05
 
-enum {
-    ROUNDS_PROBE = 3, /* enough to know how large lists will be */
-    /* Distinct blocks that hold a query's 10 nearest, 200 K SIFT: 7.97 after 8 rounds and 2 passes,
-     * 7.94 after 12 and 3, 7.93 after 16 and 6. */
-    ROUNDS_FULL = 12,
-    SWAP_PASSES = 3,
-};
+enum { ROUNDS = 4 };
 
 /* ---- numbering ---- */
 
 /* Blocks are numbered such that lists are short; rows take the slots of their block in ascending
  * order. Blocks may hold fewer than nodes_per_block. */
-static enum status order_number(const struct pack_work *work, uint32_t block_count,
-                                uint32_t nodes_per_block, uint64_t seed, struct pack_order *order,
-                                struct error *err)
+static enum status order_number(const struct pack_work *work, uint32_t nodes_per_block,
+                                struct pack_order *order, struct error *err)
 {
     uint32_t count = work->graph->count;
+    uint32_t block_count = work->block_count;
     void *nodes = NULL;
     void *ranks = NULL;
     enum status status = bulk_alloc(count, sizeof(uint32_t), "node numbers", &nodes, err);
     if (!status)
         status = bulk_alloc(block_count, sizeof(uint32_t), "order of blocks", &ranks, err);
-    uint32_t *rank = ranks;
+    uint32_t *next = ranks; /* a block's rank, then its first free node */
     if (!status)
-        status = pack_blocks_rank(work, block_count, seed, rank, err);
+        status = pack_blocks_rank(work, next, err);
     if (status) {
         bulk_free(nodes, count, sizeof(uint32_t));
         bulk_free(ranks, block_count, sizeof(uint32_t));
         return status;
     }
-    memset(work->load, 0, block_count * sizeof(*work->load));
     order->row_count = count;
     order->block_count = block_count;
     order->nodes_per_block = nodes_per_block;
     order->node_of_row = nodes;
-    for (uint32_t row = 0; row < count; row++) {
-        uint32_t block = work->block_of_row[row];
-        order->node_of_row[row] = rank[block] * nodes_per_block + work->load[block]++;
-    }
+    for (uint32_t block = 0; block < block_count; block++)
+        next[block] *= nodes_per_block;
+    for (uint32_t row = 0; row < count; row++)
+        order->node_of_row[row] = next[work->block_of_row[row]]++;
     bulk_free(ranks, block_count, sizeof(uint32_t));
     return STATUS_OK;
 }
@@ -126,32 +120,12 @@ static void gaps_fill(const struct pack_input *input, struct pack_order *order)
     memcpy(order->gaps, gaps, sizeof(gaps));
 }
 
-/* Mean bytes of a list once numbered, from a sample of rows. */
-static double list_bytes_mean(const struct pack_input *input, const struct block_geometry *geometry,
-                              const struct pack_order *order)
-{
-    enum { SAMPLE_ROWS = 50000 };
-    uint32_t step = MAX(1u, input->graph->count / SAMPLE_ROWS);
-    uint64_t total = 0;
-    uint32_t sampled = 0;
-#pragma omp parallel for schedule(static) reduction(+ : total, sampled)
-    for (uint32_t row = 0; row < input->graph->count; row += step) {
-        uint32_t ids[BLOCK_DEGREE_MAX];
-        uint32_t degree = outside_ids(input, order, row, ids);
-        total += block_list_bytes(geometry, ids, degree);
-        sampled++;
-    }
-    return (double)total / sampled;
-}
-
 /* *fits: whatever the final node ids, the edges that must stay fit every block. */
 static enum status kept_fits(const struct pack_input *input, const struct block_geometry *geometry,
                              const struct pack_order *order, bool *fits, struct error *err)
 {
     void *scratch = NULL;
     *fits = true;
-    if (input->kept == NULL)
-        return STATUS_OK;
     enum status status =
         bulk_alloc(order->block_count, 2 * sizeof(uint32_t), "block list bytes", &scratch, err);
     if (status)
@@ -161,7 +135,7 @@ static enum status kept_fits(const struct pack_input *input, const struct block_
     for (uint32_t row = 0; row < order->row_count; row++) {
         uint32_t block = order->node_of_row[row] / geometry->nodes_per_block;
         /* Degree, selectors of two bits, gaps of the widest. */
-        uint32_t kept = input->kept[row];
+        uint32_t kept = input->kept != NULL ? input->kept[row] : 0;
         block_bytes[block] += 1 + (kept + 3) / 4 + kept * (uint32_t)sizeof(uint32_t);
         load[block]++;
     }
@@ -202,11 +176,6 @@ static uint32_t block_bytes_choose(const struct pack_params *params, uint32_t co
     return (uint32_t)size_align(need, BLOCK_PAGE_BYTES);
 }
 
-static uint32_t blocks_for(uint32_t rows, uint32_t capacity)
-{
-    return (rows + capacity - 1) / capacity;
-}
-
 /* The most records of `list_bytes` mean whose block still fits. */
 static uint32_t capacity_fitting(const struct block_geometry *geometry, double list_bytes)
 {
@@ -228,75 +197,127 @@ struct packer {
     uint64_t edges; /* of the shard, all */
 };
 
-/* A fresh start with another capacity. */
-static void capacity_begin(struct packer *p, uint32_t capacity)
-{
-    assert(capacity > 0);
-    p->geometry->nodes_per_block = capacity;
-    pack_assign_start(&p->work);
-    pack_assign_rounds(&p->work, capacity, blocks_for(p->input->graph->count, capacity),
-                       ROUNDS_PROBE);
-}
-
 /* Numbers the rows as assigned and estimates what the geometry will be. */
 static enum status order_measure(struct packer *p, struct error *err)
 {
     struct block_geometry *geometry = p->geometry;
-    uint32_t blocks = blocks_for(p->input->graph->count, geometry->nodes_per_block);
+    uint32_t capacity = p->work.capacity;
+    geometry->nodes_per_block = capacity;
     pack_order_destroy(p->order);
-    enum status status =
-        order_number(&p->work, blocks, geometry->nodes_per_block, p->params->seed, p->order, err);
+    enum status status = order_number(&p->work, capacity, p->order, err);
     if (status)
         return status;
-    uint32_t holes = blocks * geometry->nodes_per_block - p->input->graph->count;
-    geometry->node_limit = p->input->total + holes;
+    geometry->node_limit =
+        p->input->total + p->order->block_count * capacity - p->input->graph->count;
     gaps_fill(p->input, p->order);
     if (geometry->adjacency == BLOCK_ADJACENCY_GAPS)
         block_gap_widths_choose(p->order->gaps, geometry->node_limit, geometry->gap_width);
     return STATUS_OK;
 }
 
-/* Finds the capacity that the lists of a first assignment allow, and leaves that capacity begun. A
- * guess that proves right, as it mostly does, is gone on from. */
-static enum status capacity_probe(struct packer *p, struct error *err)
+/* The list sizes of stretches of nodes, in order of nodes. */
+struct list_sample {
+    uint32_t *bytes; /* 0: a hole */
+    uint32_t room;   /* of bytes */
+    uint64_t total_bytes;
+    uint64_t count;   /* lists */
+    uint64_t outside; /* edges in them */
+    uint64_t edges;   /* with those between block-mates */
+};
+
+static enum status sample_create(const struct packer *p, struct list_sample *sample,
+                                 struct error *err)
 {
-    uint32_t count = p->input->graph->count;
-    double degree = (double)p->edges / count;
-    double id_bytes = id_bytes_expected(p->params, p->input->total, degree);
-    uint32_t guess = MIN(capacity_fitting(p->geometry, degree * id_bytes), count);
-    for (int attempt = 0; attempt < 3; attempt++) {
-        capacity_begin(p, guess);
-        enum status status = order_measure(p, err);
-        if (status)
-            return status;
-        uint32_t fitting =
-            capacity_fitting(p->geometry, list_bytes_mean(p->input, p->geometry, p->order));
-        fitting = MIN(fitting, count);
-        if (fitting == guess)
-            break;
-        guess = fitting;
-        if (attempt == 2)
-            capacity_begin(p, guess);
+    enum { STRETCH = 1024, STRETCHES_MAX = 64 };
+    const struct pack_order *order = p->order;
+    uint32_t nodes = order->block_count * order->nodes_per_block;
+    uint32_t step = MAX(1u, nodes / STRETCH / STRETCHES_MAX);
+    uint64_t total = 0, count = 0, outside = 0, edges = 0;
+    void *memory = NULL;
+    *sample = (struct list_sample){.room = (nodes / STRETCH / step + 1) * STRETCH};
+    enum status status = bulk_alloc(sample->room, sizeof(uint32_t), "sizes of lists", &memory, err);
+    if (status)
+        return status;
+    uint32_t *bytes = sample->bytes = memory;
+#pragma omp parallel for schedule(static) reduction(+ : total, count, outside, edges)
+    for (uint32_t row = 0; row < order->row_count; row++) {
+        uint32_t ids[BLOCK_DEGREE_MAX];
+        uint32_t stretch = order->node_of_row[row] / STRETCH;
+        if (stretch % step != 0)
+            continue;
+        uint32_t degree = outside_ids(p->input, order, row, ids);
+        uint32_t size = (uint32_t)block_list_bytes(p->geometry, ids, degree);
+        bytes[stretch / step * STRETCH + order->node_of_row[row] % STRETCH] = size;
+        total += size;
+        count++;
+        outside += degree;
+        edges += graph_degree(p->input->graph, row);
     }
+    sample->total_bytes = total;
+    sample->count = count;
+    sample->outside = outside;
+    sample->edges = edges;
     return STATUS_OK;
 }
 
-/* The remaining rounds and the order, for the capacity begun. */
-static enum status capacity_finish(struct packer *p, struct error *err)
+/* About what share of all edges is to be trimmed with `capacity` lists to a block: what blocks are
+ * over, at the mean bytes of an edge. */
+static double trim_share(const struct list_sample *sample, const struct block_geometry *geometry,
+                         uint32_t capacity)
 {
-    uint32_t capacity = p->geometry->nodes_per_block;
-    uint32_t blocks = blocks_for(p->input->graph->count, capacity);
-    pack_assign_rounds(&p->work, capacity, blocks, ROUNDS_FULL - ROUNDS_PROBE);
-    pack_assign_swaps(&p->work, capacity, blocks, SWAP_PASSES);
-    enum status status = order_measure(p, err);
-    if (!status)
-        p->order->mate_share = pack_mate_share(&p->work);
-    return status;
+    int64_t budget = block_list_budget(geometry, capacity);
+    int64_t bytes = 0;
+    int64_t over = 0;
+    uint32_t records = 0;
+    for (uint32_t i = 0; i < sample->room; i++) {
+        if (sample->bytes[i] == 0)
+            continue;
+        bytes += sample->bytes[i];
+        if (++records < capacity)
+            continue;
+        over += MAX(bytes - budget, (int64_t)0);
+        bytes = 0;
+        records = 0;
+    }
+    double edge_bytes = (double)sample->total_bytes / (double)MAX(sample->outside, (uint64_t)1);
+    return (double)over / edge_bytes / (double)MAX(sample->edges, (uint64_t)1);
 }
 
-/* How many edges the lists of p->order would lose, or PACK_TRIM_IMPOSSIBLE. In-edges are gone by
- * then: they and the lists would be the most memory of the stage. */
-static enum status trim_try(const struct packer *p, uint64_t *trimmed, struct error *err)
+/* Sets capacity and, where that is left open and even one list does not fit, block size, by the
+ * lists of a first assignment. That is for a guess: lists depend little on the capacity. */
+static enum status capacity_choose(struct packer *p, uint32_t *chosen, struct error *err)
+{
+    /* What ordering the blocks leaves of lists of random ids, and what trimming allows. */
+    static const double guess_share = 0.82;
+    struct block_geometry *geometry = p->geometry;
+    uint32_t count = p->input->graph->count;
+    double degree = (double)p->edges / count;
+    double id_bytes = id_bytes_expected(p->params, p->input->total, degree);
+    struct list_sample sample;
+    pack_grow(&p->work, MIN(capacity_fitting(geometry, guess_share * degree * id_bytes), count));
+    enum status status = order_measure(p, err);
+    if (!status)
+        status = sample_create(p, &sample, err);
+    if (status)
+        return status;
+    double list_bytes = (double)sample.total_bytes / (double)sample.count;
+    for (;;) {
+        *chosen = MIN(capacity_fitting(geometry, list_bytes), count);
+        while (*chosen > 1 && trim_share(&sample, geometry, *chosen) > TRIM_SHARE_MAX)
+            --*chosen;
+        if (*chosen > 1 || p->params->block_bytes ||
+            geometry->block_bytes + BLOCK_PAGE_BYTES > BLOCK_BYTES_MAX ||
+            trim_share(&sample, geometry, 1) <= TRIM_SHARE_MAX)
+            break;
+        geometry->block_bytes += BLOCK_PAGE_BYTES;
+    }
+    bulk_free(sample.bytes, sample.room, sizeof(uint32_t));
+    return STATUS_OK;
+}
+
+/* *fits: trimming makes the lists fit. In-edges are gone by then: they and the lists would be the
+ * most memory of the stage. */
+static enum status trim_try(const struct packer *p, bool *fits, struct error *err)
 {
     const struct graph *graph = p->input->graph;
     struct pack_lists lists = {0};
@@ -314,7 +335,7 @@ static enum status trim_try(const struct packer *p, uint64_t *trimmed, struct er
                        p->input->kept != NULL ? p->input->kept[row] : 0);
     }
     status = pack_lists_trim(&lists, err);
-    *trimmed = lists.trimmed;
+    *fits = lists.trimmed != PACK_TRIM_IMPOSSIBLE;
     pack_lists_destroy(&lists);
     return status;
 }
@@ -340,45 +361,43 @@ static enum status geometry_begin(struct packer *p, struct error *err)
     return STATUS_OK;
 }
 
-/* Orders for the geometry's capacity (0: probed) and tells what would be trimmed. */
-static enum status capacity_try(struct packer *p, uint32_t capacity, uint64_t *trimmed,
-                                struct error *err)
+/* Orders the rows by `capacity` (0: chosen) and tells whether their blocks can hold them. */
+static enum status capacity_try(struct packer *p, uint32_t capacity, bool *fits, struct error *err)
 {
-    enum status status = pack_work_init(&p->work, p->input, p->params->seed, err);
+    enum status status = pack_work_init(&p->work, p->input, err);
     if (!status && capacity == 0)
-        status = capacity_probe(p, err);
-    else if (!status)
-        capacity_begin(p, capacity);
+        status = capacity_choose(p, &capacity, err);
+    if (!status) {
+        if (p->work.capacity != capacity)
+            pack_grow(&p->work, capacity);
+        pack_assign_rounds(&p->work, ROUNDS);
+        status = order_measure(p, err);
+    }
     if (!status)
-        status = capacity_finish(p, err);
+        p->order->mate_share = pack_mate_share(&p->work);
     pack_work_fini(&p->work);
-    return status ? status : trim_try(p, trimmed, err);
+    if (!status)
+        status = kept_fits(p->input, p->geometry, p->order, fits, err);
+    /* Where all ids are known, one may look instead of supposing the worst. */
+    if (!status && !*fits && p->input->total == p->input->graph->count)
+        status = trim_try(p, fits, err);
+    return status;
 }
 
 static enum status choose(struct packer *p, struct error *err)
 {
     uint32_t capacity = p->params->nodes_per_block;
     for (;;) {
-        uint64_t trimmed;
-        enum status status = capacity_try(p, capacity, &trimmed, err);
-        if (status)
+        bool fits;
+        enum status status = capacity_try(p, capacity, &fits, err);
+        if (status || fits)
             return status;
         capacity = p->geometry->nodes_per_block;
-        bool fits = trimmed != PACK_TRIM_IMPOSSIBLE;
-        if (fits && p->input->total > p->input->graph->count) /* ids were guessed */
-            status = kept_fits(p->input, p->geometry, p->order, &fits, err);
-        if (status)
-            return status;
-        bool cheap = fits && (double)trimmed <= TRIM_SHARE_MAX * (double)p->edges;
-        if (cheap || (fits && p->params->nodes_per_block))
-            return STATUS_OK;
         uint32_t larger = p->geometry->block_bytes + BLOCK_PAGE_BYTES;
         if (capacity > 1) {
             capacity--;
         } else if (!p->params->block_bytes && larger <= BLOCK_BYTES_MAX) {
             p->geometry->block_bytes = larger;
-        } else if (fits) {
-            return STATUS_OK;
         } else {
             return error_set(err, STATUS_INVALID,
                              "block of %u bytes cannot hold one record of %u vector bytes",
@@ -406,14 +425,11 @@ enum status pack_choose(const struct pack_input *input, const struct pack_params
 /* Assigns at most `capacity` rows to a block. */
 static enum status order_assign(struct packer *p, uint32_t capacity, struct error *err)
 {
-    uint32_t blocks = blocks_for(p->input->graph->count, capacity);
-    enum status status = pack_work_init(&p->work, p->input, p->params->seed, err);
+    enum status status = pack_work_init(&p->work, p->input, err);
     if (!status) {
-        pack_assign_start(&p->work);
-        pack_assign_rounds(&p->work, capacity, blocks, ROUNDS_FULL);
-        pack_assign_swaps(&p->work, capacity, blocks, SWAP_PASSES);
-        status = order_number(&p->work, blocks, p->geometry->nodes_per_block, p->params->seed,
-                              p->order, err);
+        pack_grow(&p->work, capacity);
+        pack_assign_rounds(&p->work, ROUNDS);
+        status = order_number(&p->work, p->geometry->nodes_per_block, p->order, err);
     }
     if (!status) {
         p->order->mate_share = pack_mate_share(&p->work);

@@ -1,9 +1,10 @@
 /*
  * pack.h - numbering: which nodes share a block, and lists that fit in it.
  *
- * Linear deterministic greedy (LDG; Stanton and Kliot, KDD'12, as used by Starling, SIGMOD'24) over
- * in- and out-edges, several rounds, one shard at a time; then neighbour lists are rewritten in
- * node ids, sorted, less the implicit block-mates, and trimmed where a block would overflow.
+ * Blocks are grown along near edges, then refined by restreaming linear deterministic greedy (LDG;
+ * Stanton and Kliot, KDD'12, as used by Starling, SIGMOD'24), one shard at a time; then neighbour
+ * lists are rewritten in node ids, sorted, less the implicit block-mates, and trimmed where a block
+ * would overflow.
  *
  * Two steps, as a list can only be rewritten once every shard has numbered its rows: pack_choose()
  * or pack_order_make() make the order of a shard's rows; pack_lists_*() make its lists.
@@ -36,7 +37,6 @@ struct pack_params {
     uint32_t block_bytes;     /* 0: the smallest multiple of 4096 that holds one record */
     uint8_t adjacency;        /* enum block_adjacency */
     uint32_t nodes_per_block; /* 0: chosen */
-    uint64_t seed;
     uint64_t generation_seed; /* for the geometry */
 };
 
@@ -51,10 +51,10 @@ struct pack_order {
         gaps[33]; /* how many gaps of its lists need so many bits, from a sample, as expected */
 };
 
-/* Chooses block size and nodes per block such that at most 5 % of all edges must be trimmed, and
- * orders the rows by it. geometry->node_limit and gap_width are estimates (right if the shard is
- * all there is). STATUS_INVALID where a record fits no block that is allowed. *order is the
- * caller's to pack_order_destroy(). */
+/* Chooses block size and nodes per block such that about 5 % of all edges at most must be trimmed
+ * (estimated before the order is final), and orders the rows by it. geometry->node_limit and
+ * gap_width are estimates (right if the shard is all there is). STATUS_INVALID where a record fits
+ * no block that is allowed. *order is the caller's to pack_order_destroy(). */
 NODISCARD enum status pack_choose(const struct pack_input *input, const struct pack_params *params,
                                   struct block_geometry *geometry, struct pack_order *order,
                                   struct error *err);

@@ -16,9 +16,8 @@
 #include "common/memory.h"
 
 enum {
-    GROUP = 32,  /* nodes of the graph a group holds */
-    ROUNDS = 16, /* of assignment to groups */
-    SWAP_PASSES = 2,
+    GROUP = 32, /* nodes of the graph a group holds */
+    ROUNDS = 3, /* of assignment to groups */
 };
 
 static enum status u32_array(uint32_t **out, size_t count, struct error *err)
@@ -147,11 +146,16 @@ static void group_tally(const struct graph *graph, uint32_t first, const uint32_
     for (uint32_t i = m->starts[group]; i < m->starts[group + 1]; i++) {
         const uint32_t *ids = graph_neighbors(graph, m->rows[i]);
         uint32_t degree = graph_degree(graph, m->rows[i]);
+        uint32_t groups[BLOCK_DEGREE_MAX];
+        uint32_t count = 0;
+        /* First all look-ups, which miss the cache, then the branches that hang on them. */
         for (uint32_t j = 0; j < degree; j++) {
             uint32_t target = ids[j] - first;
-            if (target < graph->count && group_of_row[target] != group)
-                tally_add(t, group_of_row[target]);
+            groups[count] = target < graph->count ? group_of_row[target] : group;
+            count += groups[count] != group;
         }
+        for (uint32_t j = 0; j < count; j++)
+            tally_add(t, groups[j]);
     }
 }
 
@@ -213,8 +217,7 @@ static enum status ranks_fill(const uint32_t *group_of_node, const uint32_t *gro
 }
 
 /* Ranks the nodes of `graph`. Each call has GROUP times fewer than the one before. */
-static enum status nodes_rank(const struct graph *graph, uint64_t seed, uint32_t *rank,
-                              struct error *err)
+static enum status nodes_rank(const struct graph *graph, uint32_t *rank, struct error *err)
 {
     struct pack_input input = {.graph = graph, .total = graph->count};
     uint32_t group_count = (graph->count + GROUP - 1) / GROUP;
@@ -226,17 +229,16 @@ static enum status nodes_rank(const struct graph *graph, uint64_t seed, uint32_t
             rank[node] = node;
         return STATUS_OK;
     }
-    enum status status = pack_work_init(&work, &input, seed, err);
+    enum status status = pack_work_init(&work, &input, err);
     if (status)
         goto out;
-    pack_assign_start(&work);
-    pack_assign_rounds(&work, GROUP, group_count, ROUNDS);
-    pack_assign_swaps(&work, GROUP, group_count, SWAP_PASSES);
+    pack_grow(&work, GROUP);
+    pack_assign_rounds(&work, ROUNDS);
     status = u32_array(&group_rank, group_count, err);
     if (!status)
         status = groups_join(graph, 0, work.block_of_row, group_count, &groups, err);
     if (!status)
-        status = nodes_rank(&groups, seed, group_rank, err);
+        status = nodes_rank(&groups, group_rank, err);
     if (!status)
         status = ranks_fill(work.block_of_row, group_rank, graph->count, group_count, rank, err);
 out:
@@ -246,14 +248,13 @@ out:
     return status;
 }
 
-enum status pack_blocks_rank(const struct pack_work *work, uint32_t block_count, uint64_t seed,
-                             uint32_t *rank, struct error *err)
+enum status pack_blocks_rank(const struct pack_work *work, uint32_t *rank, struct error *err)
 {
     struct graph blocks = {0};
     enum status status =
-        groups_join(work->graph, work->first, work->block_of_row, block_count, &blocks, err);
+        groups_join(work->graph, work->first, work->block_of_row, work->block_count, &blocks, err);
     if (!status)
-        status = nodes_rank(&blocks, seed, rank, err);
+        status = nodes_rank(&blocks, rank, err);
     graph_destroy(&blocks);
     return status;
 }

@@ -35,10 +35,8 @@ static void packing_holds_its_invariants_over_vector_sizes(void **state)
         pack_fixture_graph(700, degrees[d], SPAN, d, &graph);
         for (size_t v = 0; v < ARRAY_LENGTH(vector_bytes); v++)
             for (size_t e = 0; e < ARRAY_LENGTH(encodings); e++) {
-                struct pack_params params = {.dim_bytes = vector_bytes[v],
-                                             .adjacency = encodings[e],
-                                             .seed = 1,
-                                             .generation_seed = 77};
+                struct pack_params params = {
+                    .dim_bytes = vector_bytes[v], .adjacency = encodings[e], .generation_seed = 77};
                 struct packed packed;
                 packed_create(&graph, NULL, &params, &packed);
                 assert_int_equal(packed.geometry.vector_bytes, vector_bytes[v]);
@@ -65,8 +63,7 @@ static void packing_takes_a_given_capacity_and_block_size(void **state)
                 struct pack_params params = {.dim_bytes = 128,
                                              .block_bytes = block_bytes[b],
                                              .adjacency = encodings[e],
-                                             .nodes_per_block = capacities[c],
-                                             .seed = 2};
+                                             .nodes_per_block = capacities[c]};
                 struct packed packed;
                 packed_create(&graph, NULL, &params, &packed);
                 assert_int_equal(packed.geometry.nodes_per_block, capacities[c]);
@@ -119,14 +116,14 @@ static void packing_of_a_built_graph_holds_its_invariants(void **state)
     vector_fixture_create(&fixture, &set);
     assert_int_equal(graph_build(&set, &vamana, &built, &err), STATUS_OK);
     for (size_t e = 0; e < ARRAY_LENGTH(encodings); e++) {
-        struct pack_params params = {.dim_bytes = 32, .adjacency = encodings[e], .seed = 1};
+        struct pack_params params = {.dim_bytes = 32, .adjacency = encodings[e]};
         struct packed packed;
         packed_create(&built.graph, built.kept, &params, &packed);
         pack_fixture_encode(&packed.lists);
         assert_true(packed.order.mate_share > 0.1);
         assert_int_equal(packed_reached(&packed, packed.order.node_of_row[built.root]),
                          packed.order.block_count);
-        assert_true((double)packed.lists.trimmed <= 0.01 * (double)packed.lists.outside);
+        assert_true((double)packed.lists.trimmed <= 0.05 * (double)packed.lists.outside);
         packed_destroy(&packed);
     }
     graph_result_destroy(&built);
@@ -145,7 +142,7 @@ static void packing_is_the_same_at_any_thread_count(void **state)
         if (!pack_fixture_listed(&graph, row, 0))
             graph_neighbors(&graph, row)[1 + row % 8] = 0;
     for (size_t e = 0; e < ARRAY_LENGTH(encodings); e++) {
-        struct pack_params params = {.dim_bytes = 100, .adjacency = encodings[e], .seed = 3};
+        struct pack_params params = {.dim_bytes = 100, .adjacency = encodings[e]};
         struct packed first, packed;
         omp_set_num_threads(teams[0]);
         packed_create(&graph, kept, &params, &first);
@@ -187,8 +184,7 @@ static void packing_makes_room_for_kept_edges(void **state)
     struct pack_params params = {.dim_bytes = 64,
                                  .block_bytes = 4096,
                                  .adjacency = BLOCK_ADJACENCY_PLAIN,
-                                 .nodes_per_block = 20,
-                                 .seed = 1};
+                                 .nodes_per_block = 20};
     packed_create(&graph, kept, &params, &packed);
     assert_in_range(packed.geometry.nodes_per_block, 2, 19);
     packed_destroy(&packed);
@@ -239,7 +235,7 @@ static void packing_finds_cliques_of_block_size(void **state)
             struct packed packed;
             clique_graph(60, sizes[s], &graph);
             struct pack_params params = {
-                .dim_bytes = 64, .adjacency = encodings[e], .nodes_per_block = sizes[s], .seed = 5};
+                .dim_bytes = 64, .adjacency = encodings[e], .nodes_per_block = sizes[s]};
             packed_create(&graph, NULL, &params, &packed);
             if (packed.order.mate_share < 0.9)
                 fail_msg("cliques of %u: share %.3f", sizes[s], packed.order.mate_share);
@@ -264,7 +260,7 @@ static void nearest_edges_decide_who_shares_a_block(void **state)
         for (uint32_t i = 0; i < GROUP; i++)
             pack_fixture_edge(&graph, row, row / GROUP * GROUP + i);
     }
-    struct pack_params params = {.dim_bytes = 64, .nodes_per_block = GROUP, .seed = 5};
+    struct pack_params params = {.dim_bytes = 64, .nodes_per_block = GROUP};
     packed_create(&graph, NULL, &params, &packed);
     for (uint32_t row = 0; row < graph.count; row++)
         together += packed.order.node_of_row[row] / GROUP ==
@@ -297,8 +293,7 @@ static void far_edges_do_not_decide_who_shares_a_block(void **state)
     enum { FAR = 16 };
     struct graph graph, longer;
     struct packed a, b;
-    struct pack_params params = {
-        .dim_bytes = 64, .block_bytes = 8192, .nodes_per_block = 9, .seed = 5};
+    struct pack_params params = {.dim_bytes = 64, .block_bytes = 8192, .nodes_per_block = 9};
     struct error err;
     pack_fixture_graph(900, PACK_NEAR, SPAN, 6, &graph);
     assert_int_equal(graph_create(&longer, graph.count, PACK_NEAR + FAR, &err), STATUS_OK);
@@ -340,45 +335,91 @@ static uint64_t weight_inside(const struct pack_work *work)
     return weight;
 }
 
-/* Three passes of swaps over blocks that are all full; one is made only where the weight inside
- * blocks grows. Returns what it gained. */
-static uint64_t swaps_gain(uint32_t blocks, uint64_t seed)
+/* Grows full blocks of 10, then lets rounds refine them; returns the weight inside before and
+ * after.
+ */
+static void rounds_weigh(const struct graph *graph, const uint8_t *kept, int rounds,
+                         uint64_t *before, uint64_t *after)
 {
     enum { CAPACITY = 10 };
+    struct pack_work work;
+    struct error err;
+    struct pack_input input = {.graph = graph, .kept = kept, .total = graph->count};
+    assert_int_equal(pack_work_init(&work, &input, &err), STATUS_OK);
+    pack_grow(&work, CAPACITY);
+    *before = weight_inside(&work);
+    for (int round = 0; round < rounds; round++) {
+        pack_assign_rounds(&work, 1);
+        for (uint32_t block = 0; block < work.block_count; block++)
+            assert_int_equal(work.load[block], CAPACITY);
+    }
+    *after = weight_inside(&work);
+    pack_work_fini(&work);
+    pack_work_fini(&work);
+}
+
+static void rounds_put_weight_inside_blocks(void **state)
+{
+    (void)state;
+    struct vector_fixture fixture = {.count = 3000,
+                                     .dim = 24,
+                                     .clusters = 5,
+                                     .type = ELEMENT_U8,
+                                     .metric = METRIC_L2,
+                                     .seed = 3};
+    struct vamana_params vamana = {.degree = 32, .build_list = 50, .alpha = 1.2f, .seed = 1};
+    struct vamana_result built;
+    struct vector_set set;
+    struct error err;
+    uint64_t before, after;
+    vector_fixture_create(&fixture, &set);
+    assert_int_equal(vamana_build(&set, &vamana, &built, &err), STATUS_OK);
+    rounds_weigh(&built.graph, built.kept, 4, &before, &after);
+    if (after < before + before / 50)
+        fail_msg("weight inside %d, then %d", (int)before, (int)after);
+    vamana_result_destroy(&built);
+    vector_set_destroy(&set);
+}
+
+/* So few rows go in one batch, weighed against blocks that are all emptied. */
+static void rounds_fill_all_blocks_again(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 100; seed++) {
+        struct graph graph;
+        uint64_t before, after;
+        pack_fixture_graph(10 * (3 + (uint32_t)seed % 4), 14, SPAN, seed, &graph);
+        uint8_t *kept = pack_fixture_ring(graph.count);
+        rounds_weigh(&graph, kept, 3, &before, &after);
+        assert_true(after > before / 2);
+        free(kept);
+        graph_destroy(&graph);
+    }
+}
+
+/* What growth notes of each row is what its block-mates weigh. */
+static void growth_fills_blocks_in_turn_and_knows_what_draws_each_row(void **state)
+{
+    (void)state;
+    static const uint32_t capacities[] = {1, 2, 9, 1000};
     struct graph graph;
     struct pack_work work;
     struct error err;
-    pack_fixture_graph(CAPACITY * blocks, 14, SPAN, seed, &graph);
-    uint8_t *kept = pack_fixture_ring(graph.count);
-    struct pack_input input = {.graph = &graph, .kept = kept, .total = graph.count};
-    assert_int_equal(pack_work_init(&work, &input, seed, &err), STATUS_OK);
-    pack_assign_start(&work);
-    pack_assign_rounds(&work, CAPACITY, blocks, (int)(seed % 3) + 1);
-    uint64_t start = weight_inside(&work);
-    uint64_t weight = start;
-    for (int pass = 0; pass < 3; pass++) {
-        pack_assign_swaps(&work, CAPACITY, blocks, 1);
-        uint64_t after = weight_inside(&work);
-        assert_true(after >= weight);
-        weight = after;
-        for (uint32_t block = 0; block < blocks; block++)
-            assert_int_equal(work.load[block], CAPACITY);
+    pack_fixture_graph(605, 14, SPAN, 2, &graph);
+    struct pack_input input = {.graph = &graph, .total = graph.count};
+    assert_int_equal(pack_work_init(&work, &input, &err), STATUS_OK);
+    for (size_t c = 0; c < ARRAY_LENGTH(capacities); c++) {
+        uint64_t drawn = 0;
+        pack_grow(&work, capacities[c]);
+        assert_int_equal(work.block_count, (605 + capacities[c] - 1) / capacities[c]);
+        for (uint32_t block = 0; block < work.block_count; block++)
+            assert_int_equal(work.load[block], MIN(capacities[c], 605 - block * capacities[c]));
+        for (uint32_t row = 0; row < graph.count; row++)
+            drawn += work.drawn[row];
+        assert_int_equal(drawn, 2 * weight_inside(&work));
     }
     pack_work_fini(&work);
-    pack_work_fini(&work);
-    free(kept);
     graph_destroy(&graph);
-    return weight - start;
-}
-
-static void swaps_never_lower_the_weight_inside(void **state)
-{
-    (void)state;
-    for (uint64_t seed = 1; seed <= 6; seed++)
-        assert_true(swaps_gain(120, seed) > 0);
-    /* So few rows go in one batch: most choices are stale when their turn comes. */
-    for (uint64_t seed = 1; seed <= 100; seed++)
-        (void)swaps_gain(3 + (uint32_t)seed % 4, seed);
 }
 
 /* ---- the order of blocks ---- */
@@ -395,10 +436,9 @@ static void blocks_that_point_to_one_another_get_near_numbers(void **state)
     uint32_t near = 0, outside = 0;
     pack_fixture_graph(CAPACITY * BLOCKS - 5, 14, SPAN, 3, &graph);
     struct pack_input input = {.graph = &graph, .first = 0, .total = graph.count};
-    assert_int_equal(pack_work_init(&work, &input, 3, &err), STATUS_OK);
-    pack_assign_start(&work);
-    pack_assign_rounds(&work, CAPACITY, BLOCKS, 4);
-    assert_int_equal(pack_blocks_rank(&work, BLOCKS, 3, rank, &err), STATUS_OK);
+    assert_int_equal(pack_work_init(&work, &input, &err), STATUS_OK);
+    pack_grow(&work, CAPACITY);
+    assert_int_equal(pack_blocks_rank(&work, rank, &err), STATUS_OK);
     for (uint32_t block = 0; block < BLOCKS; block++) {
         assert_in_range(rank[block], 0, BLOCKS - 1);
         assert_int_equal(taken[rank[block]]++, 0);
@@ -429,10 +469,9 @@ static void order_of_blocks_takes_any_count(void **state)
         uint64_t sum = 0;
         pack_fixture_graph(counts[c], 6, SPAN, 3, &graph);
         struct pack_input input = {.graph = &graph, .total = graph.count};
-        assert_int_equal(pack_work_init(&work, &input, 3, &err), STATUS_OK);
-        pack_assign_start(&work);
-        pack_assign_rounds(&work, 1, counts[c], 2); /* a row a block */
-        assert_int_equal(pack_blocks_rank(&work, counts[c], 3, rank, &err), STATUS_OK);
+        assert_int_equal(pack_work_init(&work, &input, &err), STATUS_OK);
+        pack_grow(&work, 1); /* a row a block */
+        assert_int_equal(pack_blocks_rank(&work, rank, &err), STATUS_OK);
         for (uint32_t block = 0; block < counts[c]; block++) {
             assert_in_range(rank[block], 0, counts[c] - 1);
             sum += rank[block];
@@ -509,7 +548,7 @@ static void shards_share_a_geometry_and_list_each_others_nodes(void **state)
 {
     (void)state;
     for (size_t e = 0; e < ARRAY_LENGTH(encodings); e++) {
-        struct pack_params params = {.dim_bytes = 128, .adjacency = encodings[e], .seed = 5};
+        struct pack_params params = {.dim_bytes = 128, .adjacency = encodings[e]};
         struct sharded s;
         struct error err;
         sharded_init(&s, 24, SPAN, 1);
@@ -539,7 +578,7 @@ static void shards_share_a_geometry_and_list_each_others_nodes(void **state)
 static void expected_nodes_are_distinct(void **state)
 {
     (void)state;
-    struct pack_params params = {.dim_bytes = 100, .nodes_per_block = 13, .seed = 5};
+    struct pack_params params = {.dim_bytes = 100, .nodes_per_block = 13};
     struct sharded s;
     struct error err;
     sharded_init(&s, 16, SPAN, 1);
@@ -579,8 +618,7 @@ static void chosen_geometry_has_room_for_kept_edges_whatever_the_numbers(void **
     struct pack_params params = {.dim_bytes = 64,
                                  .block_bytes = 8192,
                                  .adjacency = BLOCK_ADJACENCY_GAPS,
-                                 .nodes_per_block = 48,
-                                 .seed = 5};
+                                 .nodes_per_block = 48};
     struct sharded s;
     struct pack_lists lists;
     struct error err;
@@ -606,11 +644,8 @@ static void order_of_a_given_geometry_makes_room_for_kept_edges(void **state)
 {
     (void)state;
     for (size_t e = 0; e < ARRAY_LENGTH(encodings); e++) {
-        struct pack_params params = {.dim_bytes = 64,
-                                     .block_bytes = 8192,
-                                     .adjacency = encodings[e],
-                                     .nodes_per_block = 14,
-                                     .seed = 5};
+        struct pack_params params = {
+            .dim_bytes = 64, .block_bytes = 8192, .adjacency = encodings[e], .nodes_per_block = 14};
         struct sharded s;
         struct error err = {0};
         sharded_init(&s, 180, SPAN, 150);
@@ -692,7 +727,9 @@ int main(void)
         cmocka_unit_test(nearest_edges_decide_who_shares_a_block),
         cmocka_unit_test(weights_fall_with_rank_and_kept_edges_stand_aside),
         cmocka_unit_test(far_edges_do_not_decide_who_shares_a_block),
-        cmocka_unit_test(swaps_never_lower_the_weight_inside),
+        cmocka_unit_test(growth_fills_blocks_in_turn_and_knows_what_draws_each_row),
+        cmocka_unit_test(rounds_put_weight_inside_blocks),
+        cmocka_unit_test(rounds_fill_all_blocks_again),
         cmocka_unit_test(blocks_that_point_to_one_another_get_near_numbers),
         cmocka_unit_test(order_of_blocks_takes_any_count),
         cmocka_unit_test(shards_share_a_geometry_and_list_each_others_nodes),

@@ -38,8 +38,7 @@ static void lists_that_overflow_are_trimmed_and_blocks_stay_reachable(void **sta
         struct pack_params params = {.dim_bytes = 128 - 10,
                                      .block_bytes = 4096,
                                      .adjacency = cases[i].adjacency,
-                                     .nodes_per_block = cases[i].capacity,
-                                     .seed = 1};
+                                     .nodes_per_block = cases[i].capacity};
         struct packed packed;
         packed_create(&graph, kept, &params, &packed);
         assert_int_equal(packed.geometry.nodes_per_block, cases[i].capacity);
@@ -70,8 +69,7 @@ static void trimming_spares_the_only_way_to_a_block(void **state)
     struct pack_params params = {.dim_bytes = 180,
                                  .block_bytes = 4096,
                                  .adjacency = BLOCK_ADJACENCY_PLAIN,
-                                 .nodes_per_block = CAPACITY,
-                                 .seed = 1};
+                                 .nodes_per_block = CAPACITY};
     packed_create(&graph, kept, &params, &packed);
     assert_int_equal(packed.geometry.nodes_per_block, CAPACITY);
     assert_in_range(packed.lists.trimmed, 1000, COUNT * DEGREE);
