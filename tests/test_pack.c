@@ -367,17 +367,18 @@ static void rounds_put_weight_inside_blocks(void **state)
                                      .type = ELEMENT_U8,
                                      .metric = METRIC_L2,
                                      .seed = 3};
-    struct vamana_params vamana = {.degree = 32, .build_list = 50, .alpha = 1.2f, .seed = 1};
-    struct vamana_result built;
+    struct graph_params vamana = {
+        .kind = GRAPH_VAMANA, .degree = 32, .build_list = 50, .alpha = 1.2f, .seed = 1};
+    struct graph_result built;
     struct vector_set set;
     struct error err;
     uint64_t before, after;
     vector_fixture_create(&fixture, &set);
-    assert_int_equal(vamana_build(&set, &vamana, &built, &err), STATUS_OK);
+    assert_int_equal(graph_build(&set, &vamana, &built, &err), STATUS_OK);
     rounds_weigh(&built.graph, built.kept, 4, &before, &after);
     if (after < before + before / 50)
         fail_msg("weight inside %d, then %d", (int)before, (int)after);
-    vamana_result_destroy(&built);
+    graph_result_destroy(&built);
     vector_set_destroy(&set);
 }
 
