@@ -13,15 +13,23 @@
 
 #include "builder/pack_internal.h"
 #include "common/memory.h"
+#include "common/u64_sort.h"
 
 /* An edge of the block at hand. */
-struct block_edge {
-    uint32_t id;
-    uint16_t slot;
-    uint16_t rank; /* place in the list */
-    bool shared;   /* a block-mate has it too, at a better or equal rank */
-    bool kept;
+/* An edge of a block as a number. While equal ids are looked for: id, rank (place in the list),
+ * slot, kept. In order of removal: whether no block-mate has it too, at a better or equal rank; how
+ * near; id; slot; kept. */
+enum {
+    EDGE_SLOT_SHIFT = 1,
+    EDGE_SLOT_BITS = 15,
+    EDGE_RANK_SHIFT = 16,
+    EDGE_ID_SHIFT = 32,
+    REMOVAL_ID_SHIFT = 16,
+    REMOVAL_NEAR_SHIFT = 48,
+    REMOVAL_UNSHARED_SHIFT = 56,
 };
+_Static_assert(BLOCK_NODES_MAX <= 1 << EDGE_SLOT_BITS && BLOCK_DEGREE_MAX <= UINT8_MAX,
+               "slots and ranks of an edge");
 
 void pack_ids_sort(uint32_t *ids, uint32_t count)
 {
@@ -99,8 +107,8 @@ void pack_lists_put(struct pack_lists *lists, uint32_t node, const uint32_t *ids
 
 /* A thread's, for the block at hand. */
 struct trim {
-    struct block_edge *edges; /* of all its records */
-    uint32_t *sorted;         /* its records' lists, ascending: slot * stride */
+    uint64_t *edges;  /* of all its records */
+    uint32_t *sorted; /* its records' lists, ascending: slot * stride */
     uint32_t stride;
     uint32_t degree[BLOCK_NODES_MAX];
     uint32_t bytes[BLOCK_NODES_MAX]; /* encoded */
@@ -150,52 +158,36 @@ static void list_remove(struct trim *t, uint32_t slot, uint32_t id)
     memmove(ids + i, ids + i + 1, (t->degree[slot] - i) * sizeof(*ids));
 }
 
-static int by_id_then_rank(const void *a, const void *b)
-{
-    const struct block_edge *x = a;
-    const struct block_edge *y = b;
-    if (x->id != y->id)
-        return x->id < y->id ? -1 : 1;
-    if (x->rank != y->rank)
-        return x->rank < y->rank ? -1 : 1;
-    return (x->slot > y->slot) - (x->slot < y->slot);
-}
-
-/* Shared edges first, then farthest, then a fixed order. */
-static int by_removal(const void *a, const void *b)
-{
-    const struct block_edge *x = a;
-    const struct block_edge *y = b;
-    if (x->shared != y->shared)
-        return x->shared ? -1 : 1;
-    if (x->rank != y->rank)
-        return x->rank > y->rank ? -1 : 1;
-    return by_id_then_rank(a, b);
-}
-
-/* All edges of the block in order of removal; returns how many. */
+/* All edges of the block in order of removal: shared ones first,
+ * then the farthest, then in a fixed order; returns how many. */
 static uint32_t edges_collect(const struct pack_lists *lists, uint32_t block, uint32_t record_count,
-                              struct block_edge *edges)
+                              uint64_t *edges)
 {
     uint32_t first = block * lists->geometry.nodes_per_block;
     uint32_t count = 0;
     for (uint32_t slot = 0; slot < record_count; slot++) {
         const uint32_t *ids = graph_neighbors(&lists->graph, first + slot);
         for (uint32_t i = 0; i < graph_degree(&lists->graph, first + slot); i++)
-            edges[count++] = (struct block_edge){.id = ids[i],
-                                                 .slot = (uint16_t)slot,
-                                                 .rank = (uint16_t)i,
-                                                 .kept = i < lists->kept[first + slot]};
+            edges[count++] = (uint64_t)ids[i] << EDGE_ID_SHIFT | i << EDGE_RANK_SHIFT |
+                             slot << EDGE_SLOT_SHIFT | (i < lists->kept[first + slot]);
     }
-    qsort(edges, count, sizeof(*edges), by_id_then_rank);
+    u64_sort(edges, count);
     uint32_t stays = 0; /* first of the edges to one node */
-    for (uint32_t i = 1; i < count; i++) {
-        edges[i].shared = edges[i].id == edges[i - 1].id;
-        if (!edges[i].shared)
+    uint32_t last = UINT32_MAX;
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t id = edges[i] >> EDGE_ID_SHIFT;
+        uint64_t near = UINT8_MAX - (edges[i] >> EDGE_RANK_SHIFT & UINT8_MAX);
+        uint64_t slot_kept = edges[i] & ((1u << EDGE_RANK_SHIFT) - 1);
+        bool shared = i > 0 && id == last;
+        if (shared)
+            edges[stays] |= slot_kept & 1;
+        else
             stays = i;
-        edges[stays].kept = edges[stays].kept || edges[i].kept;
+        last = (uint32_t)id;
+        edges[i] = (uint64_t)!shared << REMOVAL_UNSHARED_SHIFT | near << REMOVAL_NEAR_SHIFT |
+                   id << REMOVAL_ID_SHIFT | slot_kept;
     }
-    qsort(edges, count, sizeof(*edges), by_removal);
+    u64_sort(edges, count);
     return count;
 }
 
@@ -233,13 +225,14 @@ static uint64_t edges_remove(const struct pack_lists *lists, struct trim *t, uin
 {
     uint64_t removed = 0;
     for (uint32_t i = 0; i < count && over > 0; i++) {
-        const struct block_edge *edge = &t->edges[i];
-        if (!edge->shared && edge->kept)
+        uint64_t edge = t->edges[i];
+        uint32_t slot = edge >> EDGE_SLOT_SHIFT & ((1u << EDGE_SLOT_BITS) - 1);
+        if (edge >> REMOVAL_UNSHARED_SHIFT && edge & 1) /* the only one, and kept */
             continue;
-        over -= t->bytes[edge->slot];
-        list_remove(t, edge->slot, edge->id);
-        list_measure(lists, t, edge->slot);
-        over += t->bytes[edge->slot];
+        over -= t->bytes[slot];
+        list_remove(t, slot, (uint32_t)(edge >> REMOVAL_ID_SHIFT));
+        list_measure(lists, t, slot);
+        over += t->bytes[slot];
         removed++;
     }
     return over <= 0 ? removed : PACK_TRIM_IMPOSSIBLE;
