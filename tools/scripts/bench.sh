@@ -8,8 +8,8 @@
 #
 #   QUICK=1       short runs, few queries, no one-thread build: a look, not a measurement
 #   PARTS="..."   of: build local socket device memory resident loaded metrics threads (default: these),
-#                 and shards replication scaling: sharded builds, by budget, by borrowing, by size.
-#                 Without build,
+#                 and shards replication scaling: sharded builds, by budget, by borrowing, by size;
+#                 graphs faiss dims: pipnn beside vamana and Faiss HNSW, f32. Without build,
 #                 the first nine measure the generation that an earlier run left in OUT_DIR
 #   THREADS=2     of every build, search engine and daemon
 #   COUNT=200000  vectors to generate
@@ -274,6 +274,93 @@ if wanted build; then
         echo "- $name $(field "$name" "$out/info.json")"
     done
 fi
+# --- ways to build the graph -------------------------------------------------------------------
+
+# graph_build NAME INPUT ARGUMENT...: builds, keeps the generation in scratch, prints a JSON line
+graph_build() {
+    local name=$1 input=$2 other=$out/scratch/$1 stage
+    shift 2
+    rm -rf "$other"
+    quiet nightjar-build --input "$input" --output "$other" "${BUILD_OPTIONS[@]}" \
+        --threads "$threads" "$@"
+    stage=$(grep '"graph": {"wall_s"' "$other/build-report.json" | field cpu_s)
+    nightjar info --json "$other" >"$work/info"
+    printf '{"name":"%s","wall_s":%s,"cpu_s":%s,"graph_cpu_s":%s,"rate":%s,"graph_rate":%s,"rss":%s}\n' \
+        "$name" "$(grep '"total"' "$other/build-report.json" | field wall_s)" \
+        "$(grep '"total"' "$other/build-report.json" | field cpu_s)" "$stage" \
+        "$(field points_per_second_core "$other/build-report.json")" \
+        "$(calc %.0f "$(field vector_count "$work/info") / $stage")" \
+        "$(grep '"total"' "$other/build-report.json" | field peak_rss_bytes)" |
+        tee -a "$out/graphs.json"
+}
+readonly GRAPH_COLUMNS=('wall_s=wall_s:%.1f' 'CPU_s=cpu_s:%.1f' 'points/s/core=rate:%.0f'
+    'graph_CPU_s=graph_cpu_s:%.1f' 'graph_points/s/core=graph_rate:%.0f'
+    'peak_RSS_MiB=rss*9.5367431640625e-7:%.0f')
+
+# Alternately, so that a change of the machine's speed meets all.
+if wanted graphs; then
+    heading "Graphs by --graph, two builds each in turn"
+    : >"$out/graphs.json"
+    for turn in 1 2; do
+        for kind in pipnn vamana; do
+            graph_build "$kind" "$base" --graph "$kind" >"$work/graph-$kind-$turn"
+        done
+    done
+    for kind in pipnn vamana; do
+        echo "$kind:"
+        echo
+        cat "$work/graph-$kind-1" "$work/graph-$kind-2" | table "${GRAPH_COLUMNS[@]}"
+        echo
+        bench graph-points "\"graph\":\"$kind\"" --index "$out/scratch/$kind" --memory codes \
+            --threads "$threads" --queries "$query" --groundtruth "$truth" -k 10 --search-list 150 \
+            --search-ratio 1.03,1.045,1.0625,1.09,1.12 --beam-width 1 --concurrency 32 \
+            --duration 0.1 | table 'ratio=search_ratio:%.4f' 'recall@10=recall:%.4f' \
+            'reads/query=reads_per_query:%.2f'
+        echo
+        rm -rf "$out/scratch/$kind"
+    done
+fi
+
+if wanted faiss; then
+    heading "Faiss HNSW (M 32, efConstruction 100, f32) and nightjar-build, two builds each in turn"
+    : >"$out/graphs.json"
+    /usr/bin/python3 -c 'import faiss' 2>>"$log" || die "no Faiss: apt-get install python3-faiss"
+    for turn in 1 2; do
+        /usr/bin/python3 "$here/faiss-hnsw.py" "$base" "$query" "$truth" "$threads" \
+            >"$work/faiss-$turn" 2>>"$log" || die "failed: faiss-hnsw.py"
+        graph_build faiss-beside "$base" >"$work/beside-$turn"
+    done
+    cat "$work/faiss-1" "$work/faiss-2" | tee "$out/faiss.json" |
+        table 'CPU_s=cpu_s:%.1f' 'points/s/core=points_per_second_core:%.0f' 'ef=ef:%d' \
+            'recall@10=recall:%.4f' 'QPS=qps:%.0f'
+    echo
+    cat "$work/beside-1" "$work/beside-2" | table "${GRAPH_COLUMNS[@]}"
+    echo
+    bench faiss-points '"part":"faiss"' --index "$out/scratch/faiss-beside" --memory 1T \
+        --threads "$threads" --queries "$query" --groundtruth "$truth" -k 10 \
+        --search-list "$LISTS" --concurrency "$threads" --duration 1 |
+        table 'L=search_list:%d' 'recall@10=recall:%.4f' 'QPS=qps:%.0f'
+    rm -rf "$out/scratch/faiss-beside"
+fi
+
+if wanted dims; then
+    heading "Builds of made-up f32 vectors, by dimension"
+    : >"$out/graphs.json"
+    for shape in ${SHAPES:-$(default "96:1000000 1024:100000" "96:20000 1024:5000")}; do
+        input=$out/scratch/base.fbin
+        quiet nightjar generate --output "$input" --count "${shape#*:}" --dim "${shape%:*}" \
+            --type f32 --seed 1
+        echo "${shape%:*} dimensions, ${shape#*:} vectors:"
+        echo
+        for kind in pipnn vamana; do
+            graph_build "$kind" "$input" --graph "$kind" >"$work/graph-$kind"
+            rm -rf "$out/scratch/$kind"
+        done
+        cat "$work/graph-pipnn" "$work/graph-vamana" | table "${GRAPH_COLUMNS[@]}"
+        echo
+    done
+fi
+
 # --- sharded builds ----------------------------------------------------------------------------
 
 # shard_build NAME ARGUMENT...: builds and measures; one JSON line to OUT_DIR/shards.json and stdout
