@@ -100,6 +100,7 @@ refused() {
 }
 refused 'another degree' 'degree' --degree 32
 refused 'another seed' 'seed' --seed 2
+refused 'another graph' 'graph' --graph vamana
 refused 'another number of shards' 'shards' --shards 4
 cp -p base.u8bin saved.u8bin
 touch base.u8bin

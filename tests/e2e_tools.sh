@@ -220,6 +220,30 @@ check "info" "$bin/nightjar" info root/sharded
 says "info counts the shards" "shards            2, replication at most "
 check "verify a generation of two shards" "$bin/nightjar" verify root/sharded
 
+# The other way to the graph.
+says_graph() {
+    check "info of $1" "$bin/nightjar" info "root/$1"
+    says "info of $1 names the graph" "build             $2, degree 16, list $3, "
+}
+check "build by vamana" "$bin/nightjar-build" --input base.u8bin --output root/vamana --graph vamana \
+    "${small[@]}"
+says_graph vamana vamana 24
+says_graph gen pipnn 0
+check "verify a generation by vamana" "$bin/nightjar" verify root/vamana
+check "info as JSON" "$bin/nightjar" info --json root/vamana
+says "info as JSON names the graph" '"graph":"vamana","degree":16,"build_list":24,'
+for graph in gen vamana; do
+    check "bench of $graph" "$bin/nightjar" bench --index root/$graph --queries q.u8bin \
+        --groundtruth t.bin -k 10 --search-list 40 --duration 0 --json
+    if grep -q '"recall":\(0\.9[5-9]\|1\)' out; then
+        pass
+    else
+        fail "recall of $graph: $(head -c 200 out)"
+    fi
+done
+refused "another graph" 2 "'hnsw' is none of pipnn|vamana" nightjar-build --input base.u8bin --output root/hnsw \
+    --graph hnsw
+
 # Scalar codes, of four bits unless a size says otherwise; recall is against brute force.
 check "build with scalar codes" "$bin/nightjar-build" --input base.u8bin --output root/scalar \
     --codec scalar --degree 16 --build-list 24 --quiet

@@ -25,6 +25,11 @@ static const char *adjacency_name(const struct manifest *manifest)
     return manifest->geometry.adjacency == BLOCK_ADJACENCY_GAPS ? "gaps" : "plain";
 }
 
+static const char *graph_name(const struct manifest *manifest)
+{
+    return manifest->build_list != 0 ? "vamana" : "pipnn";
+}
+
 static uint64_t total_bytes(const struct manifest *manifest)
 {
     uint64_t total = 0;
@@ -83,8 +88,8 @@ static void print_info(const char *path, const struct manifest *manifest)
            metric_name(manifest->metric), manifest->norm_max);
     printf("duplicates        %" PRIu64 "\n", manifest->duplicate_vectors);
     printf("build             %s, degree %u, list %u, alpha %g, seed %" PRIu64 "\n",
-           manifest->build_list != 0 ? "vamana" : "pipnn", manifest->degree, manifest->build_list,
-           manifest->alpha, manifest->seed);
+           graph_name(manifest), manifest->degree, manifest->build_list, manifest->alpha,
+           manifest->seed);
     printf("shards            %u, replication at most %g, %" PRIu64 " rows borrowed\n",
            manifest->shard_count, manifest->replication, manifest->borrowed_rows);
     printf("codec             %s, %u bytes a vector\n", codec_kind_name(manifest->codec_kind),
@@ -121,10 +126,10 @@ static void print_info_json(const char *path, const struct manifest *manifest)
            "\"norm_max\":%.9g,\"duplicate_vectors\":%" PRIu64,
            manifest->vector_count, manifest->dim, element_name(manifest->type),
            metric_name(manifest->metric), manifest->norm_max, manifest->duplicate_vectors);
-    printf(",\"degree\":%u,\"build_list\":%u,\"alpha\":%g,\"seed\":%" PRIu64
+    printf(",\"graph\":\"%s\",\"degree\":%u,\"build_list\":%u,\"alpha\":%g,\"seed\":%" PRIu64
            ",\"codec\":\"%s\",\"code_bytes\":%u",
-           manifest->degree, manifest->build_list, manifest->alpha, manifest->seed,
-           codec_kind_name(manifest->codec_kind), manifest->code_bytes);
+           graph_name(manifest), manifest->degree, manifest->build_list, manifest->alpha,
+           manifest->seed, codec_kind_name(manifest->codec_kind), manifest->code_bytes);
     printf(",\"shard_count\":%u,\"replication\":%g,\"borrowed_rows\":%" PRIu64 ",\"entry_node\":%u",
            manifest->shard_count, manifest->replication, manifest->borrowed_rows,
            manifest->entry_node);
