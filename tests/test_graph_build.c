@@ -627,11 +627,13 @@ static void progress_counts_up_to_the_total(void **state)
 static void progress_stops_the_build_and_nothing_is_left(void **state)
 {
     (void)state;
-    static const uint64_t stops[] = {1, 2, 3, 12};
+    static const uint64_t stops[] = {1, 2, 12, 30};
+    /* In pipnn the calling thread tells of leaves, and may happen to work on few. */
+    size_t stop_count = graph_kind == GRAPH_VAMANA ? ARRAY_LENGTH(stops) : 2;
     struct vector_fixture fixture = fixture_of(0, 900);
     struct vector_set set;
     vector_fixture_create(&fixture, &set);
-    for (size_t i = 0; i < ARRAY_LENGTH(stops); i++) {
+    for (size_t i = 0; i < stop_count; i++) {
         struct progress_log log = {.stop_at = stops[i]};
         struct graph_params params = params_of(8, 16);
         struct graph_result result, untouched;

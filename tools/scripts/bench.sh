@@ -54,7 +54,7 @@ query_count=$(default 10000 1000)
 parts=" ${PARTS:-build local socket device memory resident loaded metrics $([[ -n $quick ]] || echo threads)} "
 readonly LISTS=10,20,30,40,60,80,100,150
 readonly RATIOS=1,1.03,1.06,1.075,1.09,1.12,1.16,1.2
-readonly BUILD_OPTIONS=(--degree 64 --build-list 100 --code-bytes 32)
+readonly BUILD_OPTIONS=(--degree 64 --code-bytes 32) # vamana's list is 100
 
 log=$out/bench.log
 : >"$log"

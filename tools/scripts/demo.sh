@@ -38,7 +38,7 @@ step nightjar generate --output base.u8bin --queries-output query.u8bin \
     --count "$vectors" --query-count 1000 --dim 128 --type u8 --seed 1
 step nightjar groundtruth --input base.u8bin --queries query.u8bin --output truth.bin -k 100 --metric l2
 mkdir root
-step nightjar-build --input base.u8bin --output root/gen-1 --degree 64 --build-list 100 --code-bytes 32
+step nightjar-build --input base.u8bin --output root/gen-1 --degree 64 --code-bytes 32
 step nightjar publish --root root gen-1
 
 printf '\n$ nightjard --root root --socket nightjar.sock --memory 8M &\n'
