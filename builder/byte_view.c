@@ -155,6 +155,7 @@ enum status byte_view_create(const struct vector_set *set, struct byte_view *vie
 
 /* Squared distances from each query to its nearest in the small sample and in the whole one. */
 struct nearest {
+    const struct vector_set *set;
     uint32_t rows[JUDGE_QUERIES];
     int32_t small[JUDGE_QUERIES];
     int32_t whole[JUDGE_QUERIES];
@@ -167,8 +168,13 @@ static int i32_order(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+static bool is_same(const struct vector_set *set, uint32_t a, uint32_t b)
+{
+    return a == b || vector_set_pair(set, a, b) == 0.0f;
+}
+
 /* Compares the queries with sample rows ids[count], of which every JUDGE_STEP-th is in the small
- * sample. Copies and the query itself, at distance zero, do not count. */
+ * sample. The query itself and its copies do not count; what only its bytes are equal to does. */
 static void nearest_update(struct tile *tile, const struct byte_rows *rows, const uint32_t *ids,
                            uint32_t count, struct nearest *nearest)
 {
@@ -183,7 +189,7 @@ static void nearest_update(struct tile *tile, const struct byte_rows *rows, cons
         tile_scores(tile, 1, scores);
         for (uint32_t i = 0; i < count; i++) {
             int32_t distance = square + scores[i];
-            if (distance == 0)
+            if (distance == 0 && is_same(nearest->set, nearest->rows[q], ids[i]))
                 continue;
             nearest->whole[q] = MIN(nearest->whole[q], distance);
             if (i % JUDGE_STEP == 0)
@@ -198,8 +204,11 @@ static bool judge(struct nearest *nearest, uint32_t sample, uint32_t count, uint
 {
     qsort(nearest->small, JUDGE_QUERIES, sizeof(int32_t), i32_order);
     qsort(nearest->whole, JUDGE_QUERIES, sizeof(int32_t), i32_order);
-    double small = nearest->small[JUDGE_QUERIES / 2];
-    double whole = nearest->whole[JUDGE_QUERIES / 2];
+    const uint32_t median = JUDGE_QUERIES / 2;
+    double small = nearest->small[median];
+    double whole = nearest->whole[median];
+    if (whole == 0.0)
+        return false;
     double slope = log(MAX(small / whole, 1.0)) / log(JUDGE_STEP);
     double expected = whole * pow((double)sample / count, slope);
     /* Rounding two rows adds dim / 6 on average. */
@@ -210,7 +219,7 @@ enum status byte_view_judge(const struct vector_set *set, const struct byte_view
                             bool *faithful, struct error *err)
 {
     uint32_t sample = MIN(set->count, (uint32_t)JUDGE_ROWS);
-    struct nearest nearest;
+    struct nearest nearest = {.set = set};
     struct tile tile;
     *faithful = true;
     if (view->owned == NULL || sample < JUDGE_QUERIES)
