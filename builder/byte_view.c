@@ -11,7 +11,7 @@
 #include "common/memory.h"
 
 enum {
-    SAMPLE_ROWS = 2048, /* by which mean and range are told */
+    SAMPLE_ROWS = 2048, /* by which ranges are told */
     BYTE_MIDDLE = 128,
     BYTE_REACH = 127,
     JUDGE_ROWS = 4096,
@@ -22,7 +22,7 @@ enum {
 
 /* How values become bytes. */
 struct scale {
-    float mean[VECTOR_DIM_MAX + 1];
+    float middle[VECTOR_DIM_MAX + 1];
     float factor;
 };
 
@@ -61,51 +61,58 @@ static void row_values(const struct vector_set *set, uint32_t row, float *values
         values[set->dim] = set->row_scalar[row];
 }
 
-/* The two largest deviations of a dimension: the larger is taken for an outlier. */
-struct reach {
-    float first, second;
+/* A dimension's least two and largest two values. */
+struct ends {
+    float least, low, high, most;
 };
 
-static void reach_add(struct reach *reach, float deviation)
+static const struct ends no_values = {INFINITY, INFINITY, -INFINITY, -INFINITY};
+
+static void ends_add(struct ends *ends, float value)
 {
-    if (deviation > reach->first) {
-        reach->second = reach->first;
-        reach->first = deviation;
-    } else if (deviation > reach->second) {
-        reach->second = deviation;
-    }
+    ends->low = MIN(ends->low, MAX(ends->least, value));
+    ends->least = MIN(ends->least, value);
+    ends->high = MAX(ends->high, MIN(ends->most, value));
+    ends->most = MAX(ends->most, value);
 }
 
-/* Mean of each dimension, and the step, from rows spread evenly over the set. */
+/* Of what lies between the outer two, so that no single value moves it. */
+static float ends_middle(const struct ends *ends, uint32_t count)
+{
+    return count > 1 ? 0.5f * ends->low + 0.5f * ends->high : ends->least;
+}
+
+/* How far values go from the middle, but for the farthest, which is taken for an outlier. */
+static float ends_reach(const struct ends *ends, float middle)
+{
+    return MIN(middle - ends->least, ends->most - middle);
+}
+
+/* Middle of each dimension, and the step, from rows spread evenly over the set. */
 static enum status scale_find(const struct vector_set *set, struct scale *scale, struct error *err)
 {
     uint32_t dim = byte_view_dim(set);
     uint32_t sample = MIN(set->count, (uint32_t)SAMPLE_ROWS);
     float values[VECTOR_DIM_MAX + 1];
     void *memory = NULL;
-    enum status status =
-        bulk_alloc(dim, sizeof(double) + sizeof(struct reach), "value ranges", &memory, err);
+    enum status status = bulk_alloc(dim, sizeof(struct ends), "value ranges", &memory, err);
     if (status != STATUS_OK)
         return status;
-    double *sums = memory;
-    struct reach *reaches = (void *)(sums + dim);
-    for (uint32_t i = 0; i < sample; i++) {
-        row_values(set, (uint32_t)((uint64_t)i * set->count / sample), values);
-        for (uint32_t d = 0; d < dim; d++)
-            sums[d] += (double)values[d];
-    }
+    struct ends *ends = memory;
     for (uint32_t d = 0; d < dim; d++)
-        scale->mean[d] = (float)(sums[d] / sample);
+        ends[d] = no_values;
     for (uint32_t i = 0; i < sample; i++) {
         row_values(set, (uint32_t)((uint64_t)i * set->count / sample), values);
         for (uint32_t d = 0; d < dim; d++)
-            reach_add(&reaches[d], fabsf(values[d] - scale->mean[d]));
+            ends_add(&ends[d], values[d]);
     }
     float widest = 0.0f;
-    for (uint32_t d = 0; d < dim; d++)
-        widest = MAX(widest, sample > 2 ? reaches[d].second : reaches[d].first);
+    for (uint32_t d = 0; d < dim; d++) {
+        scale->middle[d] = ends_middle(&ends[d], sample);
+        widest = MAX(widest, ends_reach(&ends[d], scale->middle[d]));
+    }
     scale->factor = widest > 0.0f ? BYTE_REACH / widest : 0.0f;
-    bulk_free(memory, dim, sizeof(double) + sizeof(struct reach));
+    bulk_free(memory, dim, sizeof(struct ends));
     return STATUS_OK;
 }
 
@@ -116,7 +123,7 @@ static void row_convert(const struct vector_set *set, const struct scale *scale,
     float values[VECTOR_DIM_MAX + 1];
     row_values(set, row, values);
     for (uint32_t d = 0; d < dim; d++) {
-        float steps = (values[d] - scale->mean[d]) * scale->factor;
+        float steps = (values[d] - scale->middle[d]) * scale->factor;
         float held = MIN(MAX(steps, (float)-BYTE_REACH), (float)BYTE_REACH);
         bytes[d] = (uint8_t)(BYTE_MIDDLE + (int)lrintf(held));
     }
