@@ -431,6 +431,7 @@ static void near_rows_meet_in_a_leaf(void **state)
         leaves_destroy(&leaves);
         free(in_leaf);
     }
+    rows_destroy(&rows);
     for (uint32_t i = 0; i < ASKED; i++)
         found += met[i];
     print_message("%u of %u rows met their nearest in %.1f leaves\n", found, (unsigned)ASKED,
