@@ -11,7 +11,7 @@
 #include "common/memory.h"
 
 enum {
-    SAMPLE_ROWS = 2048, /* by which mean and range are told */
+    SAMPLE_ROWS = 2048, /* by which ranges are told */
     BYTE_MIDDLE = 128,
     BYTE_REACH = 127,
     JUDGE_ROWS = 4096,
@@ -22,7 +22,7 @@ enum {
 
 /* How values become bytes. */
 struct scale {
-    float mean[VECTOR_DIM_MAX + 1];
+    float middle[VECTOR_DIM_MAX + 1];
     float factor;
 };
 
@@ -61,51 +61,58 @@ static void row_values(const struct vector_set *set, uint32_t row, float *values
         values[set->dim] = set->row_scalar[row];
 }
 
-/* The two largest deviations of a dimension: the larger is taken for an outlier. */
-struct reach {
-    float first, second;
+/* A dimension's least two and largest two values. */
+struct ends {
+    float least, low, high, most;
 };
 
-static void reach_add(struct reach *reach, float deviation)
+static const struct ends no_values = {INFINITY, INFINITY, -INFINITY, -INFINITY};
+
+static void ends_add(struct ends *ends, float value)
 {
-    if (deviation > reach->first) {
-        reach->second = reach->first;
-        reach->first = deviation;
-    } else if (deviation > reach->second) {
-        reach->second = deviation;
-    }
+    ends->low = MIN(ends->low, MAX(ends->least, value));
+    ends->least = MIN(ends->least, value);
+    ends->high = MAX(ends->high, MIN(ends->most, value));
+    ends->most = MAX(ends->most, value);
 }
 
-/* Mean of each dimension, and the step, from rows spread evenly over the set. */
+/* Of what lies between the outer two, so that no single value moves it. */
+static float ends_middle(const struct ends *ends, uint32_t count)
+{
+    return count > 1 ? 0.5f * ends->low + 0.5f * ends->high : ends->least;
+}
+
+/* How far values go from the middle, but for the farthest, which is taken for an outlier. */
+static float ends_reach(const struct ends *ends, float middle)
+{
+    return MIN(middle - ends->least, ends->most - middle);
+}
+
+/* Middle of each dimension, and the step, from rows spread evenly over the set. */
 static enum status scale_find(const struct vector_set *set, struct scale *scale, struct error *err)
 {
     uint32_t dim = byte_view_dim(set);
     uint32_t sample = MIN(set->count, (uint32_t)SAMPLE_ROWS);
     float values[VECTOR_DIM_MAX + 1];
     void *memory = NULL;
-    enum status status =
-        bulk_alloc(dim, sizeof(double) + sizeof(struct reach), "value ranges", &memory, err);
+    enum status status = bulk_alloc(dim, sizeof(struct ends), "value ranges", &memory, err);
     if (status != STATUS_OK)
         return status;
-    double *sums = memory;
-    struct reach *reaches = (void *)(sums + dim);
-    for (uint32_t i = 0; i < sample; i++) {
-        row_values(set, (uint32_t)((uint64_t)i * set->count / sample), values);
-        for (uint32_t d = 0; d < dim; d++)
-            sums[d] += (double)values[d];
-    }
+    struct ends *ends = memory;
     for (uint32_t d = 0; d < dim; d++)
-        scale->mean[d] = (float)(sums[d] / sample);
+        ends[d] = no_values;
     for (uint32_t i = 0; i < sample; i++) {
         row_values(set, (uint32_t)((uint64_t)i * set->count / sample), values);
         for (uint32_t d = 0; d < dim; d++)
-            reach_add(&reaches[d], fabsf(values[d] - scale->mean[d]));
+            ends_add(&ends[d], values[d]);
     }
     float widest = 0.0f;
-    for (uint32_t d = 0; d < dim; d++)
-        widest = MAX(widest, sample > 2 ? reaches[d].second : reaches[d].first);
+    for (uint32_t d = 0; d < dim; d++) {
+        scale->middle[d] = ends_middle(&ends[d], sample);
+        widest = MAX(widest, ends_reach(&ends[d], scale->middle[d]));
+    }
     scale->factor = widest > 0.0f ? BYTE_REACH / widest : 0.0f;
-    bulk_free(memory, dim, sizeof(double) + sizeof(struct reach));
+    bulk_free(memory, dim, sizeof(struct ends));
     return STATUS_OK;
 }
 
@@ -116,7 +123,7 @@ static void row_convert(const struct vector_set *set, const struct scale *scale,
     float values[VECTOR_DIM_MAX + 1];
     row_values(set, row, values);
     for (uint32_t d = 0; d < dim; d++) {
-        float steps = (values[d] - scale->mean[d]) * scale->factor;
+        float steps = (values[d] - scale->middle[d]) * scale->factor;
         float held = MIN(MAX(steps, (float)-BYTE_REACH), (float)BYTE_REACH);
         bytes[d] = (uint8_t)(BYTE_MIDDLE + (int)lrintf(held));
     }
@@ -155,6 +162,7 @@ enum status byte_view_create(const struct vector_set *set, struct byte_view *vie
 
 /* Squared distances from each query to its nearest in the small sample and in the whole one. */
 struct nearest {
+    const struct vector_set *set;
     uint32_t rows[JUDGE_QUERIES];
     int32_t small[JUDGE_QUERIES];
     int32_t whole[JUDGE_QUERIES];
@@ -167,8 +175,13 @@ static int i32_order(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+static bool is_same(const struct vector_set *set, uint32_t a, uint32_t b)
+{
+    return a == b || vector_set_pair(set, a, b) == 0.0f;
+}
+
 /* Compares the queries with sample rows ids[count], of which every JUDGE_STEP-th is in the small
- * sample. Copies and the query itself, at distance zero, do not count. */
+ * sample. The query itself and its copies do not count; what only its bytes are equal to does. */
 static void nearest_update(struct tile *tile, const struct byte_rows *rows, const uint32_t *ids,
                            uint32_t count, struct nearest *nearest)
 {
@@ -183,7 +196,7 @@ static void nearest_update(struct tile *tile, const struct byte_rows *rows, cons
         tile_scores(tile, 1, scores);
         for (uint32_t i = 0; i < count; i++) {
             int32_t distance = square + scores[i];
-            if (distance == 0)
+            if (distance == 0 && is_same(nearest->set, nearest->rows[q], ids[i]))
                 continue;
             nearest->whole[q] = MIN(nearest->whole[q], distance);
             if (i % JUDGE_STEP == 0)
@@ -198,8 +211,11 @@ static bool judge(struct nearest *nearest, uint32_t sample, uint32_t count, uint
 {
     qsort(nearest->small, JUDGE_QUERIES, sizeof(int32_t), i32_order);
     qsort(nearest->whole, JUDGE_QUERIES, sizeof(int32_t), i32_order);
-    double small = nearest->small[JUDGE_QUERIES / 2];
-    double whole = nearest->whole[JUDGE_QUERIES / 2];
+    const uint32_t median = JUDGE_QUERIES / 2;
+    double small = nearest->small[median];
+    double whole = nearest->whole[median];
+    if (whole == 0.0)
+        return false;
     double slope = log(MAX(small / whole, 1.0)) / log(JUDGE_STEP);
     double expected = whole * pow((double)sample / count, slope);
     /* Rounding two rows adds dim / 6 on average. */
@@ -210,7 +226,7 @@ enum status byte_view_judge(const struct vector_set *set, const struct byte_view
                             bool *faithful, struct error *err)
 {
     uint32_t sample = MIN(set->count, (uint32_t)JUDGE_ROWS);
-    struct nearest nearest;
+    struct nearest nearest = {.set = set};
     struct tile tile;
     *faithful = true;
     if (view->owned == NULL || sample < JUDGE_QUERIES)

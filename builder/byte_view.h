@@ -3,10 +3,10 @@
  * candidates are found by, whatever the element type and metric. Which of them become edges is
  * decided by true distances.
  *
- * Rows of bytes under l2 are their own view. Of others a copy is made: each value less its mean, in
- * steps of the same size in every dimension, so that squared distances keep their proportions; the
- * step follows the dimension that varies most. Under cosine rows are scaled to length 1; under ip
- * the coordinate of the reduction (vector_set.h) is added.
+ * Rows of bytes under l2 are their own view. Of others a copy is made: each value less the middle
+ * of its dimension's, in steps of the same size in every dimension, so that squared distances keep
+ * their proportions; the step follows the dimension that varies most. Under cosine rows are scaled
+ * to length 1; under ip the coordinate of the reduction (vector_set.h) is added.
  */
 #ifndef NIGHTJAR_BUILDER_BYTE_VIEW_H
 #define NIGHTJAR_BUILDER_BYTE_VIEW_H

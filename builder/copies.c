@@ -12,6 +12,11 @@
 #include "common/memory.h"
 #include "common/u64_sort.h"
 
+/* Rows of one hash that others are compared with. There is one, or two when hashes collide, but
+ * where bytes do not tell rows apart: vectors of zeros under cosine, each at distance 1 from the
+ * others, or rows between two steps of the bytes. */
+enum { FIRSTS_MAX = 32 };
+
 static bool is_copy(const struct vector_set *set, const struct byte_rows *rows, uint32_t a,
                     uint32_t b)
 {
@@ -26,11 +31,13 @@ static uint32_t run_chain(const struct vector_set *set, const struct byte_rows *
                           uint64_t *entries, size_t count, uint32_t *next)
 {
     uint32_t chained = 0;
-    for (size_t i = 0; i < count; i++) {
+    uint32_t firsts = 0;
+    for (size_t i = 0; i < count && firsts < FIRSTS_MAX; i++) {
         uint32_t first = (uint32_t)entries[i];
         uint32_t last = first;
         if (next[first] != first) /* in an earlier row's chain */
             continue;
+        firsts++;
         for (size_t j = i + 1; j < count; j++) {
             uint32_t row = (uint32_t)entries[j];
             if (next[row] != row || !is_copy(set, rows, first, row))

@@ -18,7 +18,9 @@ struct copies {
 };
 
 /* Finds rows of equal bytes in `rows`, the view of the set, at distance zero in the set. With the
- * caller's team; the same at any number of threads. On success the caller's to copies_destroy(). */
+ * caller's team; the same at any number of threads. On success the caller's to copies_destroy().
+ * Of rows of equal bytes whose distances are not zero only the first few dozen have copies: finding
+ * all of them would take the square of their number. */
 NODISCARD enum status copies_find(const struct vector_set *set, const struct byte_rows *rows,
                                   struct copies *copies, struct error *err);
 void copies_destroy(struct copies *copies);

@@ -38,21 +38,30 @@ enum {
     EXCEEDED = 2,
 };
 
-static struct build_params params_of(const char *input, const char *output, uint32_t shards,
-                                     uint32_t threads, enum codec_kind codec)
+/* What a build is varied by. */
+struct variant {
+    uint32_t shards, threads;
+    enum codec_kind codec;
+    enum graph_kind graph;
+    enum metric metric;
+};
+
+static struct build_params params_of(const char *input, const char *output,
+                                     const struct variant *variant)
 {
     return (struct build_params){
         .input = input,
         .output = output,
-        .metric = METRIC_L2,
+        .metric = variant->metric,
+        .graph = variant->graph,
         .degree = 32,
         .build_list = 16,
         .alpha = 1.2,
-        .codec = codec,
-        .code_bytes = codec == CODEC_SCALAR ? 0 : 8,
-        .shards = shards,
+        .codec = variant->codec,
+        .code_bytes = variant->codec == CODEC_SCALAR ? 0 : 8,
+        .shards = variant->shards,
         .replication = 1.2,
-        .threads = threads,
+        .threads = variant->threads,
         .seed = 1,
         .navigation_share = 0.02,
         .one_stage = true,
@@ -63,14 +72,21 @@ static struct build_params params_of(const char *input, const char *output, uint
 
 /* ---- the child ---- */
 
-/* INPUT OUTPUT SHARDS THREADS STAGE CODEC */
+/* INPUT OUTPUT SHARDS THREADS STAGE CODEC GRAPH METRIC */
+enum { CHILD_ARGUMENTS = 8 };
+
 static int stage_main(char **argv)
 {
-    struct build_params params = params_of(argv[0], argv[1], (uint32_t)atoi(argv[2]),
-                                           (uint32_t)atoi(argv[3]), codec_kind_parse(argv[5]));
+    struct variant variant = {.shards = (uint32_t)atoi(argv[2]),
+                              .threads = (uint32_t)atoi(argv[3]),
+                              .codec = codec_kind_parse(argv[5]),
+                              .metric = metric_parse(argv[7])};
     struct vector_file *file = NULL;
     struct build_size size;
     struct error err;
+    if (!graph_kind_parse(argv[6], &variant.graph))
+        return FAILED;
+    struct build_params params = params_of(argv[0], argv[1], &variant);
     params.stage = (enum build_stage)atoi(argv[4]);
     if (vector_file_open(params.input, &file, &err) != STATUS_OK ||
         build_run(&params, NULL, &err) != STATUS_OK) {
@@ -84,26 +100,26 @@ static int stage_main(char **argv)
     const uint64_t peak = memory_peak_rss();
     if (peak <= planned)
         return 0;
-    fprintf(stderr, "stage %s of %u shards on %u threads, %s: peak %llu, planned %llu\n",
-            build_stage_name(params.stage), params.shards, params.threads, argv[5],
-            (unsigned long long)peak, (unsigned long long)planned);
+    fprintf(stderr, "stage %s of %u shards on %u threads, %s, %s, %s: peak %llu, planned %llu\n",
+            build_stage_name(params.stage), params.shards, params.threads, argv[5], argv[6],
+            argv[7], (unsigned long long)peak, (unsigned long long)planned);
     return EXCEEDED;
 }
 
 /* ---- the tests ---- */
 
-static int stage_run(const struct build_fixture *f, uint32_t shards, uint32_t threads,
-                     enum codec_kind codec, unsigned stage)
+static int stage_run(const struct build_fixture *f, const struct variant *variant, unsigned stage)
 {
     char shards_text[16], threads_text[16], stage_text[16];
-    snprintf(shards_text, sizeof(shards_text), "%u", shards);
-    snprintf(threads_text, sizeof(threads_text), "%u", threads);
+    snprintf(shards_text, sizeof(shards_text), "%u", variant->shards);
+    snprintf(threads_text, sizeof(threads_text), "%u", variant->threads);
     snprintf(stage_text, sizeof(stage_text), "%u", stage);
     pid_t child = fork();
     assert_true(child >= 0);
     if (child == 0) {
         execl("/proc/self/exe", "test_build_memory", f->input, f->output, shards_text, threads_text,
-              stage_text, codec_kind_name(codec), (char *)NULL);
+              stage_text, codec_kind_name(variant->codec), graph_kind_name(variant->graph),
+              metric_name(variant->metric), (char *)NULL);
         _exit(FAILED);
     }
     int result = 0;
@@ -112,28 +128,48 @@ static int stage_run(const struct build_fixture *f, uint32_t shards, uint32_t th
     return WEXITSTATUS(result);
 }
 
-static void build_takes_no_more_than_planned(struct build_fixture *f, uint32_t shards,
-                                             uint32_t threads, enum codec_kind codec)
+static void build_takes_no_more_than_planned(struct build_fixture *f, const struct variant *variant)
 {
     for (unsigned stage = 0; stage < BUILD_STAGE_COUNT; stage++)
-        assert_int_equal(stage_run(f, shards, threads, codec, stage), 0);
+        assert_int_equal(stage_run(f, variant, stage), 0);
     (void)build_fixture_digest(f->output);
     build_fixture_clear(f);
+}
+
+/* Whole and in shards. */
+static void graphs_take_no_more_than_planned(struct build_fixture *f, enum graph_kind graph,
+                                             enum metric metric, uint32_t threads)
+{
+    static const uint32_t shards[] = {1, 4};
+    for (size_t i = 0; i < ARRAY_LENGTH(shards); i++)
+        build_takes_no_more_than_planned(f, &(struct variant){.shards = shards[i],
+                                                              .threads = threads,
+                                                              .codec = CODEC_PQ,
+                                                              .graph = graph,
+                                                              .metric = metric});
+}
+
+static void codecs_take_no_more_than_planned(struct build_fixture *f)
+{
+    static const enum codec_kind others[] = {CODEC_OPQ, CODEC_AUTO, CODEC_SCALAR};
+    for (size_t i = 0; i < ARRAY_LENGTH(others); i++)
+        build_takes_no_more_than_planned(f, &(struct variant){.shards = 4,
+                                                              .threads = 2,
+                                                              .codec = others[i],
+                                                              .graph = GRAPH_PIPNN,
+                                                              .metric = METRIC_L2});
 }
 
 static void stages_take_no_more_than_planned(struct build_fixture *f, enum element_type type,
                                              uint32_t dim)
 {
-    static const uint32_t shards[] = {1, 4};
-    static const enum codec_kind others[] = {CODEC_OPQ, CODEC_AUTO, CODEC_SCALAR};
     if (SANITIZED)
         skip();
     free(build_fixture_input(f, type, COUNT, dim));
-    for (size_t i = 0; i < ARRAY_LENGTH(shards); i++)
-        for (uint32_t threads = 1; threads <= 2; threads++)
-            build_takes_no_more_than_planned(f, shards[i], threads, CODEC_PQ);
-    for (size_t i = 0; i < ARRAY_LENGTH(others); i++)
-        build_takes_no_more_than_planned(f, 4, 2, others[i]);
+    for (uint32_t threads = 1; threads <= 2; threads++)
+        graphs_take_no_more_than_planned(f, GRAPH_PIPNN, METRIC_L2, threads);
+    graphs_take_no_more_than_planned(f, GRAPH_VAMANA, METRIC_L2, 2);
+    codecs_take_no_more_than_planned(f);
 }
 
 static void u8_stages_take_no_more_than_planned(void **state)
@@ -146,6 +182,16 @@ static void f32_stages_take_no_more_than_planned(void **state)
     stages_take_no_more_than_planned(*state, ELEMENT_F32, 48);
 }
 
+/* Rows as bytes have one dimension more then: a line more. */
+static void inner_product_stages_take_no_more_than_planned(void **state)
+{
+    if (SANITIZED)
+        skip();
+    free(build_fixture_input(*state, ELEMENT_F32, COUNT, 64));
+    for (unsigned graph = 0; graph < GRAPH_KIND_COUNT; graph++)
+        graphs_take_no_more_than_planned(*state, (enum graph_kind)graph, METRIC_IP, 2);
+}
+
 int main(int argc, char **argv)
 {
 #define CASE(name)                                                                                 \
@@ -153,6 +199,8 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         CASE(u8_stages_take_no_more_than_planned),
         CASE(f32_stages_take_no_more_than_planned),
+        CASE(inner_product_stages_take_no_more_than_planned),
     };
-    return argc == 7 ? stage_main(argv + 1) : cmocka_run_group_tests(tests, NULL, NULL);
+    return argc == 1 + CHILD_ARGUMENTS ? stage_main(argv + 1)
+                                       : cmocka_run_group_tests(tests, NULL, NULL);
 }
