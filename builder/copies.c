@@ -25,8 +25,8 @@ static bool is_copy(const struct vector_set *set, const struct byte_rows *rows, 
            vector_set_pair(set, a, b) == 0.0f;
 }
 
-/* Chains each row of a run of one hash, ascending, to its copies; entries are (hash, row), and one
- * that was chained is cleared. Returns how many rows are copies of an earlier one. */
+/* Chains each row of a run of one hash, ascending, to its copies; entries are (hash, row). Returns
+ * how many rows are copies of an earlier one. */
 static uint32_t run_chain(const struct vector_set *set, const struct byte_rows *rows,
                           uint64_t *entries, size_t count, uint32_t *next)
 {

@@ -13,9 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "builder/graph_build.h"
 #include "builder/hot_list.h"
 #include "builder/row_sample.h"
-#include "builder/graph_build.h"
 #include "tests/vector_fixture.h"
 
 static void hot_list_ranks_blocks_by_queries_then_nodes_by_visits(void **state)

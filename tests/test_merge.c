@@ -14,8 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "builder/shard_pack.h"
 #include "builder/graph_internal.h"
+#include "builder/shard_pack.h"
 #include "tests/shard_fixture.h"
 
 /* ---- a plain merge ---- */
@@ -135,8 +135,7 @@ static struct list naive_prune(const struct shard_fixture *fixture, uint32_t pos
     for (uint32_t l = 0; l < row->count; l++)
         for (uint32_t i = 0; i < row->lists[l].degree; i++) {
             uint32_t id = row->lists[l].ids[i];
-            left[count++] =
-                (struct candidate){vector_set_pair(&fixture->all, position, id), id};
+            left[count++] = (struct candidate){vector_set_pair(&fixture->all, position, id), id};
         }
     qsort(left, count, sizeof(*left), by_candidate);
     for (uint32_t i = 0; i < count && out.degree < fixture->merge.degree; i++) {
