@@ -2,8 +2,9 @@
  * build_plan.c - times of a build, scaled from a small one.
  *
  * The stages that compute run on up to 16,384 rows: of the input, taken in runs from all over it,
- * or made up (overlapping clusters). Most grow with the row count; a search's length grows with the
- * logarithm of its shard's, and each step costs more once the vectors no longer fit the caches. The
+ * or made up (overlapping clusters). Most grow with the row count; where rows are searched for, a
+ * search's length grows with the logarithm of its shard's; and each step costs more once the
+ * vectors no longer fit the caches. The
  * stages that move data are taken to run at the speed of a modest NVMe disk. One thread calls;
  * stages use the OpenMP team.
  */
@@ -33,12 +34,18 @@ enum {
     PLAN_CENTROIDS = 64, /* distances measured a row, for the partition's share */
 };
 
-/* A step of a search in 1 M or more vectors over one in the sample, beyond the logarithm. */
-#define PLAN_CACHE_FACTOR 1.3
-/* A navigation graph's row over a row of the main graph at the default degree and list. */
-#define PLAN_NAVIGATION_FACTOR 0.4
-/* Pruning a row that several shards had, over inserting one. */
-#define PLAN_MERGE_FACTOR 0.1
+/* Factors that turn the sample's rows into those of 1 M rows and more, measured on 1 M and 20 M
+ * descriptors: what no longer fits the caches costs more. */
+#define PLAN_PACK_FACTOR  1.3
+#define PLAN_BLOCK_FACTOR 0.3 /* making blocks, over packing their rows */
+/* A row of the graph, beyond what a search takes longer; over the sample's row also a navigation
+ * graph's row, which is by vamana, and over the graph's row pruning one that several shards had. */
+static const struct {
+    double row, navigation, merge;
+} plan_factors[GRAPH_KIND_COUNT] = {
+    [GRAPH_PIPNN] = {2.0, 4.5, 0.24},
+    [GRAPH_VAMANA] = {1.3, 0.4, 0.1},
+};
 /* A modest NVMe's sequential speed; checksums keep ahead of it. */
 #define PLAN_DISK_BYTES_PER_S 1e9
 
@@ -265,12 +272,14 @@ static void scale(const struct plan_run *run, struct build_plan *plan)
     double built = count * plan->size.replication;
     double shard = built / plan->size.shard_count;
     double longer = fmax(1.0, log2(shard) / fmax(1.0, log2(rows)));
-    double step = shard > rows ? longer * PLAN_CACHE_FACTOR : 1.0;
+    double pack_row = run->row_s[BUILD_STAGE_PACK] * (shard > rows ? PLAN_PACK_FACTOR : 1.0);
     double navigation =
         navigation_sample_count((uint32_t)plan->shape.count, run->params.navigation_share);
     double bytes = count * (double)run->packed_bytes;
     double list = 4.0 * (1.0 + run->params.degree);
-    double graph_row = run->row_s[BUILD_STAGE_GRAPH] * step;
+    enum graph_kind kind = run->params.graph;
+    double graph_step = plan_factors[kind].row * (kind == GRAPH_VAMANA ? longer : 1.0);
+    double graph_row = run->row_s[BUILD_STAGE_GRAPH] * (shard > rows ? graph_step : 1.0);
     double *seconds = plan->stage_s;
 
     seconds[BUILD_STAGE_INGEST] = bytes / PLAN_DISK_BYTES_PER_S;
@@ -281,17 +290,15 @@ static void scale(const struct plan_run *run, struct build_plan *plan)
     seconds[BUILD_STAGE_PARTITION] = count * run->centroid_s * plan->size.shard_count +
                                      bytes * (1.0 + plan->size.replication) / PLAN_DISK_BYTES_PER_S;
     seconds[BUILD_STAGE_GRAPH] = built * (graph_row + list / PLAN_DISK_BYTES_PER_S);
-    seconds[BUILD_STAGE_MERGE] = (built - count) * graph_row * PLAN_MERGE_FACTOR +
+    seconds[BUILD_STAGE_MERGE] = (built - count) * graph_row * plan_factors[kind].merge +
                                  (built + count) * list / PLAN_DISK_BYTES_PER_S;
-    seconds[BUILD_STAGE_GEOMETRY] =
-        count / plan->size.shard_count * run->row_s[BUILD_STAGE_PACK] * step;
-    seconds[BUILD_STAGE_PACK] =
-        count * run->row_s[BUILD_STAGE_PACK] * step - seconds[BUILD_STAGE_GEOMETRY];
+    seconds[BUILD_STAGE_GEOMETRY] = count / plan->size.shard_count * pack_row;
+    seconds[BUILD_STAGE_PACK] = count * pack_row - seconds[BUILD_STAGE_GEOMETRY];
     seconds[BUILD_STAGE_NAVIGATION] = navigation * run->row_s[BUILD_STAGE_GRAPH] *
-                                      PLAN_NAVIGATION_FACTOR *
+                                      plan_factors[kind].navigation *
                                       fmax(1.0, log2(navigation) / fmax(1.0, log2(rows)));
     seconds[BUILD_STAGE_WRITE] =
-        count * run->row_s[BUILD_STAGE_WRITE] +
+        count * (run->row_s[BUILD_STAGE_WRITE] + pack_row * PLAN_BLOCK_FACTOR) +
         ((double)plan->size.stage_disk_bytes[BUILD_STAGE_WRITE] + bytes + count * list) /
             PLAN_DISK_BYTES_PER_S;
     /* Read back once, and a few times over for the walk. */
