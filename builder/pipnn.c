@@ -440,10 +440,10 @@ static enum status pipnn_begin(struct pipnn *p, struct error *err)
         return status;
     status = copies_find(p->set, &p->view.rows, &p->copies, err);
     p->neighbors = p->copies.distinct_count <= CARVE_LEAF_MAX ? p->params->degree : LEAF_NEIGHBORS;
+    if (status == STATUS_OK) /* before what this one takes is there */
+        status = sample_build(p, err);
     for (int i = 0; status == STATUS_OK && i < p->threads; i++)
         status = leaf_scratch_create(&p->leaves[i], p->view.rows.dim, p->neighbors, err);
-    if (status == STATUS_OK)
-        status = sample_build(p, err);
     if (status == STATUS_OK)
         status = reservoirs_create(&p->reservoirs, p->set->count, p->params->degree, err);
     return status;
