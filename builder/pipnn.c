@@ -34,6 +34,7 @@
 #include "common/cpu.h"
 #include "common/memory.h"
 #include "common/random.h"
+#include "common/sorted.h"
 
 enum {
     LEAVES_OF_ROW = 30,
@@ -41,7 +42,6 @@ enum {
     LEAF_NEIGHBORS_MAX = 255, /* of a set that is one leaf: R */
     LOCKS = 1 << 14,
     SAMPLE_STEP = 16,
-    SAMPLE_NONE = 0xffffffff,
     FAR_SHARE = 4, /* of a sampled row's places, a quarter is for neighbours in the sample */
 };
 
@@ -205,19 +205,11 @@ static bool carve_report(void *context, double share)
 static uint32_t entry_place(const struct pipnn *p)
 {
     uint32_t row = p->entry;
-    uint32_t low = 0;
-    uint32_t high = p->copies.distinct_count;
     while (copies_next(&p->copies, row) > row) /* to the last copy, and so to the first */
         row = copies_next(&p->copies, row);
     row = copies_next(&p->copies, row);
-    while (low < high) {
-        uint32_t middle = (low + high) / 2;
-        if (copies_distinct_row(&p->copies, middle) < row)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
+    return p->copies.distinct ? sorted_find(p->copies.distinct, p->copies.distinct_count, row)
+                              : row;
 }
 
 /* One of every SAMPLE_STEP different rows, the entry among them, into a set of their own. */
@@ -262,21 +254,6 @@ static enum status sample_build(struct pipnn *p, struct error *err)
         status = pipnn_lists(&sample, &params, p->sample_entry, &p->sample, err);
     vector_set_destroy(&sample);
     return status;
-}
-
-/* The row's place in the sample. */
-static uint32_t sample_place(const struct pipnn *p, uint32_t row)
-{
-    uint32_t low = 0;
-    uint32_t high = p->sample.count;
-    while (low < high) {
-        uint32_t middle = (low + high) / 2;
-        if (p->sample_rows[middle] < row)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low < p->sample.count && p->sample_rows[low] == row ? low : SAMPLE_NONE;
 }
 
 /* Appends the neighbours in the sample of the row at `place`; returns how many ids there are then.
@@ -337,11 +314,11 @@ static void row_finish(struct pipnn *p, uint32_t row, uint32_t *ids, struct grap
     struct graph *graph = &p->reservoirs.graph;
     uint32_t degree = p->params->degree;
     uint32_t copy = copies_next(&p->copies, row);
-    uint32_t sampled = sample_place(p, row);
+    uint32_t sampled = sorted_find(p->sample_rows, p->sample.count, row);
     uint32_t count = reservoir_take(&p->reservoirs, row, ids);
     if (copy != row)
         ids[count++] = copy;
-    if (sampled != SAMPLE_NONE) {
+    if (sampled != SORTED_NONE) {
         count = ids_prune(p, row, degree - degree / FAR_SHARE, ids, count, s);
         count = sample_append(p, sampled, ids, count);
     }

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "builder/byte_view.h"
+#include "common/u64_sort.h"
 
 /* A candidate as a number that orders as candidate_less(): a distance is never negative. */
 static uint64_t sort_key(struct candidate c)
@@ -32,24 +33,6 @@ static struct candidate sort_unkey(uint64_t key)
     return c;
 }
 
-/* Merges the runs from[0 .. middle) and from[middle .. end). Without a branch on which is less,
- * which nothing could foretell. */
-static void runs_merge(const uint64_t *from, uint32_t middle, uint32_t end, uint64_t *to)
-{
-    uint32_t i = 0;
-    uint32_t j = middle;
-    while (i < middle && j < end) {
-        uint64_t a = from[i];
-        uint64_t b = from[j];
-        bool second = b < a;
-        *to++ = second ? b : a;
-        j += second;
-        i += !second;
-    }
-    memcpy(to, from + i, (middle - i) * sizeof(*to));
-    memcpy(to + (middle - i), from + j, (end - j) * sizeof(*to));
-}
-
 static int candidate_order(const void *a, const void *b)
 {
     uint64_t x = sort_key(*(const struct candidate *)a);
@@ -59,27 +42,16 @@ static int candidate_order(const void *a, const void *b)
 
 void candidates_sort(struct candidate *c, uint32_t count)
 {
-    enum { MERGED_MAX = 1024 }; /* most have a hundred; more are of rows with many copies */
-    uint64_t first[MERGED_MAX];
-    uint64_t second[MERGED_MAX];
-    uint64_t *from = first;
-    uint64_t *to = second;
-
-    if (count > MERGED_MAX) {
+    uint64_t keys[1024]; /* most have a hundred; more are of rows with many new sources */
+    if (count > ARRAY_LENGTH(keys)) {
         qsort(c, count, sizeof(*c), candidate_order);
         return;
     }
     for (uint32_t i = 0; i < count; i++)
-        from[i] = sort_key(c[i]);
-    for (uint32_t run = 1; run < count; run *= 2) {
-        for (uint32_t i = 0; i < count; i += 2 * run)
-            runs_merge(from + i, MIN(run, count - i), MIN(2 * run, count - i), to + i);
-        uint64_t *swapped = from;
-        from = to;
-        to = swapped;
-    }
+        keys[i] = sort_key(c[i]);
+    u64_sort(keys, count);
     for (uint32_t i = 0; i < count; i++)
-        c[i] = sort_unkey(from[i]);
+        c[i] = sort_unkey(keys[i]);
 }
 
 /* Fills prune_ids and prune_limits with the candidates at a distance above zero, nearest first and

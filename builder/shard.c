@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "common/memory.h"
+#include "common/sorted.h"
 #include "layout/block.h"
 
 static const struct work_piece partition_piece = {BUILD_STAGE_PARTITION, WORK_WHOLE};
@@ -217,18 +218,8 @@ uint32_t shard_local(const struct shard_rows *rows, uint32_t position)
     uint32_t start = rows->plan->starts[rows->shard];
     if (position - start < rows->own_count)
         return position - start;
-    uint32_t low = 0;
-    uint32_t high = rows->borrowed_count;
-    while (low < high) {
-        uint32_t middle = (low + high) / 2;
-        if (rows->borrowed[middle] < position)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    if (low < rows->borrowed_count && rows->borrowed[low] == position)
-        return rows->own_count + low;
-    return UINT32_MAX;
+    uint32_t place = sorted_find(rows->borrowed, rows->borrowed_count, position);
+    return place != SORTED_NONE ? rows->own_count + place : UINT32_MAX;
 }
 
 enum status shard_list_read(struct work_input *input, uint32_t *ids, uint32_t capacity,

@@ -14,6 +14,7 @@
 
 #include "common/compiler.h"
 #include "common/random.h"
+#include "common/sorted.h"
 #include "common/u64_sort.h"
 
 /* What the array looks like before; i is the index of n, r a random number. */
@@ -156,6 +157,19 @@ static void nothing_has_no_distinct_values(void **state)
     u64_sort(NULL, 0);
 }
 
+static void sorted_find_finds_what_is_there_and_nothing_else(void **state)
+{
+    (void)state;
+    uint32_t values[40];
+    for (uint32_t i = 0; i < ARRAY_LENGTH(values); i++)
+        values[i] = 3 * i + 1;
+    for (uint32_t count = 0; count <= ARRAY_LENGTH(values); count++)
+        for (uint32_t value = 0; value < 125; value++) {
+            uint32_t there = value % 3 == 1 && value / 3 < count ? value / 3 : SORTED_NONE;
+            assert_int_equal(sorted_find(values, count, value), there);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -163,6 +177,7 @@ int main(void)
         cmocka_unit_test(sizes_about_powers_of_two_are_sorted),
         cmocka_unit_test(teams_of_any_size_sort_large_arrays),
         cmocka_unit_test(nothing_has_no_distinct_values),
+        cmocka_unit_test(sorted_find_finds_what_is_there_and_nothing_else),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
