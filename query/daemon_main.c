@@ -3,9 +3,9 @@
  *
  * The order is deliberate. The socket path is probed first, so that a wrong one is reported before
  * gigabytes are loaded; it is bound only when the index is open, so that clients never wait for a
- * load, and before there are threads, because binding sets the umask. SIGTERM and SIGINT stay at
- * their default during the load (there is nothing to drain) and are then blocked before the engine
- * starts its threads, which inherit the mask, and read from a signalfd by the server's loop.
+ * load. SIGTERM and SIGINT stay at their default during the load (there is nothing to drain) and
+ * are then blocked before the engine starts its threads, which inherit the mask, and read from a
+ * signalfd by the server's loop.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -195,7 +195,7 @@ static enum status daemon_start(const struct options *options, struct daemon *da
     if (status == STATUS_OK)
         status = signals_take(&daemon->stop_fd, err);
     if (status == STATUS_OK)
-        status = socket_path_listen(options->socket, LISTEN_BACKLOG, &daemon->listener, err);
+        status = socket_path_listen(options->socket, NULL, LISTEN_BACKLOG, &daemon->listener, err);
     if (status != STATUS_OK)
         return status;
     const struct engine_params engine_params = {.threads = options->threads,

@@ -21,9 +21,15 @@ static const char name_template[] = "nightjar.XXXXXX";
 int directory_fixture_create(char path[DIRECTORY_FIXTURE_BYTES])
 {
     const char *base = getenv("TMPDIR");
-    if (!base || !*base || strlen(base) + 1 + sizeof(name_template) > DIRECTORY_FIXTURE_BYTES)
-        base = "/tmp";
-    snprintf(path, DIRECTORY_FIXTURE_BYTES, "%s/%s", base, name_template);
+    char *real = base && *base ? realpath(base, NULL) : NULL;
+    if (!real || strlen(real) + 1 + sizeof(name_template) > DIRECTORY_FIXTURE_BYTES) {
+        free(real);
+        real = realpath("/tmp", NULL);
+    }
+    if (!real)
+        return -1;
+    snprintf(path, DIRECTORY_FIXTURE_BYTES, "%s/%s", real, name_template);
+    free(real);
     return mkdtemp(path) ? 0 : -1;
 }
 

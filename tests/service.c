@@ -169,7 +169,7 @@ struct service *service_start(struct service_data *data, const struct service_op
                                                 .queue_limit = options->queue_limit,
                                                 .faults = s->faults.on_read ? &s->faults : NULL};
     ASSERT_OK(engine_create(&engine_params, s->index, &s->engine, &err), err);
-    ASSERT_OK(socket_path_listen(data->socket, 64, &s->listener, &err), err);
+    ASSERT_OK(socket_path_listen(data->socket, NULL, 64, &s->listener, &err), err);
     const struct server_params server_params = {.engine = s->engine,
                                                 .listener = &s->listener,
                                                 .stop_fd = s->stop_fd,
