@@ -10,8 +10,8 @@
 /* A path so short that a Unix socket's, of 107 bytes, has room in the directory. */
 enum { DIRECTORY_FIXTURE_BYTES = 97 };
 
-/* Makes a directory in $TMPDIR, or in /tmp where that is unset or too long, with no symbolic link in
- * its path, which a socket's may not have. 0, or -1 if it cannot be made: what a cmocka setup
+/* Makes a directory in $TMPDIR, or in /tmp where that is unset or too long, with no symbolic link
+ * in its path, which a socket's may not have. 0, or -1 if it cannot be made: what a cmocka setup
  * returns. */
 int directory_fixture_create(char path[DIRECTORY_FIXTURE_BYTES]);
 

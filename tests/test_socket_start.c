@@ -277,9 +277,9 @@ static bool is_there(const struct fixture *f, const char *name, const char *entr
 static void only_what_a_start_can_have_left_is_removed(void **state)
 {
     struct fixture *f = *state;
-    static const char *const names[] = {".nightjar-empty0", ".nightjar-socket",  ".nightjar-2socks",
-                                        ".nightjar-files0", ".nightjar-longer0", ".nightjar-a.b.c.",
-                                        "nightjar-aaaaaa0", ".nightjar-theirs"};
+    static const char *const names[] = {
+        ".nightjar-empty0",     ".nightjar-socket", ".nightjar-2socks", ".nightjar-files0",
+        ".nightjar-longer.old", ".nightjar-a.b.c.", "nightjar-aaaaaa0", ".nightjar-theirs"};
     char path[PATH_BYTES];
     for (size_t i = 0; i < ARRAY_LENGTH(names); i++)
         assert_int_equal(mkdir(path_in(f, path, names[i], ""), 0700), 0);
@@ -288,7 +288,7 @@ static void only_what_a_start_can_have_left_is_removed(void **state)
     make_socket(path_in(f, path, ".nightjar-2socks", "t"));
     directory_fixture_write(path_in(f, path, ".nightjar-files0", "a"), "a", 1);
     directory_fixture_write(path_in(f, path, ".nightjar-afile0", ""), "a", 1);
-    assert_int_equal(symlink(".nightjar-longer0", path_in(f, path, ".nightjar-alink0", "")), 0);
+    assert_int_equal(symlink(".nightjar-longer.old", path_in(f, path, ".nightjar-alink0", "")), 0);
     const bool root = geteuid() == 0;
     if (root)
         assert_int_equal(chown(path_in(f, path, ".nightjar-theirs", ""), 65534, 65534), 0);
@@ -300,7 +300,7 @@ static void only_what_a_start_can_have_left_is_removed(void **state)
     assert_true(is_there(f, ".nightjar-files0", "a"));
     assert_true(is_there(f, ".nightjar-afile0", ""));
     assert_true(is_there(f, ".nightjar-alink0", ""));
-    assert_true(is_there(f, ".nightjar-longer0", ""));
+    assert_true(is_there(f, ".nightjar-longer.old", ""));
     assert_true(is_there(f, ".nightjar-a.b.c.", ""));
     assert_true(is_there(f, "nightjar-aaaaaa0", ""));
     assert_int_equal(is_there(f, ".nightjar-theirs", ""), root);
