@@ -58,6 +58,19 @@ static bool add_memory(cJSON *root, const struct index_memory *memory)
     return object && cJSON_AddBoolToObject(object, "resident", memory->resident);
 }
 
+/* Pairs of a bucket's least nanoseconds and its count, where there is one. */
+static bool add_buckets(cJSON *parent, const struct histogram_counts *counts)
+{
+    cJSON *buckets = cJSON_AddArrayToObject(parent, "buckets");
+    for (uint32_t i = 0; buckets && i < HISTOGRAM_BUCKETS; i++) {
+        const double pair[2] = {(double)histogram_bucket_floor_ns(i), (double)counts->buckets[i]};
+        if (counts->buckets[i] != 0 &&
+            !cJSON_AddItemToArray(buckets, cJSON_CreateDoubleArray(pair, 2)))
+            return false;
+    }
+    return buckets != NULL;
+}
+
 /* Quantiles and the mean, in microseconds, of what is counted in nanoseconds. */
 static bool add_latency(cJSON *parent, const char *name, const struct histogram_counts *counts)
 {
@@ -75,7 +88,7 @@ static bool add_latency(cJSON *parent, const char *name, const struct histogram_
                                      (double)histogram_percentile_ns(counts, quantiles[i].share) /
                                          1000))
             return false;
-    return true;
+    return add_buckets(object, counts);
 }
 
 static bool add_engine(cJSON *root, const struct engine_stats *engine)

@@ -37,6 +37,7 @@ enum cmd_outcome cmd_rollback(int argc, char **argv, struct error *err);
 enum cmd_outcome cmd_search(int argc, char **argv, struct error *err);
 enum cmd_outcome cmd_stats(int argc, char **argv, struct error *err);
 enum cmd_outcome cmd_reload(int argc, char **argv, struct error *err);
+enum cmd_outcome cmd_top(int argc, char **argv, struct error *err);
 enum cmd_outcome cmd_verify(int argc, char **argv, struct error *err);
 
 enum { CMD_THREADS_MAX = 1024 };

@@ -26,6 +26,7 @@ static const struct command commands[] = {
     {"info", cmd_info, "show what a generation is"},
     {"verify", cmd_verify, "check every byte of a generation"},
     {"stats", cmd_stats, "show the counters of a running daemon"},
+    {"top", cmd_top, "show what a running daemon does, again and again"},
     {"reload", cmd_reload, "have a daemon serve what is published now"},
     {"groundtruth", cmd_groundtruth, "compute exact nearest neighbours"},
     {"codes", cmd_codes, "compare codecs and code sizes on your vectors"},
