@@ -28,7 +28,6 @@
 enum {
     PATH_BYTES = 4096,
     LISTEN_BACKLOG = 1024,
-    DESCRIPTORS_BESIDE_CONNECTIONS = 256, /* index files, rings, eventfds, logs: generous */
 };
 
 struct options {
@@ -125,7 +124,7 @@ static enum block_io_kind io_kind(const char *word)
 static void descriptors_raise(uint32_t connections_max)
 {
     struct rlimit limit;
-    rlim_t wanted = (rlim_t)connections_max + DESCRIPTORS_BESIDE_CONNECTIONS;
+    rlim_t wanted = (rlim_t)connections_max + SERVER_DESCRIPTORS_BESIDE;
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
         return;
     rlim_t hard = limit.rlim_max;

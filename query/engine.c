@@ -28,9 +28,9 @@ enum {
     QUEUE_DEFAULT = 4096,
     THREADS_MAX = 1024,
     SLOTS_MAX = 1024,
-    EXTRA_BUFFERS = 128, /* reads in flight a worker beyond one for each slot */
-    COMPLETIONS = 2,     /* handled before the reads they lead to are submitted: see worker_run() */
-    WIDTH_TARGET = 12,   /* reads in flight a worker aims for when it may choose the width */
+    EXTRA_BUFFERS = ENGINE_READS_DEFAULT - SLOTS_DEFAULT, /* a worker's, beyond one for each slot */
+    COMPLETIONS = 2,   /* handled before the reads they lead to are submitted: see worker_run() */
+    WIDTH_TARGET = 12, /* reads in flight a worker aims for when it may choose the width */
     WIDTH_CHOSEN_MAX = 6,
     WIDTH_CHOSEN_MIN = 1,
 };

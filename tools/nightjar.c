@@ -23,6 +23,7 @@ static const struct command commands[] = {
     {"info", cmd_info, "show what a generation is"},
     {"verify", cmd_verify, "check every byte of a generation"},
     {"stats", cmd_stats, "show the counters of a running daemon"},
+    {"doctor", cmd_doctor, "say whether this machine is ready to serve"},
     {"groundtruth", cmd_groundtruth, "compute exact nearest neighbours"},
     {"codes", cmd_codes, "compare codecs and code sizes on your vectors"},
     {"generate", cmd_generate, "make synthetic vectors and queries"},
