@@ -25,7 +25,6 @@
 
 enum {
     LISTEN_BACKLOG = 1024,
-    DESCRIPTORS_BESIDE_CONNECTIONS = 256, /* index files, rings, eventfds, logs: generous */
     SOCKETS_MAX = 2,                      /* handed over: for searches, for HTTP */
     STUCK_NS_PER_READ_TIMEOUT = 10,       /* see watchdog_due() */
 };
@@ -49,7 +48,7 @@ struct daemon {
 static void descriptors_raise(uint32_t connections_max)
 {
     struct rlimit limit;
-    rlim_t wanted = (rlim_t)connections_max + DESCRIPTORS_BESIDE_CONNECTIONS;
+    rlim_t wanted = (rlim_t)connections_max + SERVER_DESCRIPTORS_BESIDE;
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
         return;
     rlim_t hard = limit.rlim_max;

@@ -23,7 +23,8 @@ enum {
     READ_TIMEOUT_DEFAULT_MS = 1000,
     THREADS_MAX = 1024,
     SLOTS_MAX = 1024,
-    EXTRA_BUFFERS = 128, /* reads in flight a worker beyond one for each slot */
+    /* reads in flight a worker beyond one for each slot */
+    EXTRA_BUFFERS = ENGINE_READS_DEFAULT - SLOTS_DEFAULT,
 };
 
 /* ---- submission ---- */

@@ -17,6 +17,7 @@ enum {
     ENGINE_SEARCH_LIST_MAX = 1024, /* largest L */
     ENGINE_K_MAX = 1024,           /* largest k; k <= L */
     ENGINE_BEAM_WIDTH_MAX = 64,
+    ENGINE_READS_DEFAULT = 192, /* reads in flight, and read buffers, of a worker */
 };
 
 struct search_hit {

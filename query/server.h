@@ -19,6 +19,8 @@
 
 enum {
     SERVER_CONNECTIONS_DEFAULT = 1024,
+    SERVER_DESCRIPTORS_BESIDE = 256, /* those that are no connections: index files, rings, eventfds,
+                                      * logs; generous */
     SERVER_WINDOW_DEFAULT = 1024,
     SERVER_OUTPUT_BYTES_DEFAULT = 64 << 20,
     SERVER_OUTPUT_TOTAL_DEFAULT = 256 << 20,

@@ -22,6 +22,9 @@ int directory_fixture_remove(const char *path);
 /* Entries of a directory, "." and ".." not counted. */
 int directory_fixture_entries(const char *path);
 
+/* Writes the text to ROOT + `path`, which begins with a slash; its directories are made. */
+void directory_fixture_tree(const char *root, const char *path, const char *text);
+
 /* Writes a file of these bytes; what was there goes. */
 void directory_fixture_write(const char *path, const void *bytes, size_t count);
 

@@ -28,6 +28,7 @@ static const struct command commands[] = {
     {"stats", cmd_stats, "show the counters of a running daemon"},
     {"top", cmd_top, "show what a running daemon does, again and again"},
     {"reload", cmd_reload, "have a daemon serve what is published now"},
+    {"doctor", cmd_doctor, "say whether this machine is ready to serve"},
     {"groundtruth", cmd_groundtruth, "compute exact nearest neighbours"},
     {"codes", cmd_codes, "compare codecs and code sizes on your vectors"},
     {"generate", cmd_generate, "make synthetic vectors and queries"},
