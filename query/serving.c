@@ -366,17 +366,15 @@ static void not_watched(const struct serving *serving)
              serving->root, strerror(errno));
 }
 
-/* Adds the watch if there is none, as after the root was moved and made anew. */
-static void root_watch(struct serving *serving)
+/* Adds the watch if there is none, as after the root was moved and made anew; false: errno says why
+ * it could not. */
+static bool root_watch(struct serving *serving)
 {
     if (serving->watched || serving->watch_fd < 0)
-        return;
+        return true;
     const uint32_t events = IN_MOVED_TO | IN_CREATE | IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR;
-    if (inotify_add_watch(serving->watch_fd, serving->root, events) >= 0) {
-        serving->watched = true;
-        return;
-    }
-    not_watched(serving);
+    serving->watched = inotify_add_watch(serving->watch_fd, serving->root, events) >= 0;
+    return serving->watched;
 }
 
 /* Whether what happened in the root calls for a look. */
@@ -431,7 +429,8 @@ static void *keeper_main(void *context)
         pthread_mutex_unlock(&serving->lock);
         if (stopping)
             return NULL;
-        root_watch(serving);
+        if (!root_watch(serving))
+            not_watched(serving);
         if (wanted) {
             look_and_tell(serving);
             continue;
@@ -458,7 +457,8 @@ static enum status watch_begin(struct serving *serving, struct error *err)
     serving->watch_fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
     if (serving->watch_fd < 0)
         not_watched(serving);
-    root_watch(serving);
+    /* A root that is not there shows itself when it is opened. */
+    (void)root_watch(serving);
     return STATUS_OK;
 }
 
@@ -528,6 +528,11 @@ static enum status open_first(struct serving *serving, struct served **out, stru
     }
     if (status == STATUS_OK || (!hopeless && open_fallback(serving, &cause, out)))
         return STATUS_OK;
+    if (status == STATUS_NO_MEMORY && serving->params.swap == SERVING_OVERLAP)
+        return error_set(
+            err, status,
+            "%s (half of --memory, as there are two while they are swapped; see --swap)",
+            cause.text);
     return error_set(err, status, "%s", cause.text);
 }
 
