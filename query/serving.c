@@ -236,14 +236,20 @@ static void loading_set(struct serving *serving, bool loading)
     pthread_mutex_unlock(&serving->lock);
 }
 
+/* What current names is live: whatever was wrong before is mended. */
+static void stats_clear(struct serving *serving)
+{
+    serving->stats.fallback = false;
+    serving->stats.refused_name[0] = '\0';
+    serving->stats.refused_reason[0] = '\0';
+}
+
 static void swap_note(struct serving *serving, const struct served *next, uint64_t load_ns)
 {
     pthread_mutex_lock(&serving->lock);
     serving->stats.swaps++;
     serving->stats.load_ns = load_ns;
-    serving->stats.fallback = false;
-    serving->stats.refused_name[0] = '\0';
-    serving->stats.refused_reason[0] = '\0';
+    stats_clear(serving);
     pthread_mutex_unlock(&serving->lock);
     log_info("swap", "generation=%016" PRIx64 "%016" PRIx64 " name=\"%s\" load_ms=%" PRIu64,
              next->manifest->generation_id.high, next->manifest->generation_id.low, next->name,
@@ -314,6 +320,9 @@ static void look(struct serving *serving, struct serving_outcome *outcome)
     }
     if (is_served(live, path)) {
         outcome_of(live, outcome);
+        pthread_mutex_lock(&serving->lock);
+        stats_clear(serving);
+        pthread_mutex_unlock(&serving->lock);
         return;
     }
     const char *name = strrchr(path, '/') + 1;
