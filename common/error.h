@@ -19,7 +19,7 @@ enum status {
     STATUS_NOT_FOUND,   /* a named thing does not exist */
     STATUS_EXISTS,      /* a thing that must not exist does */
     STATUS_UNSUPPORTED, /* this build, kernel or format version cannot do it */
-    STATUS_BUSY,        /* a bounded queue is full; try again */
+    STATUS_BUSY,        /* a bounded queue is full, or a thing is being removed; try again */
     STATUS_TIMEOUT,     /* a deadline passed */
     STATUS_CANCELLED,   /* shutdown or signal */
     STATUS_DENIED,      /* the caller may not ask for this */

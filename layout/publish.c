@@ -64,7 +64,7 @@ static enum status history_put(const struct root_handle *root, const char *live,
         if (live[0] != '\0' && strcmp(live, record->name) != 0) {
             struct root_record *other = &new.records[new.count++];
             *other = (struct root_record){.recall = ROOT_RECALL_UNKNOWN};
-            snprintf(other->name, sizeof(other->name), "%s", live);
+            memcpy(other->name, live, strlen(live) + 1); /* of at most NAME_MAX bytes */
         }
         history_append(&new, old, 0, old->count);
     }

@@ -522,6 +522,16 @@ static bool link_exists(const char *root)
            lstat(path, &info) == 0;
 }
 
+/* Whether ROOT/current names another generation than path[] does; then path[] is that. */
+static bool current_changed(const char *root, char *path, size_t path_bytes)
+{
+    char now[PATH_MAX];
+    if (publish_current(root, now, sizeof(now), NULL) != STATUS_OK || strcmp(now, path) == 0)
+        return false;
+    text_copy(path, path_bytes, now);
+    return true;
+}
+
 /* What `current` names, or the newest good one in its place. */
 static enum status open_first(struct serving *serving, struct served **out, struct error *err)
 {
@@ -531,9 +541,12 @@ static enum status open_first(struct serving *serving, struct served **out, stru
         return served_open(serving, serving->index, false, out, err);
     enum status status = publish_current(serving->root, path, sizeof(path), &cause);
     bool hopeless = status != STATUS_OK && !link_exists(serving->root);
-    if (status == STATUS_OK) {
+    bool again = status == STATUS_OK;
+    while (again) {
         status = served_open(serving, path, false, out, &cause);
         hopeless = status == STATUS_NO_MEMORY;
+        /* One that was published meanwhile, and this one removed, is no fault of `current`. */
+        again = status != STATUS_OK && current_changed(serving->root, path, sizeof(path));
     }
     if (status == STATUS_OK || (!hopeless && open_fallback(serving, &cause, out)))
         return STATUS_OK;

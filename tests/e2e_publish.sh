@@ -86,6 +86,7 @@ for i in 1 2 3 4; do
     "$bin/nightjar-build" --input base.u8bin --output kept/gen-$i --seed $i --degree 16 \
         --threads 1 --quiet >out 2>err || fail "build $i"
 done
+[[ -e kept/gen-4/manifest.json ]] || exit 1
 # put GEN...: the generations as they were, in root; by links, as they never change.
 put() {
     local gen
