@@ -14,7 +14,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -127,43 +129,66 @@ static bool set_direct(int fd)
     return flags >= 0 && fcntl(fd, F_SETFL, flags | O_DIRECT) == 0;
 }
 
+/* Says to root_prune() that the generation is in use, until the descriptor is closed; the kernel
+ * does that for a process that dies. An exclusive lock is held by one who asks whether it is in
+ * use, for microseconds, or who removes it: waited for a little, so that the former is not taken
+ * for the latter. Where a file system cannot lock, it goes without: descriptors keep what is
+ * removed. */
+static enum status directory_lock(int directory_fd, const char *path, struct error *err)
+{
+    enum { TRIES = 50, PAUSE_NS = 2000000 };
+    for (int i = 0; i < TRIES; i++) {
+        int locked;
+        do {
+            locked = flock(directory_fd, LOCK_SH | LOCK_NB);
+        } while (locked != 0 && errno == EINTR);
+        if (locked == 0 || errno != EWOULDBLOCK)
+            return STATUS_OK;
+        const struct timespec pause = {.tv_nsec = PAUSE_NS};
+        nanosleep(&pause, NULL);
+    }
+    return error_set(err, STATUS_BUSY, "%s: is being removed", file_label(path));
+}
+
+static enum status directory_open(struct generation *generation, struct error *err)
+{
+    const char *path = generation->path;
+    generation->directory_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (generation->directory_fd >= 0)
+        return directory_lock(generation->directory_fd, path, err);
+    if (errno == ENOENT)
+        return error_set(err, STATUS_NOT_FOUND, "%s: no such directory", file_label(path));
+    if (errno == ENOTDIR)
+        return error_set(err, STATUS_INVALID, "%s: not a directory", file_label(path));
+    return error_set_os(err, errno, "%s: cannot open", file_label(path));
+}
+
 enum status generation_open(const char *path, struct generation **out, struct error *err)
 {
     struct generation *generation = calloc(1, sizeof(*generation));
     if (!generation)
         return error_set(err, STATUS_NO_MEMORY, "%s: out of memory", file_label(path));
+    generation->directory_fd = -1;
     for (int i = 0; i < GENERATION_FILE_COUNT; i++)
         generation->fds[i] = -1;
     enum status status = STATUS_OK;
-    int directory_fd = -1;
     generation->path = strdup(path);
-    if (!generation->path) {
+    if (!generation->path)
         status = error_set(err, STATUS_NO_MEMORY, "%s: out of memory", file_label(path));
-        goto out;
-    }
-    directory_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (directory_fd < 0) {
-        if (errno == ENOENT)
-            status = error_set(err, STATUS_NOT_FOUND, "%s: no such directory", file_label(path));
-        else if (errno == ENOTDIR)
-            status = error_set(err, STATUS_INVALID, "%s: not a directory", file_label(path));
-        else
-            status = error_set_os(err, errno, "%s: cannot open", file_label(path));
-        goto out;
-    }
-    status = manifest_load(generation, directory_fd, err);
+    if (status == STATUS_OK)
+        status = directory_open(generation, err);
+    const int directory_fd = generation->directory_fd;
+    if (status == STATUS_OK)
+        status = manifest_load(generation, directory_fd, err);
     for (int i = 0; status == STATUS_OK && i < GENERATION_FILE_COUNT; i++)
         status = data_file_open(generation, directory_fd, (enum generation_file)i, err);
-    if (status == STATUS_OK)
-        generation->nodes_direct = set_direct(generation->fds[GENERATION_NODES]);
-out:
-    if (directory_fd >= 0)
-        close(directory_fd);
-    if (status == STATUS_OK)
-        *out = generation;
-    else
+    if (status != STATUS_OK) {
         generation_close(generation);
-    return status;
+        return status;
+    }
+    generation->nodes_direct = set_direct(generation->fds[GENERATION_NODES]);
+    *out = generation;
+    return STATUS_OK;
 }
 
 void generation_close(struct generation *generation)
@@ -175,6 +200,8 @@ void generation_close(struct generation *generation)
             close(generation->fds[i]);
         free(generation->file_paths[i]);
     }
+    if (generation->directory_fd >= 0)
+        close(generation->directory_fd);
     free(generation->manifest_text);
     free(generation->path);
     free(generation);

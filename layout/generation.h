@@ -115,7 +115,11 @@ NODISCARD enum status generation_write_text(const char *path, const char *name, 
 struct generation;
 
 /* Opens `path`: manifest parsed and checked, all files present with the manifest's lengths. Reads
- * no bulk data. Errors name the file ("GEN/codes.bin: 4096 bytes, the manifest says 8192"). */
+ * no bulk data. Errors name the file ("GEN/codes.bin: 4096 bytes, the manifest says 8192").
+ *
+ * Until it is closed, or the process ends, the generation is in use: a shared lock (flock) of its
+ * directory keeps root_prune() off, where the file system can lock. STATUS_BUSY, after some 100 ms:
+ * it is being removed. */
 NODISCARD enum status generation_open(const char *path, struct generation **out, struct error *err);
 void generation_close(struct generation *generation);
 
@@ -138,6 +142,11 @@ NODISCARD enum status generation_load(const struct generation *generation,
  * *blocks_checked may be NULL. */
 NODISCARD enum status generation_verify(const struct generation *generation,
                                         uint64_t *blocks_checked, struct error *err);
+
+/* All of that but nodes.blk: what a daemon holds in memory, which takes seconds where the rest
+ * takes the time of reading it all. */
+NODISCARD enum status generation_verify_small(const struct generation *generation,
+                                              struct error *err);
 
 /* XXH3-128 over manifest.json and all data files as they are on disk (build-report.json excluded):
  * equal digests, equal generations. */

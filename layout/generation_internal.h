@@ -14,6 +14,7 @@
  * a generation that is removed or renamed keeps serving until it is closed. */
 struct generation {
     char *path;
+    int directory_fd; /* with a shared lock, which says that the generation is in use */
     struct manifest manifest;
     int fds[GENERATION_FILE_COUNT];
     char *file_paths[GENERATION_FILE_COUNT];

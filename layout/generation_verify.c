@@ -182,26 +182,41 @@ static enum status verify_navigation(const struct generation *generation, struct
     return status;
 }
 
-enum status generation_verify(const struct generation *generation, uint64_t *blocks_checked,
+static enum status verify_small(struct verify *verify, struct error *err)
+{
+    struct generation_scan scan = {GENERATION_CODES, BLOCK_PAGE_BYTES, verify_codes_chunk, verify};
+    enum status status = verify_scan(verify, &scan, err);
+    if (status == STATUS_OK)
+        status = verify_codec(verify->generation, err);
+    if (status == STATUS_OK)
+        status = verify_navigation(verify->generation, err);
+    if (status == STATUS_OK)
+        status = verify_hot(verify, err);
+    return status;
+}
+
+static enum status verify_run(const struct generation *generation, bool nodes, uint64_t *blocks,
                               struct error *err)
 {
     struct verify verify = {.generation = generation, .hash = XXH3_createState()};
     if (!verify.hash)
         return error_set(err, STATUS_NO_MEMORY, "%s: out of memory", file_label(generation->path));
-    enum status status = verify_nodes(&verify, err);
-    if (status == STATUS_OK) {
-        struct generation_scan scan = {GENERATION_CODES, BLOCK_PAGE_BYTES, verify_codes_chunk,
-                                       &verify};
-        status = verify_scan(&verify, &scan, err);
-    }
+    enum status status = nodes ? verify_nodes(&verify, err) : STATUS_OK;
     if (status == STATUS_OK)
-        status = verify_codec(generation, err);
-    if (status == STATUS_OK)
-        status = verify_navigation(generation, err);
-    if (status == STATUS_OK)
-        status = verify_hot(&verify, err);
+        status = verify_small(&verify, err);
     XXH3_freeState(verify.hash);
-    if (blocks_checked)
-        *blocks_checked = verify.blocks;
+    if (blocks)
+        *blocks = verify.blocks;
     return status;
+}
+
+enum status generation_verify(const struct generation *generation, uint64_t *blocks_checked,
+                              struct error *err)
+{
+    return verify_run(generation, true, blocks_checked, err);
+}
+
+enum status generation_verify_small(const struct generation *generation, struct error *err)
+{
+    return verify_run(generation, false, NULL, err);
 }

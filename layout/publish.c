@@ -1,166 +1,184 @@
 /*
- * publish.c - swapping ROOT/current. A symbolic link is replaced by renaming a new one over it,
- * which the kernel does atomically; a lock on the root directory keeps two publishers from using
- * the temporary name at a time. Stateless, thread-safe.
+ * publish.c - swapping ROOT/current, and the history that tells the way back. See publish.h; the
+ * link and the lock are in root_handle.c. Stateless, thread-safe.
+ *
+ * The history is written before the link is swapped, so that what is live is always in it: a
+ * publisher killed between the two leaves the new one in front of the live one, where a rollback
+ * does not look, and the next publisher moves it to the end.
  */
 #include "layout/publish.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/file_io.h"
-#include "layout/generation.h"
-#include "layout/store.h"
+#include "layout/root_internal.h"
 
-#define TEMPORARY_LINK_NAME PUBLISH_LINK_NAME ".tmp"
+/* ---- the history ---- */
 
-/* A name that can be an entry of root and is not one of ours. */
-static bool name_valid(const char *name)
+/* The record of a generation that is being published now. */
+static struct root_record record_make(const struct root_history *old, const char *name,
+                                      struct digest128 id, double recall)
 {
-    return name[0] != '\0' && !strchr(name, '/') && strlen(name) <= NAME_MAX &&
-           strcmp(name, ".") != 0 && strcmp(name, "..") != 0 &&
-           strcmp(name, PUBLISH_LINK_NAME) != 0 && strcmp(name, TEMPORARY_LINK_NAME) != 0;
+    struct root_record record = {
+        .id = id, .id_known = true, .at = (int64_t)time(NULL), .recall = recall};
+    snprintf(record.name, sizeof(record.name), "%s", name);
+    size_t at = root_history_find(old, name);
+    /* What was measured once stays true: a generation never changes. */
+    if (recall < 0 && at < old->count && old->records[at].id_known &&
+        root_record_matches(&old->records[at], id))
+        record.recall = old->records[at].recall;
+    return record;
 }
 
-static enum status root_open(const char *root, int *fd, struct error *err)
+/* Appends records [from, to) of `old`, but for the one that is in front already. */
+static void history_append(struct root_history *new, const struct root_history *old, size_t from,
+                           size_t to)
 {
-    *fd = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (*fd >= 0)
-        return STATUS_OK;
-    if (errno == ENOENT)
-        return error_set(err, STATUS_NOT_FOUND, "%s: no such directory", file_label(root));
-    if (errno == ENOTDIR)
-        return error_set(err, STATUS_INVALID, "%s: not a directory", file_label(root));
-    return error_set_os(err, errno, "%s: cannot open", file_label(root));
+    for (size_t i = from; i < to; i++)
+        if (strcmp(old->records[i].name, new->records[0].name) != 0)
+            new->records[new->count++] = old->records[i];
 }
 
-/* ROOT/NAME is a directory of its own, not a link, and opens as a generation. */
-static enum status entry_check(int root_fd, const char *root, const char *name, struct error *err)
+/* `live`: the name that current has; "" for none. */
+static enum status history_put(const struct root_handle *root, const char *live,
+                               const struct root_history *old, const struct root_record *record,
+                               struct error *err)
 {
-    struct stat info;
-    if (fstatat(root_fd, name, &info, AT_SYMLINK_NOFOLLOW) != 0) {
-        if (errno == ENOENT)
-            return error_set(err, STATUS_NOT_FOUND, "%s/%s: no such generation", file_label(root),
-                             name);
-        return error_set_os(err, errno, "%s/%s: cannot stat", file_label(root), name);
+    struct root_history new = {.records = calloc(old->count + 2, sizeof(*new.records))};
+    if (!new.records)
+        return error_set(err, STATUS_NO_MEMORY, "%s: out of memory", file_label(root->path));
+    new.records[new.count++] = *record;
+    size_t at = root_history_find(old, live);
+    if (at < old->count) {
+        history_append(&new, old, at, old->count);
+        history_append(&new, old, 0, at);
+    } else {
+        /* Made live by other means than these, or before there was a history. */
+        if (live[0] != '\0' && strcmp(live, record->name) != 0) {
+            struct root_record *other = &new.records[new.count++];
+            *other = (struct root_record){.recall = ROOT_RECALL_UNKNOWN};
+            snprintf(other->name, sizeof(other->name), "%s", live);
+        }
+        history_append(&new, old, 0, old->count);
     }
-    if (!S_ISDIR(info.st_mode))
-        return error_set(err, STATUS_INVALID, "%s/%s: not a directory", file_label(root), name);
-    char *path;
-    if (asprintf(&path, "%s/%s", root, name) < 0)
-        return error_set(err, STATUS_NO_MEMORY, "%s: out of memory", file_label(root));
-    struct generation *generation = NULL;
-    enum status status = generation_open(path, &generation, err);
-    generation_close(generation);
-    free(path);
+    enum status status = root_history_write(root, &new, err);
+    root_history_free(&new);
     return status;
 }
 
-/* Renaming over anything but a link would destroy what someone put there. */
-static enum status link_check(int root_fd, const char *root, struct error *err)
+static enum status history_update(const struct root_handle *root, const char *name,
+                                  struct digest128 id, double recall, struct error *err)
 {
-    struct stat info;
-    if (fstatat(root_fd, PUBLISH_LINK_NAME, &info, AT_SYMLINK_NOFOLLOW) != 0) {
-        if (errno == ENOENT)
-            return STATUS_OK;
-        return error_set_os(err, errno, "%s/%s: cannot stat", file_label(root), PUBLISH_LINK_NAME);
-    }
-    if (!S_ISLNK(info.st_mode))
-        return error_set(err, STATUS_INVALID, "%s/%s: is not a symbolic link; move it away first",
-                         file_label(root), PUBLISH_LINK_NAME);
-    return STATUS_OK;
+    char live[NAME_MAX + 2] = "";
+    struct root_history old;
+    /* A link that leads nowhere is replaced like any other. */
+    if (root_link_read(root, live, NULL) != STATUS_OK)
+        live[0] = '\0';
+    enum status status = root_history_read(root, &old, err);
+    if (status != STATUS_OK)
+        return status;
+    const struct root_record record = record_make(&old, name, id, recall);
+    status = history_put(root, live, &old, &record, err);
+    root_history_free(&old);
+    return status;
 }
 
-static enum status link_swap(int root_fd, const char *root, const char *name, struct error *err)
+/* ---- publishing ---- */
+
+static enum status publish_locked(const struct root_handle *root, const char *name,
+                                  const struct publish_facts *facts, struct error *err)
 {
-    unlinkat(root_fd, TEMPORARY_LINK_NAME, 0); /* of a publisher that was killed here */
-    enum status status = store_symlink(root_fd, root, name, TEMPORARY_LINK_NAME, err);
-    if (status == STATUS_OK)
-        status = store_rename(root_fd, root, TEMPORARY_LINK_NAME, PUBLISH_LINK_NAME, err);
-    if (status != STATUS_OK) {
-        unlinkat(root_fd, TEMPORARY_LINK_NAME, 0);
+    struct generation *generation;
+    enum status status = root_entry_open(root, name, &generation, err);
+    if (status != STATUS_OK)
         return status;
-    }
-    return store_sync_directory(root_fd, root, err);
+    const struct digest128 id = generation_manifest(generation)->generation_id;
+    generation_close(generation); /* nobody removes it under the lock */
+    if (facts && (facts->id.low != id.low || facts->id.high != id.high))
+        return error_set(err, STATUS_INVALID, "%s/%s: was replaced after it was checked",
+                         file_label(root->path), name);
+    status = root_link_check(root, err);
+    if (status == STATUS_OK)
+        status = history_update(root, name, id, facts ? facts->recall : ROOT_RECALL_UNKNOWN, err);
+    if (status == STATUS_OK)
+        status = root_link_swap(root, name, err);
+    return status;
+}
+
+static enum status name_check(const char *path, const char *name, struct error *err)
+{
+    if (root_name_valid(name))
+        return STATUS_OK;
+    return error_set(err, STATUS_INVALID,
+                     "\"%s\" cannot name a generation: want the name of a directory in %s",
+                     file_label(name), file_label(path));
+}
+
+enum status publish_open(const char *path, const char *name, struct generation **out,
+                         struct error *err)
+{
+    struct root_handle root;
+    enum status status = name_check(path, name, err);
+    if (status == STATUS_OK)
+        status = root_open(path, &root, err);
+    if (status != STATUS_OK)
+        return status;
+    status = root_entry_open(&root, name, out, err);
+    root_close(&root);
+    return status;
+}
+
+enum status publish_generation_checked(const char *path, const char *name,
+                                       const struct publish_facts *facts, struct error *err)
+{
+    struct root_handle root;
+    enum status status = name_check(path, name, err);
+    if (status == STATUS_OK)
+        status = root_open(path, &root, err);
+    if (status != STATUS_OK)
+        return status;
+    status = root_lock(&root, err);
+    if (status == STATUS_OK)
+        status = publish_locked(&root, name, facts, err);
+    root_close(&root);
+    return status;
 }
 
 enum status publish_generation(const char *root, const char *name, struct error *err)
 {
-    if (!name_valid(name))
-        return error_set(err, STATUS_INVALID,
-                         "\"%s\" cannot name a generation: want the name of a directory in %s",
-                         file_label(name), file_label(root));
-    int root_fd;
-    enum status status = root_open(root, &root_fd, err);
-    if (status != STATUS_OK)
-        return status;
-    int locked;
-    do {
-        locked = flock(root_fd, LOCK_EX);
-    } while (locked != 0 && errno == EINTR);
-    if (locked != 0)
-        status = error_set_os(err, errno, "%s: cannot lock", file_label(root));
-    if (status == STATUS_OK)
-        status = entry_check(root_fd, root, name, err);
-    if (status == STATUS_OK)
-        status = link_check(root_fd, root, err);
-    if (status == STATUS_OK)
-        status = link_swap(root_fd, root, name, err);
-    close(root_fd); /* ends the lock */
-    return status;
+    return publish_generation_checked(root, name, NULL, err);
 }
 
-static enum status link_read(int root_fd, const char *root, char name[NAME_MAX + 2],
-                             struct error *err)
+enum status publish_current(const char *root_path, char *path, size_t path_bytes, struct error *err)
 {
-    ssize_t length = readlinkat(root_fd, PUBLISH_LINK_NAME, name, NAME_MAX + 1);
-    if (length < 0 && errno == ENOENT)
-        return error_set(err, STATUS_NOT_FOUND, "%s: nothing is published (no \"%s\" link)",
-                         file_label(root), PUBLISH_LINK_NAME);
-    if (length < 0 && errno == EINVAL)
-        return error_set(err, STATUS_INVALID, "%s/%s: is not a symbolic link", file_label(root),
-                         PUBLISH_LINK_NAME);
-    if (length < 0)
-        return error_set_os(err, errno, "%s/%s: cannot read", file_label(root), PUBLISH_LINK_NAME);
-    name[length] = '\0';
-    if (!name_valid(name))
-        return error_set(err, STATUS_INVALID,
-                         "%s/%s: points to \"%.64s\", want a directory in %s itself",
-                         file_label(root), PUBLISH_LINK_NAME, name, file_label(root));
-    return STATUS_OK;
-}
-
-enum status publish_current(const char *root, char *path, size_t path_bytes, struct error *err)
-{
-    int root_fd;
+    struct root_handle root;
     char name[NAME_MAX + 2];
-    enum status status = root_open(root, &root_fd, err);
+    enum status status = root_open(root_path, &root, err);
     if (status != STATUS_OK)
         return status;
-    status = link_read(root_fd, root, name, err);
+    status = root_link_read(&root, name, err);
     struct stat info;
-    if (status == STATUS_OK && fstatat(root_fd, name, &info, AT_SYMLINK_NOFOLLOW) != 0)
+    if (status == STATUS_OK && fstatat(root.fd, name, &info, AT_SYMLINK_NOFOLLOW) != 0)
         status = error_set(err, STATUS_NOT_FOUND, "%s/%s: points to \"%s\", which does not exist",
-                           file_label(root), PUBLISH_LINK_NAME, name);
+                           file_label(root_path), PUBLISH_LINK_NAME, name);
     /* A link to a link could lead anywhere. */
     else if (status == STATUS_OK && !S_ISDIR(info.st_mode))
         status = error_set(err, STATUS_INVALID, "%s/%s: points to \"%s\", which is no directory",
-                           file_label(root), PUBLISH_LINK_NAME, name);
-    close(root_fd);
+                           file_label(root_path), PUBLISH_LINK_NAME, name);
+    root_close(&root);
     if (status != STATUS_OK)
         return status;
-    int length = snprintf(NULL, 0, "%s/%s", root, name);
+    int length = snprintf(NULL, 0, "%s/%s", root_path, name);
     if (length < 0 || (size_t)length >= path_bytes)
         return error_set(err, STATUS_INVALID, "%s/%s: the path is longer than %zu bytes",
-                         file_label(root), name, path_bytes);
-    snprintf(path, path_bytes, "%s/%s", root, name);
+                         file_label(root_path), name, path_bytes);
+    snprintf(path, path_bytes, "%s/%s", root_path, name);
     return STATUS_OK;
 }

@@ -94,6 +94,29 @@ enum status store_symlink(int directory_fd, const char *directory, const char *t
     return STATUS_OK;
 }
 
+static enum status remove_entry(int directory_fd, const char *directory, const char *name,
+                                int flags, struct error *err)
+{
+    int fault = fault_before(STORE_CALL_REMOVE);
+    if (fault == 0)
+        fault = outcome(unlinkat(directory_fd, name, flags));
+    if (fault != 0 && fault != ENOENT)
+        return error_set_os(err, fault, "%s/%s: cannot remove", file_label(directory), name);
+    return STATUS_OK;
+}
+
+enum status store_remove_file(int directory_fd, const char *directory, const char *name,
+                              struct error *err)
+{
+    return remove_entry(directory_fd, directory, name, 0, err);
+}
+
+enum status store_remove_directory(int directory_fd, const char *directory, const char *name,
+                                   struct error *err)
+{
+    return remove_entry(directory_fd, directory, name, AT_REMOVEDIR, err);
+}
+
 /* ---- files ---- */
 
 enum status store_create(struct store_file *file, int directory_fd, const char *directory,

@@ -26,6 +26,7 @@ enum store_call {
     STORE_CALL_CLOSE,
     STORE_CALL_RENAME,
     STORE_CALL_SYMLINK,
+    STORE_CALL_REMOVE,
     STORE_CALL_TRUNCATE,
     STORE_CALL_READ,
 };
@@ -54,6 +55,11 @@ NODISCARD enum status store_rename(int directory_fd, const char *directory, cons
                                    const char *to, struct error *err);
 NODISCARD enum status store_symlink(int directory_fd, const char *directory, const char *target,
                                     const char *name, struct error *err);
+/* Removes a file, or an empty directory. One that is gone already is no failure. */
+NODISCARD enum status store_remove_file(int directory_fd, const char *directory, const char *name,
+                                        struct error *err);
+NODISCARD enum status store_remove_directory(int directory_fd, const char *directory,
+                                             const char *name, struct error *err);
 
 /* ---- files ---- */
 

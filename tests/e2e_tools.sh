@@ -88,7 +88,7 @@ copy_generation() {
 
 # --- usage -----------------------------------------------------------------------------------------
 
-for command in search bench publish info verify stats groundtruth codes generate convert; do
+for command in search bench publish rollback list prune info verify stats groundtruth codes generate convert; do
     check "$command --help" "$bin/nightjar" "$command" --help
     says "$command --help" "nightjar $command"
     refused "$command --frobnicate" 2 "--frobnicate" nightjar "$command" --frobnicate

@@ -6,6 +6,7 @@
  */
 #include "tools/cmd.h"
 
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -223,6 +224,11 @@ enum status cmd_target_check(const struct cmd_target *target, uint32_t k, struct
         return STATUS_OK;
     return error_set(err, STATUS_INVALID, "k is %u, but %s has only %llu vectors", k, target->name,
                      (unsigned long long)target->vector_count);
+}
+
+void cmd_digest_format(const struct digest128 *digest, char text[CMD_DIGEST_BYTES])
+{
+    snprintf(text, CMD_DIGEST_BYTES, "%016" PRIx64 "%016" PRIx64, digest->high, digest->low);
 }
 
 void cmd_json_string(FILE *out, const char *text)

@@ -30,7 +30,10 @@ enum cmd_outcome cmd_convert(int argc, char **argv, struct error *err);
 enum cmd_outcome cmd_generate(int argc, char **argv, struct error *err);
 enum cmd_outcome cmd_groundtruth(int argc, char **argv, struct error *err);
 enum cmd_outcome cmd_info(int argc, char **argv, struct error *err);
+enum cmd_outcome cmd_list(int argc, char **argv, struct error *err);
+enum cmd_outcome cmd_prune(int argc, char **argv, struct error *err);
 enum cmd_outcome cmd_publish(int argc, char **argv, struct error *err);
+enum cmd_outcome cmd_rollback(int argc, char **argv, struct error *err);
 enum cmd_outcome cmd_search(int argc, char **argv, struct error *err);
 enum cmd_outcome cmd_stats(int argc, char **argv, struct error *err);
 enum cmd_outcome cmd_verify(int argc, char **argv, struct error *err);
@@ -112,6 +115,10 @@ enum cmd_outcome cmd_search_options_check(const struct cmd_search_options *self,
 /* The rest, when the target is known: k <= vector_count. */
 NODISCARD enum status cmd_target_check(const struct cmd_target *target, uint32_t k,
                                        struct error *err);
+
+/* A digest in hexadecimal, as every command prints it. */
+enum { CMD_DIGEST_BYTES = 33 };
+void cmd_digest_format(const struct digest128 *digest, char text[CMD_DIGEST_BYTES]);
 
 /* Writes `text` as a JSON string, quotes included. */
 void cmd_json_string(FILE *out, const char *text);

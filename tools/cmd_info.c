@@ -1,24 +1,11 @@
 /*
- * cmd_info.c - `nightjar info`, `verify` and `publish`: what a generation is, whether it is whole,
- * and making it the one that is served.
+ * cmd_info.c - `nightjar info` and `verify`: what a generation is, and whether it is whole.
  */
-#include <errno.h>
 #include <inttypes.h>
-#include <limits.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "layout/generation.h"
-#include "layout/publish.h"
 #include "query/index_plan.h"
 #include "tools/cmd.h"
-
-enum { DIGEST_TEXT_BYTES = 33 };
-
-static void format_digest(const struct digest128 *digest, char text[DIGEST_TEXT_BYTES])
-{
-    snprintf(text, DIGEST_TEXT_BYTES, "%016" PRIx64 "%016" PRIx64, digest->high, digest->low);
-}
 
 static const char *adjacency_name(const struct manifest *manifest)
 {
@@ -74,10 +61,10 @@ static void print_steps(const struct manifest *manifest)
 
 static void print_info(const char *path, const struct manifest *manifest)
 {
-    char id[DIGEST_TEXT_BYTES], input[DIGEST_TEXT_BYTES];
+    char id[CMD_DIGEST_BYTES], input[CMD_DIGEST_BYTES];
     double count = (double)manifest->vector_count;
-    format_digest(&manifest->generation_id, id);
-    format_digest(&manifest->input_digest, input);
+    cmd_digest_format(&manifest->generation_id, id);
+    cmd_digest_format(&manifest->input_digest, input);
     printf("generation        %s\n", path);
     printf("id                %s\n", id);
     printf("input digest      %s\n", input);
@@ -114,9 +101,9 @@ static void print_info(const char *path, const struct manifest *manifest)
 
 static void print_info_json(const char *path, const struct manifest *manifest)
 {
-    char id[DIGEST_TEXT_BYTES], input[DIGEST_TEXT_BYTES];
-    format_digest(&manifest->generation_id, id);
-    format_digest(&manifest->input_digest, input);
+    char id[CMD_DIGEST_BYTES], input[CMD_DIGEST_BYTES];
+    cmd_digest_format(&manifest->generation_id, id);
+    cmd_digest_format(&manifest->input_digest, input);
     printf("{\"path\":");
     cmd_json_string(stdout, path);
     printf(",\"id\":\"%s\",\"input_digest\":\"%s\",\"format_version\":%u,\"tool_version\":", id,
@@ -194,11 +181,11 @@ static enum status verify_run(const struct generation *generation, struct error 
 static enum status digest_run(const struct generation *generation, struct error *err)
 {
     struct digest128 digest;
-    char text[DIGEST_TEXT_BYTES];
+    char text[CMD_DIGEST_BYTES];
     enum status status = generation_digest(generation, &digest, err);
     if (status != STATUS_OK)
         return status;
-    format_digest(&digest, text);
+    cmd_digest_format(&digest, text);
     printf("%s\n", text);
     return STATUS_OK;
 }
@@ -224,64 +211,5 @@ enum cmd_outcome cmd_verify(int argc, char **argv, struct error *err)
         return outcome;
     enum status status = digest ? digest_run(generation, err) : verify_run(generation, err);
     generation_close(generation);
-    return cmd_outcome_of(status);
-}
-
-/* ---- publish ---- */
-
-/* *name: the entry of `root` that GEN means. A name is taken as it is; a path must lead to a
- * directory whose parent is the root. `buffer` backs *name. */
-static enum status name_in_root(const char *root, const char *gen, char buffer[PATH_MAX],
-                                const char **name, struct error *err)
-{
-    if (strchr(gen, '/') == NULL) {
-        *name = gen;
-        return STATUS_OK;
-    }
-    char root_path[PATH_MAX];
-    if (realpath(root, root_path) == NULL)
-        return error_set_os(err, errno, "%s", root);
-    if (realpath(gen, buffer) == NULL)
-        return error_set_os(err, errno, "%s", gen);
-    char *slash = strrchr(buffer, '/');
-    size_t parent_bytes = slash == buffer ? 1 : (size_t)(slash - buffer);
-    if (strlen(root_path) != parent_bytes || memcmp(root_path, buffer, parent_bytes) != 0)
-        return error_set(err, STATUS_INVALID, "%s: not a directory of the root %s", gen, root);
-    *name = slash + 1;
-    return STATUS_OK;
-}
-
-enum cmd_outcome cmd_publish(int argc, char **argv, struct error *err)
-{
-    const char *root = NULL;
-    const struct args_option table[] = {
-        {.name = "root",
-         .kind = ARGS_STRING,
-         .target = &root,
-         .value_name = "ROOT",
-         .help = "directory that holds generations and the link 'current'",
-         .required = true},
-    };
-    const struct args_spec spec = {
-        .program = "nightjar publish",
-        .summary = "Make a generation the one that is served: point ROOT/current at it.",
-        .options = table,
-        .option_count = ARRAY_LENGTH(table),
-        .positional_name = "GEN",
-        .positional_min = 1,
-        .positional_max = 1,
-        .epilog = "GEN is a name in ROOT or a path to a directory in ROOT.",
-    };
-    struct args_positionals rest;
-    enum cmd_outcome outcome;
-    if (!cmd_parse(&spec, argc, argv, &rest, &outcome, err))
-        return outcome;
-    char buffer[PATH_MAX];
-    const char *name = NULL;
-    enum status status = name_in_root(root, rest.items[0], buffer, &name, err);
-    if (status == STATUS_OK)
-        status = publish_generation(root, name, err);
-    if (status == STATUS_OK)
-        printf("%s/%s -> %s\n", root, PUBLISH_LINK_NAME, name);
     return cmd_outcome_of(status);
 }

@@ -68,32 +68,23 @@ static int compare_u64(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static int compare_u32(const void *a, const void *b)
+static bool is_neighbor(const uint64_t *sorted_keys, uint32_t k, uint64_t key)
 {
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return (x > y) - (x < y);
+    return bsearch(&key, sorted_keys, k, sizeof(key), compare_u64) != NULL;
 }
 
-static bool is_neighbor(const uint32_t *sorted_ids, uint32_t k, uint64_t key)
+uint32_t recall_count_keys(const uint64_t *true_keys, const float *true_distances, uint32_t k,
+                           const uint64_t *keys, const float *distances, uint32_t hit_count)
 {
-    if (key > UINT32_MAX)
-        return false;
-    uint32_t id = (uint32_t)key;
-    return bsearch(&id, sorted_ids, k, sizeof(id), compare_u32) != NULL;
-}
-
-uint32_t recall_count(const uint32_t *true_ids, const float *true_distances, uint32_t k,
-                      const uint64_t *keys, const float *distances, uint32_t hit_count)
-{
-    uint32_t sorted_ids[RECALL_K_MAX];
+    uint64_t sorted_keys[RECALL_K_MAX];
     uint64_t right[RECALL_K_MAX];
     assert(k >= 1 && k <= RECALL_K_MAX && hit_count <= k);
-    memcpy(sorted_ids, true_ids, k * sizeof(*sorted_ids));
-    qsort(sorted_ids, k, sizeof(*sorted_ids), compare_u32);
+    memcpy(sorted_keys, true_keys, k * sizeof(*sorted_keys));
+    qsort(sorted_keys, k, sizeof(*sorted_keys), compare_u64);
     uint32_t found = 0;
     for (uint32_t i = 0; i < hit_count; i++) {
         bool tie = true_distances != NULL && distances[i] == true_distances[k - 1];
-        if (tie || is_neighbor(sorted_ids, k, keys[i]))
+        if (tie || is_neighbor(sorted_keys, k, keys[i]))
             right[found++] = keys[i];
     }
     qsort(right, found, sizeof(*right), compare_u64);
@@ -101,6 +92,16 @@ uint32_t recall_count(const uint32_t *true_ids, const float *true_distances, uin
     for (uint32_t i = 0; i < found; i++)
         distinct += i == 0 || right[i] != right[i - 1];
     return distinct;
+}
+
+uint32_t recall_count(const uint32_t *true_ids, const float *true_distances, uint32_t k,
+                      const uint64_t *keys, const float *distances, uint32_t hit_count)
+{
+    uint64_t true_keys[RECALL_K_MAX];
+    assert(k >= 1 && k <= RECALL_K_MAX);
+    for (uint32_t i = 0; i < k; i++)
+        true_keys[i] = true_ids[i];
+    return recall_count_keys(true_keys, true_distances, k, keys, distances, hit_count);
 }
 
 double recall_measure(const struct recall_answers *answers, const struct ground_truth *truth)

@@ -37,6 +37,10 @@ NODISCARD enum status recall_truth_check(const char *path, const struct ground_t
 uint32_t recall_count(const uint32_t *true_ids, const float *true_distances, uint32_t k,
                       const uint64_t *keys, const float *distances, uint32_t hit_count);
 
+/* The same for neighbours that are named by key. */
+uint32_t recall_count_keys(const uint64_t *true_keys, const float *true_distances, uint32_t k,
+                           const uint64_t *keys, const float *distances, uint32_t hit_count);
+
 /* Mean share of the k nearest that were found. The truth has passed recall_truth_check(). */
 double recall_measure(const struct recall_answers *answers, const struct ground_truth *truth);
 
