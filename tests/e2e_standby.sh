@@ -17,6 +17,8 @@ command -v rsync >/dev/null || {
 work=$(mktemp -d "${TMPDIR:-/tmp}/nightjar-e2e-standby.XXXXXX") || exit 1
 group=''
 cleanup() {
+    # A child that has not become its program yet would do this as well.
+    ((BASHPID == $$)) || return
     [[ -z $group ]] || kill -KILL -- "-$group" 2>/dev/null
     rm -rf "$work"
 }
