@@ -264,7 +264,8 @@ prune() {
     while IFS= read -r gone; do
         [[ $gone =~ ^gen-[0-9]{8}-[0-9]{6}$ && -e $ROOT/$gone ]] || continue
         [[ $gone != "$1" && $gone != "$name" ]] || continue
-        flock -n -x "$ROOT/$gone" rm -rf "${ROOT:?}/$gone" || waiting+=("$gone")
+        # Under this name nothing opens it, and nightjar prune removes it, also after a kill.
+        flock -n -x "$ROOT/$gone" mv -T "$ROOT/$gone" "$ROOT/.removing-$gone" || waiting+=("$gone")
     done < <(cat "$ROOT/.nightly-unpublished" 2>/dev/null)
     rm -f "$ROOT/.nightly-unpublished"
     for gone in ${waiting[@]+"${waiting[@]}"}; do
