@@ -63,6 +63,7 @@ const char *status_name(enum status status)
         [STATUS_BUSY] = "busy",
         [STATUS_TIMEOUT] = "timeout",
         [STATUS_CANCELLED] = "cancelled",
+        [STATUS_DENIED] = "denied",
     };
     if ((unsigned)status >= ARRAY_LENGTH(names))
         return "unknown";

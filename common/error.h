@@ -22,6 +22,7 @@ enum status {
     STATUS_BUSY,        /* a bounded queue is full; try again */
     STATUS_TIMEOUT,     /* a deadline passed */
     STATUS_CANCELLED,   /* shutdown or signal */
+    STATUS_DENIED,      /* the caller may not ask for this */
 };
 
 enum { ERROR_TEXT_BYTES = 512 };

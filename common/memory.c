@@ -8,20 +8,16 @@
 
 #include <ctype.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
+
+#include "common/machine.h"
 
 enum {
     PAGE_BYTES = 4096,
     HUGE_PAGE_BYTES = 2 * 1024 * 1024,
-    PROC_TEXT_BYTES = 16384, /* /proc/meminfo and memory.stat take 2 to 6 KB */
-    CGROUP_DEPTH_MAX = 64,
 };
 
 bool size_mul(size_t a, size_t b, size_t *out)
@@ -145,144 +141,65 @@ enum status memory_parse(const char *text, uint64_t *bytes, struct error *err)
     return STATUS_OK;
 }
 
-/* Reads root + path whole as text; false if it is absent or longer than the buffer. */
-static bool read_text(const char *root, const char *path, char *text, size_t capacity)
-{
-    char name[PATH_MAX];
-    int length = snprintf(name, sizeof(name), "%s%s", root, path);
-    if (length < 0 || (size_t)length >= sizeof(name))
-        return false;
-    int fd = open(name, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return false;
-    size_t used = 0;
-    ssize_t got = 0;
-    while (used < capacity - 1) {
-        got = read(fd, text + used, capacity - 1 - used);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            break;
-        used += (size_t)got;
-    }
-    close(fd);
-    text[used] = '\0';
-    return got == 0;
-}
-
-/* The number after `key` at the start of a line ("MemAvailable:", "active_file"); false if none. */
-static bool field_value(const char *text, const char *key, uint64_t *value)
-{
-    size_t key_length = strlen(key);
-    for (const char *line = text; line; line = strchr(line, '\n')) {
-        if (*line == '\n')
-            line++;
-        if (strncmp(line, key, key_length) != 0)
-            continue;
-        return sscanf(line + key_length, " %" SCNu64, value) == 1;
-    }
-    return false;
-}
-
-/* A cgroup file with one number; false for "max" and for v1's "no limit" (close to 2^63). */
-static bool read_number(const char *root, const char *path, uint64_t *value)
-{
-    char text[64];
-    return read_text(root, path, text, sizeof(text)) && isdigit((unsigned char)text[0]) &&
-           sscanf(text, "%" SCNu64, value) == 1 && *value < 1ull << 62;
-}
-
 /* File names of one cgroup version. */
 struct cgroup_names {
-    const char *mount;
     const char *limit;
     const char *use;
     const char *active, *inactive; /* in memory.stat: page cache, which yields under pressure */
 };
 
-/* Limit less use of one cgroup directory; UINT64_MAX when it sets no limit. */
-static uint64_t cgroup_room(const char *root, const struct cgroup_names *names, const char *group)
+/* The least room of the cgroups visited. */
+struct cgroup_room {
+    const char *root;
+    uint64_t bytes;
+};
+
+/* The number in `name` of a cgroup; false where it is "max", or v1's "no limit", close to 2^63. */
+static bool cgroup_number(const char *root, const char *group, const char *name, uint64_t *value)
 {
-    char path[PATH_MAX], text[PROC_TEXT_BYTES];
-    uint64_t limit, use;
-    snprintf(path, sizeof(path), "%s%.3000s/%s", names->mount, group, names->limit);
-    if (!read_number(root, path, &limit))
-        return UINT64_MAX;
-    snprintf(path, sizeof(path), "%s%.3000s/%s", names->mount, group, names->use);
-    if (!read_number(root, path, &use))
-        return limit;
-    uint64_t active = 0, inactive = 0;
-    snprintf(path, sizeof(path), "%s%.3000s/memory.stat", names->mount, group);
-    if (read_text(root, path, text, sizeof(text))) {
-        if (!field_value(text, names->active, &active))
+    char path[MACHINE_PATH_BYTES];
+    snprintf(path, sizeof(path), "%.3500s/%s", group, name);
+    return machine_number(root, path, value) && *value < 1ull << 62;
+}
+
+/* Limit less use of one cgroup, where it sets a limit. */
+static void cgroup_room_visit(void *context, const struct machine_cgroup *group)
+{
+    static const struct cgroup_names v2 = {"memory.max", "memory.current", "active_file ",
+                                           "inactive_file "};
+    static const struct cgroup_names v1 = {"memory.limit_in_bytes", "memory.usage_in_bytes",
+                                           "total_active_file ", "total_inactive_file "};
+    const struct cgroup_names *names = group->v2 ? &v2 : &v1;
+    struct cgroup_room *room = context;
+    char path[MACHINE_PATH_BYTES], text[MACHINE_TEXT_BYTES];
+    uint64_t limit, use = 0, active = 0, inactive = 0;
+    if (!cgroup_number(room->root, group->path, names->limit, &limit))
+        return;
+    if (!cgroup_number(room->root, group->path, names->use, &use))
+        use = 0;
+    snprintf(path, sizeof(path), "%.3500s/memory.stat", group->path);
+    if (machine_text(room->root, path, text, sizeof(text))) {
+        if (!machine_field_number(text, names->active, &active))
             active = 0;
-        if (!field_value(text, names->inactive, &inactive))
+        if (!machine_field_number(text, names->inactive, &inactive))
             inactive = 0;
     }
     uint64_t cache = active + inactive;
     use = use > cache ? use - cache : 0;
-    return limit > use ? limit - use : 0;
-}
-
-/* The smallest room from `group` up to the mount's root: a parent's limit binds its children. */
-static uint64_t cgroup_room_upwards(const char *root, const struct cgroup_names *names, char *group)
-{
-    uint64_t room = UINT64_MAX;
-    for (int depth = 0; depth < CGROUP_DEPTH_MAX; depth++) {
-        size_t length = strlen(group);
-        while (length > 0 && group[length - 1] == '/')
-            group[--length] = '\0';
-        uint64_t here = cgroup_room(root, names, group);
-        room = MIN(room, here);
-        char *slash = strrchr(group, '/');
-        if (!slash)
-            break;
-        *slash = '\0';
-    }
-    return room;
-}
-
-/* /proc/self/cgroup has a line "0::/path" (v2) or "9:memory:/path" (v1). Inside a container the
- * path may name a directory that is not mounted; walking up to the root of the mount covers that.
- */
-static uint64_t cgroup_available(const char *root)
-{
-    static const struct cgroup_names v2 = {"/sys/fs/cgroup", "memory.max", "memory.current",
-                                           "active_file ", "inactive_file "};
-    static const struct cgroup_names v1 = {"/sys/fs/cgroup/memory", "memory.limit_in_bytes",
-                                           "memory.usage_in_bytes", "total_active_file ",
-                                           "total_inactive_file "};
-    char text[PROC_TEXT_BYTES];
-    uint64_t room = UINT64_MAX;
-    if (!read_text(root, "/proc/self/cgroup", text, sizeof(text)))
-        return room;
-    char *rest = text, *line;
-    while ((line = strsep(&rest, "\n"))) {
-        char *controllers = strchr(line, ':');
-        char *group = controllers ? strchr(controllers + 1, ':') : NULL;
-        if (!group)
-            continue;
-        *group++ = '\0';
-        uint64_t here = UINT64_MAX;
-        if (strcmp(controllers, ":") == 0)
-            here = cgroup_room_upwards(root, &v2, group);
-        else if (strcmp(controllers, ":memory") == 0)
-            here = cgroup_room_upwards(root, &v1, group);
-        room = MIN(room, here);
-    }
-    return room;
+    room->bytes = MIN(room->bytes, limit > use ? limit - use : 0);
 }
 
 uint64_t memory_available_at(const char *root)
 {
-    char text[PROC_TEXT_BYTES];
+    char text[MACHINE_TEXT_BYTES];
     uint64_t kilobytes;
     uint64_t machine = UINT64_MAX;
-    if (read_text(root, "/proc/meminfo", text, sizeof(text)) &&
-        field_value(text, "MemAvailable:", &kilobytes))
+    if (machine_text(root, "/proc/meminfo", text, sizeof(text)) &&
+        machine_field_number(text, "MemAvailable:", &kilobytes))
         machine = kilobytes * 1024;
-    uint64_t group = cgroup_available(root);
-    uint64_t available = MIN(machine, group);
+    struct cgroup_room group = {.root = root, .bytes = UINT64_MAX};
+    machine_cgroups(root, "memory", cgroup_room_visit, &group);
+    uint64_t available = MIN(machine, group.bytes);
     return available == UINT64_MAX ? 0 : available;
 }
 
@@ -293,10 +210,10 @@ uint64_t memory_available(void)
 
 static uint64_t status_bytes(const char *key)
 {
-    char text[PROC_TEXT_BYTES];
+    char text[MACHINE_TEXT_BYTES];
     uint64_t kilobytes;
-    if (!read_text("", "/proc/self/status", text, sizeof(text)) ||
-        !field_value(text, key, &kilobytes))
+    if (!machine_text("", "/proc/self/status", text, sizeof(text)) ||
+        !machine_field_number(text, key, &kilobytes))
         return 0;
     return kilobytes * 1024;
 }

@@ -156,7 +156,7 @@ static void entry_annotate(struct root_entry *entry, const struct root_history *
 {
     entry->live = strcmp(entry->name, live) == 0;
     size_t at = root_history_find(history, entry->name);
-    if (at == history->count || entry->state == ROOT_INCOMPLETE)
+    if (at >= history->count || entry->state == ROOT_INCOMPLETE)
         return;
     const struct root_record *record = &history->records[at];
     /* Another was built under the name of one that is gone. */

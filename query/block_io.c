@@ -15,9 +15,13 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "query/block_io_internal.h"
 
-enum { BUFFER_ALIGNMENT = 4096 };
+enum {
+    BUFFER_ALIGNMENT = 4096,
+    HELD_LOOK_NS = 1000000, /* how often held completions are asked for while a poll waits */
+};
 
 bool block_io_wakeup_may_sleep(struct block_io_wakeup *wakeup)
 {
@@ -48,15 +52,58 @@ void block_io_wakeup_wake(struct block_io_wakeup *wakeup)
     errno = saved_errno;
 }
 
-struct block_completion block_io_finish(struct block_io *io, uint32_t slot, int result)
+static void slot_free(struct block_io *io, uint32_t slot)
 {
-    assert(slot < io->depth && io->free_count < io->depth);
+    assert(slot < io->depth && io->requests[slot].in_flight);
+    io->requests[slot].in_flight = false;
+    io->free_slots[io->free_count++] = slot;
+}
+
+static bool held_still(const struct block_io *io, const struct block_io_request *request,
+                       uint64_t age_ns)
+{
+    return io->faults->holds(io->faults->context, request->offset, age_ns);
+}
+
+static struct block_completion finish_now(struct block_io *io, uint32_t slot, int result)
+{
     const struct block_io_request *request = &io->requests[slot];
-    if (UNLIKELY(io->faults != NULL))
+    if (UNLIKELY(io->faults && io->faults->on_read))
         result = io->faults->on_read(io->faults->context, request->offset, request->buffer,
                                      request->bytes, result);
-    io->free_slots[io->free_count++] = slot;
+    slot_free(io, slot);
     return (struct block_completion){.tag = request->tag, .result = result};
+}
+
+bool block_io_finish(struct block_io *io, uint32_t slot, int result, struct block_completion *out)
+{
+    struct block_io_request *request = &io->requests[slot];
+    if (UNLIKELY(io->faults && io->faults->holds) && held_still(io, request, 0)) {
+        request->result = result;
+        request->done_ns = clock_monotonic_ns();
+        io->held[io->held_count++] = slot;
+        return false;
+    }
+    *out = finish_now(io, slot, result);
+    return true;
+}
+
+/* Completions that the fault hook lets go now. */
+static size_t held_collect(struct block_io *io, struct block_completion *out, size_t max)
+{
+    uint64_t now_ns = clock_monotonic_ns();
+    size_t count = 0;
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < io->held_count; i++) {
+        uint32_t slot = io->held[i];
+        const struct block_io_request *request = &io->requests[slot];
+        if (count == max || held_still(io, request, now_ns - request->done_ns))
+            io->held[kept++] = slot;
+        else
+            out[count++] = finish_now(io, slot, request->result);
+    }
+    io->held_count = kept;
+    return count;
 }
 
 static enum status params_check(const struct block_io_params *params, struct error *err)
@@ -110,6 +157,7 @@ static void block_io_free(struct block_io *io)
 {
     if (io->wakeup.fd >= 0)
         close(io->wakeup.fd);
+    free(io->held);
     free(io->free_slots);
     free(io->requests);
     free(io);
@@ -135,7 +183,9 @@ enum status block_io_create(const struct block_io_params *params, struct block_i
     io->requests = calloc(io->depth, sizeof(*io->requests));
     io->free_slots = calloc(io->depth, sizeof(*io->free_slots));
     io->wakeup.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (!io->requests || !io->free_slots) {
+    if (io->faults && io->faults->holds)
+        io->held = calloc(io->depth, sizeof(*io->held));
+    if (!io->requests || !io->free_slots || (io->faults && io->faults->holds && !io->held)) {
         status = error_set(err, STATUS_NO_MEMORY, "block I/O: no memory for %u reads", io->depth);
         goto out;
     }
@@ -159,8 +209,21 @@ void block_io_destroy(struct block_io *io)
 {
     if (!io)
         return;
+    block_io_drain(io);
     io->backend->destroy(io);
     block_io_free(io);
+}
+
+void block_io_drain(struct block_io *io)
+{
+    struct block_completion dropped[32];
+    io->faults = NULL; /* faults are for reads that someone sees */
+    while (io->held_count > 0)
+        slot_free(io, io->held[--io->held_count]);
+    if (io->free_count < io->depth)
+        io->backend->cancel_all(io);
+    while (io->free_count < io->depth)
+        (void)io->backend->poll(io, true, UINT64_MAX, dropped, ARRAY_LENGTH(dropped));
 }
 
 enum block_io_kind block_io_kind_of(const struct block_io *io)
@@ -182,16 +245,34 @@ bool block_io_read(struct block_io *io, int fd, uint64_t offset, void *buffer, u
     if (io->free_count == 0)
         return false;
     uint32_t slot = io->free_slots[--io->free_count];
-    io->requests[slot] = (struct block_io_request){
-        .offset = offset, .tag = tag, .buffer = buffer, .bytes = bytes, .fd = fd};
+    io->requests[slot] = (struct block_io_request){.offset = offset,
+                                                   .tag = tag,
+                                                   .buffer = buffer,
+                                                   .bytes = bytes,
+                                                   .fd = fd,
+                                                   .in_flight = true};
     io->backend->queue(io, slot);
     return true;
+}
+
+void block_io_cancel(struct block_io *io, uint64_t tag)
+{
+    /* Rare, so a search will do. */
+    for (uint32_t slot = 0; slot < io->depth; slot++)
+        if (io->requests[slot].in_flight && io->requests[slot].tag == tag)
+            io->backend->cancel(io, slot);
 }
 
 size_t block_io_poll(struct block_io *io, bool wait, uint64_t timeout_ns,
                      struct block_completion *out, size_t max)
 {
-    return io->backend->poll(io, wait && timeout_ns > 0 && max > 0, timeout_ns, out, max);
+    size_t count = 0;
+    if (UNLIKELY(io->held_count > 0)) {
+        count = held_collect(io, out, max);
+        timeout_ns = MIN(timeout_ns, (uint64_t)HELD_LOOK_NS);
+    }
+    bool sleeps = wait && timeout_ns > 0 && max > 0 && count == 0;
+    return count + io->backend->poll(io, sleeps, timeout_ns, out + count, max - count);
 }
 
 void block_io_wake(struct block_io *io)

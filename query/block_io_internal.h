@@ -20,7 +20,9 @@ struct block_io_request {
     void *buffer;
     uint32_t bytes;
     int fd;
-    int result; /* the pool's threads leave it here */
+    int result;       /* the pool's threads leave it here */
+    bool in_flight;   /* queued, and its completion not handed out yet */
+    uint64_t done_ns; /* when it completed, if a fault hook keeps it back */
 };
 
 /*
@@ -58,7 +60,10 @@ struct block_io_backend {
     void (*queue)(struct block_io *io, uint32_t slot);
     size_t (*poll)(struct block_io *io, bool wait, uint64_t timeout_ns,
                    struct block_completion *out, size_t max);
-    /* Waits for what is in flight and frees the back end's state. */
+    /* Asks for an early end of the read in `slot`, which is in flight; of all of them. */
+    void (*cancel)(struct block_io *io, uint32_t slot);
+    void (*cancel_all)(struct block_io *io);
+    /* Frees the back end's state; nothing is in flight. */
     void (*destroy)(struct block_io *io);
 };
 
@@ -74,12 +79,15 @@ struct block_io {
     size_t buffers_bytes;
     int file; /* block_io_params.file */
     const struct block_io_faults *faults;
+    uint32_t *held; /* slots that a fault hook keeps back; room for depth where there is the hook */
+    uint32_t held_count;
     struct block_io_wakeup wakeup;
     char description[BLOCK_IO_DESCRIPTION_BYTES];
 };
 
-/* Owner: passes a result through the fault hook, frees the slot and returns the completion. */
-struct block_completion block_io_finish(struct block_io *io, uint32_t slot, int result);
+/* Owner: passes a result through the fault hooks, frees the slot and fills *out. False when a hook
+ * keeps the completion back. */
+bool block_io_finish(struct block_io *io, uint32_t slot, int result, struct block_completion *out);
 
 /* Each sets backend, state, kind and description of *io, whose other fields are filled. On failure
  * nothing is left behind. */

@@ -114,9 +114,46 @@ static size_t pool_exchange(struct block_io *io, struct block_completion *out, s
         finished[count++] = queue_pop(&pool->done, io->depth);
     pthread_mutex_unlock(&pool->lock);
     /* Outside the lock: the fault hook may take its time. */
+    size_t handed_out = 0;
     for (size_t i = 0; i < count; i++)
-        out[i] = block_io_finish(io, finished[i], io->requests[finished[i]].result);
-    return count;
+        handed_out +=
+            block_io_finish(io, finished[i], io->requests[finished[i]].result, &out[handed_out]);
+    return handed_out;
+}
+
+/* Moves `slot` (all: any) from `from` to the finished ones, as cancelled. */
+static void queue_cancel(struct pool *pool, struct slot_queue *from, uint32_t slot, bool all)
+{
+    struct block_io *io = pool->io;
+    for (uint32_t left = from->count; left > 0; left--) {
+        uint32_t next = queue_pop(from, io->depth);
+        if (!all && next != slot) {
+            queue_push(from, io->depth, next);
+            continue;
+        }
+        io->requests[next].result = -ECANCELED;
+        queue_push(&pool->done, io->depth, next);
+    }
+}
+
+/* A read that no thread has begun need not be begun; one that hangs in pread() stays there. */
+static void pool_cancel_some(struct block_io *io, uint32_t slot, bool all)
+{
+    struct pool *pool = io->state;
+    pthread_mutex_lock(&pool->lock);
+    queue_cancel(pool, &pool->queued, slot, all);
+    queue_cancel(pool, &pool->pending, slot, all);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+static void pool_cancel(struct block_io *io, uint32_t slot)
+{
+    pool_cancel_some(io, slot, false);
+}
+
+static void pool_cancel_all(struct block_io *io)
+{
+    pool_cancel_some(io, 0, true);
 }
 
 static void pool_sleep(int fd, uint64_t timeout_ns)
@@ -158,7 +195,7 @@ static void pool_destroy(struct block_io *io)
 {
     struct pool *pool = io->state;
     pthread_mutex_lock(&pool->lock);
-    pool->stop = true; /* reads that no thread has begun are dropped */
+    pool->stop = true;
     pthread_cond_broadcast(&pool->work);
     pthread_mutex_unlock(&pool->lock);
     for (uint32_t i = 0; i < pool->thread_count; i++)
@@ -195,6 +232,8 @@ static int pool_start(struct pool *pool, uint32_t wanted)
 static const struct block_io_backend pool_backend = {
     .queue = pool_queue,
     .poll = pool_poll,
+    .cancel = pool_cancel,
+    .cancel_all = pool_cancel_all,
     .destroy = pool_destroy,
 };
 

@@ -19,7 +19,6 @@
 #include <errno.h>
 #include <liburing.h>
 #include <poll.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,11 +27,13 @@
 #include "query/block_io_internal.h"
 
 /* user_data of completions that are no reads; slots are 32 bits. liburing's own is UINT64_MAX. */
-#define WAKE_DATA (UINT64_MAX - 1)
+#define WAKE_DATA   (UINT64_MAX - 1)
+#define CANCEL_DATA (UINT64_MAX - 2)
 
 enum {
     SPARE_ENTRIES = 2, /* the wake-up poll and liburing's timeout on kernels before 5.11 */
     NS_PER_S = 1000000000,
+    REFUSED_PAUSE_NS = 1000000, /* before the kernel is offered again what it refused */
 };
 
 struct uring {
@@ -96,10 +97,10 @@ static size_t uring_drain(struct block_io *io, struct block_completion *out, siz
         if (cqe->user_data == WAKE_DATA) {
             if (!(cqe->flags & IORING_CQE_F_MORE))
                 uring->wake_armed = false;
-        } else if (cqe->user_data != LIBURING_UDATA_TIMEOUT) {
+        } else if (cqe->user_data != LIBURING_UDATA_TIMEOUT && cqe->user_data != CANCEL_DATA) {
             if (count == max)
                 break;
-            out[count++] = block_io_finish(io, (uint32_t)cqe->user_data, cqe->res);
+            count += block_io_finish(io, (uint32_t)cqe->user_data, cqe->res, &out[count]);
         }
         taken++;
     }
@@ -114,18 +115,48 @@ static bool uring_needs_call(const struct uring *uring)
     return (flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
 }
 
-/* Submits and sleeps for one completion. Errors (a signal, the timeout, no memory for requests)
- * need no handling: what was not submitted stays in the ring for the next poll. */
-static void uring_sleep(struct uring *uring, uint64_t timeout_ns)
+static struct __kernel_timespec timespec_of(uint64_t ns)
 {
-    if (timeout_ns == UINT64_MAX) {
-        io_uring_submit_and_wait(&uring->ring, 1);
-        return;
-    }
+    return (struct __kernel_timespec){.tv_sec = (int64_t)(ns / NS_PER_S),
+                                      .tv_nsec = (int64_t)(ns % NS_PER_S)};
+}
+
+/* Submits and sleeps for one completion. */
+static int uring_sleep(struct uring *uring, uint64_t timeout_ns)
+{
+    if (timeout_ns == UINT64_MAX)
+        return io_uring_submit_and_wait(&uring->ring, 1);
     struct io_uring_cqe *cqe;
-    struct __kernel_timespec timeout = {.tv_sec = (int64_t)(timeout_ns / NS_PER_S),
-                                        .tv_nsec = (int64_t)(timeout_ns % NS_PER_S)};
-    io_uring_submit_and_wait_timeout(&uring->ring, &cqe, 1, &timeout, NULL);
+    struct __kernel_timespec timeout = timespec_of(timeout_ns);
+    return io_uring_submit_and_wait_timeout(&uring->ring, &cqe, 1, &timeout, NULL);
+}
+
+/* The kernel has no memory for requests, or wants completions to be taken first. What was not
+ * submitted stays in the ring for the next poll; a worker that asked at once would spin. */
+static void uring_pause(struct uring *uring)
+{
+    struct io_uring_cqe *cqe;
+    struct __kernel_timespec pause = timespec_of(REFUSED_PAUSE_NS);
+    io_uring_wait_cqes(&uring->ring, &cqe, 1, &pause, NULL);
+}
+
+/* The one system call of a poll, where it needs one. Other errors (a signal, the timeout) need no
+ * handling. */
+static void uring_enter(struct block_io *io, bool sleeps, uint64_t timeout_ns, bool fetch)
+{
+    struct uring *uring = io->state;
+    bool submits = io_uring_sq_ready(&uring->ring) > 0;
+    int rc = 0;
+    if (UNLIKELY(io->faults && io->faults->on_submit) && submits)
+        rc = io->faults->on_submit(io->faults->context);
+    if (rc == 0 && sleeps)
+        rc = uring_sleep(uring, timeout_ns);
+    else if (rc == 0 && submits)
+        rc = io_uring_submit_and_get_events(&uring->ring);
+    else if (rc == 0 && fetch)
+        rc = io_uring_get_events(&uring->ring);
+    if (UNLIKELY(sleeps && (rc == -EAGAIN || rc == -EBUSY || rc == -ENOMEM)))
+        uring_pause(uring);
 }
 
 static size_t uring_poll(struct block_io *io, bool wait, uint64_t timeout_ns,
@@ -135,29 +166,42 @@ static size_t uring_poll(struct block_io *io, bool wait, uint64_t timeout_ns,
     size_t count = uring_drain(io, out, max);
     if (UNLIKELY(!uring->wake_armed))
         uring_arm_wake(uring, io->wakeup.fd);
-    if (wait && count == 0 && uring->wake_armed && block_io_wakeup_may_sleep(&io->wakeup))
-        uring_sleep(uring, timeout_ns);
-    else if (io_uring_sq_ready(&uring->ring) > 0)
-        io_uring_submit_and_get_events(&uring->ring);
-    else if (count == 0 && uring_needs_call(uring))
-        io_uring_get_events(&uring->ring);
+    bool sleeps = wait && count == 0 && uring->wake_armed && block_io_wakeup_may_sleep(&io->wakeup);
+    uring_enter(io, sleeps, timeout_ns, count == 0 && uring_needs_call(uring));
     if (wait)
         block_io_wakeup_awake(&io->wakeup);
     return count + uring_drain(io, out + count, max - count);
 }
 
+/* Leaves the ring room for every read that may still be queued, and for the spare entries. */
+static void uring_cancel(struct block_io *io, uint32_t slot)
+{
+    struct uring *uring = io->state;
+    if (io_uring_sq_space_left(&uring->ring) <= io->free_count + SPARE_ENTRIES)
+        return;
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&uring->ring);
+    io_uring_prep_cancel64(sqe, slot, 0);
+    io_uring_sqe_set_data64(sqe, CANCEL_DATA);
+}
+
+/* Kernels before 5.19 cannot: then what is in flight ends by itself. */
+static void uring_cancel_all(struct block_io *io)
+{
+    struct uring *uring = io->state;
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&uring->ring);
+    if (!sqe) {
+        io_uring_submit(&uring->ring);
+        sqe = io_uring_get_sqe(&uring->ring);
+    }
+    if (!sqe)
+        return;
+    io_uring_prep_cancel64(sqe, 0, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
+    io_uring_sqe_set_data64(sqe, CANCEL_DATA);
+}
+
 static void uring_destroy(struct block_io *io)
 {
     struct uring *uring = io->state;
-    struct block_completion dropped[32];
-    /* The kernel must not write into buffers that the caller is about to free. Faults are for reads
-     * that someone sees. */
-    io->faults = NULL;
-    while (io->free_count < io->depth) {
-        int rc = io_uring_submit_and_wait(&uring->ring, 1);
-        if (uring_drain(io, dropped, ARRAY_LENGTH(dropped)) == 0 && rc < 0 && rc != -EINTR)
-            sched_yield(); /* no memory for a request: what is in flight will free some */
-    }
     io_uring_queue_exit(&uring->ring);
     free(uring);
     io->state = NULL;
@@ -166,6 +210,8 @@ static void uring_destroy(struct block_io *io)
 static const struct block_io_backend uring_backend = {
     .queue = uring_queue,
     .poll = uring_poll,
+    .cancel = uring_cancel,
+    .cancel_all = uring_cancel_all,
     .destroy = uring_destroy,
 };
 

@@ -23,7 +23,11 @@
 #include "query/socket_path.h"
 
 _Static_assert((int)CLIENT_QUERIES_MAX == (int)PROTOCOL_QUERIES_MAX, "one limit");
-_Static_assert((int)CLIENT_EXPLAIN == (int)PROTOCOL_FEATURE_EXPLAIN, "one set of features");
+_Static_assert((int)CLIENT_EXPLAIN == (int)PROTOCOL_FEATURE_EXPLAIN &&
+                   (int)CLIENT_ORIGIN == (int)PROTOCOL_FEATURE_ORIGIN,
+               "one set of features");
+_Static_assert((int)CLIENT_STATS_PROMETHEUS == (int)PROTOCOL_STATS_PROMETHEUS,
+               "one set of formats");
 _Static_assert(sizeof(struct client_hit) == sizeof(struct protocol_hit) &&
                    offsetof(struct client_hit, distance) == offsetof(struct protocol_hit, distance),
                "hits are handed out where they were received");
@@ -389,7 +393,8 @@ enum status client_send_search(struct client *client, const struct client_search
         .timeout_ms = search->timeout_ms,
         .element_type = client->hello.element_type,
         .dim = client->hello.dim,
-        .flags = search->explain ? PROTOCOL_SEARCH_EXPLAIN : 0,
+        .flags = (search->explain ? PROTOCOL_SEARCH_EXPLAIN : 0) |
+                 (search->origin ? PROTOCOL_SEARCH_ORIGIN : 0),
     };
     size_t vectors_bytes = (size_t)search->query_count * client->hello.dim *
                            element_bytes((enum element_type)client->hello.element_type);
@@ -435,6 +440,11 @@ static enum status take_answer(struct client *client, const struct frame *frame,
         .hits = (const void *)wire.hits,
         .explanations = (const void *)wire.explanations,
     };
+    if (wire.origin) {
+        answer->generation_low = wire.origin->generation_low;
+        answer->generation_high = wire.origin->generation_high;
+        answer->trace_id = wire.origin->trace_id;
+    }
     return STATUS_OK;
 }
 
@@ -491,19 +501,46 @@ enum status client_search(struct client *client, const struct client_search *sea
     return STATUS_OK;
 }
 
-enum status client_stats(struct client *client, char **json, struct error *err)
+enum status client_stats(struct client *client, enum client_stats_format format, char **text,
+                         struct error *err)
 {
+    const struct protocol_stats wish = {.format = (uint32_t)format};
     struct frame frame;
     enum status status = none_outstanding(client, err);
+    /* Daemons from before there were formats take none. */
     if (status == STATUS_OK)
-        status = send_frame(client, PROTOCOL_STATS, NULL, 0, (struct iovec){0}, err);
+        status = send_frame(client, PROTOCOL_STATS, &wish,
+                            format == CLIENT_STATS_JSON ? 0 : sizeof(wish), (struct iovec){0}, err);
     if (status == STATUS_OK)
         status = receive_only(client, PROTOCOL_STATS_OK, &frame, err);
     if (status != STATUS_OK)
         return status;
-    char *text = strndup((const char *)frame.payload, frame.header.payload_bytes);
-    if (!text)
+    char *copy = strndup((const char *)frame.payload, frame.header.payload_bytes);
+    if (!copy)
         return error_set(err, STATUS_NO_MEMORY, "no memory for statistics");
-    *json = text;
+    *text = copy;
+    return STATUS_OK;
+}
+
+enum status client_reload(struct client *client, struct client_reload *out, struct error *err)
+{
+    struct protocol_reload_ok wire;
+    struct frame frame;
+    struct error cause;
+    const char *name = NULL;
+    enum status status = none_outstanding(client, err);
+    if (status == STATUS_OK)
+        status = send_frame(client, PROTOCOL_RELOAD, NULL, 0, (struct iovec){0}, err);
+    if (status == STATUS_OK)
+        status = receive_only(client, PROTOCOL_RELOAD_OK, &frame, err);
+    if (status != STATUS_OK)
+        return status;
+    if (protocol_reload_ok_decode(frame.payload, frame.header.payload_bytes, &wire, &name,
+                                  &cause) != STATUS_OK)
+        return client_break(client, &cause, err);
+    *out = (struct client_reload){.generation_low = wire.generation_low,
+                                  .generation_high = wire.generation_high,
+                                  .swapped = wire.swapped != 0};
+    memcpy(out->name, name, wire.name_bytes);
     return STATUS_OK;
 }

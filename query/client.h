@@ -19,6 +19,7 @@ struct client;
 /* What only newer daemons can do. */
 enum client_features {
     CLIENT_EXPLAIN = 1u << 0, /* client_search.explain */
+    CLIENT_ORIGIN = 1u << 1,  /* client_search.origin */
 };
 
 /* What the daemon serves; fetched at connect. */
@@ -48,6 +49,7 @@ struct client_search {
     float search_ratio;  /* 0: none */
     uint32_t timeout_ms; /* 0: none */
     bool explain;        /* the answer tells what each query took; see client_require() */
+    bool origin;         /* the answer names its generation and trace id; likewise */
 };
 enum { CLIENT_QUERIES_MAX = 1024 };
 
@@ -80,6 +82,16 @@ struct client_answer {
     const struct client_query_result *results;
     const struct client_hit *hits;
     const struct client_explanation *explanations; /* query_count; NULL when not asked for */
+    /* 0 when the origin was not asked for */
+    uint64_t generation_low, generation_high; /* of the generation that answered */
+    uint64_t trace_id;                        /* what the daemon's log calls the request */
+};
+
+/* What the daemon serves after a reload. */
+struct client_reload {
+    uint64_t generation_low, generation_high;
+    bool swapped;   /* false: it was served already */
+    char name[256]; /* of its directory in the root */
 };
 
 /* Connects and says hello. Errors name the path: STATUS_NOT_FOUND no such socket, STATUS_IO nobody
@@ -105,7 +117,15 @@ NODISCARD enum status client_receive(struct client *client, struct client_answer
  * client_stats(), STATUS_INVALID while pipelined requests are unanswered. */
 NODISCARD enum status client_search(struct client *client, const struct client_search *search,
                                     struct client_answer *answer, struct error *err);
-/* The daemon's stats as JSON text (malloc'd, caller frees). */
-NODISCARD enum status client_stats(struct client *client, char **json, struct error *err);
+/* The daemon's stats as text (malloc'd, caller frees). An older daemon answers STATUS_CORRUPT to
+ * another format than JSON. */
+enum client_stats_format { CLIENT_STATS_JSON = 0, CLIENT_STATS_PROMETHEUS = 1 };
+NODISCARD enum status client_stats(struct client *client, enum client_stats_format format,
+                                   char **text, struct error *err);
+/* Has the daemon serve what ROOT/current names, and waits until it does. STATUS_DENIED: only the
+ * daemon's user and root may ask; STATUS_INVALID: it serves a fixed index; any other failure: the
+ * generation was refused for the reason given, and the one before is still served. */
+NODISCARD enum status client_reload(struct client *client, struct client_reload *out,
+                                    struct error *err);
 
 #endif

@@ -1,11 +1,10 @@
 /*
- * daemon_main.c - nightjard: opens a generation, starts the engine, serves it until told to stop.
+ * daemon_main.c - nightjard: opens what is to be served, and serves it until told to stop.
  *
  * The order is deliberate. The socket path is probed first, so that a wrong one is reported before
  * gigabytes are loaded; it is bound only when the index is open, so that clients never wait for a
- * load, and before there are threads, because binding sets the umask. SIGTERM and SIGINT stay at
- * their default during the load (there is nothing to drain) and are then blocked before the engine
- * starts its threads, which inherit the mask, and read from a signalfd by the server's loop.
+ * load. SIGTERM, SIGINT and SIGHUP are blocked before there are threads, which inherit the mask,
+ * and read from signalfds by the server's loop; so a signal during the load waits for its end.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -16,116 +15,40 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#include "common/args.h"
+#include "common/clock.h"
 #include "common/error.h"
 #include "common/log.h"
-#include "layout/publish.h"
-#include "query/engine.h"
-#include "query/index.h"
+#include "query/daemon_options.h"
 #include "query/server.h"
-#include "query/socket_path.h"
+#include "query/serving.h"
+#include "query/supervisor.h"
 
 enum {
-    PATH_BYTES = 4096,
     LISTEN_BACKLOG = 1024,
-    DESCRIPTORS_BESIDE_CONNECTIONS = 256, /* index files, rings, eventfds, logs: generous */
-};
-
-struct options {
-    const char *root;
-    const char *index;
-    const char *socket;
-    const char *io;
-    uint64_t memory_bytes;
-    uint32_t threads;
-    uint32_t queue_limit;
-    uint32_t connections_max;
+    SOCKETS_MAX = 2,                      /* handed over: for searches, for HTTP */
+    STUCK_NS_PER_READ_TIMEOUT = 10,       /* see watchdog_due() */
 };
 
 /* Everything main owns, empty until made. */
 struct daemon {
-    struct index *index;
-    struct engine *engine;
+    struct daemon_options options;
+    struct serving *serving;
     struct socket_path listener;
     struct server *server;
-    int stop_fd;
+    int stop_fd, reload_fd;
+    /* the service manager's */
+    uint64_t watchdog_ns; /* between two signs of life; 0: none wanted */
+    uint64_t signed_ns;   /* when the last was given */
+    uint64_t queries;     /* completed when last looked at */
+    uint64_t progress_ns; /* when that last changed, or nothing was in flight */
+    char told_name[NAME_MAX + 1];
 };
-
-static enum args_result options_parse(struct options *options, int argc, char **argv)
-{
-    const struct args_option table[] = {
-        {.name = "root",
-         .kind = ARGS_STRING,
-         .target = &options->root,
-         .value_name = "ROOT",
-         .help = "serve the generation that ROOT/current names"},
-        {.name = "index",
-         .kind = ARGS_STRING,
-         .target = &options->index,
-         .value_name = "GEN",
-         .help = "serve this generation directory (instead of --root)"},
-        {.name = "socket",
-         .kind = ARGS_STRING,
-         .target = &options->socket,
-         .value_name = "PATH",
-         .help = "Unix socket to listen on",
-         .required = true},
-        {.name = "memory",
-         .kind = ARGS_MEMORY,
-         .target = &options->memory_bytes,
-         .help = "memory for codes, navigation graph, lists and blocks"},
-        {.name = "threads",
-         .kind = ARGS_U32,
-         .target = &options->threads,
-         .max = 1024,
-         .help = "search threads (default: one a CPU)"},
-        {.name = "io",
-         .kind = ARGS_STRING,
-         .target = &options->io,
-         .choices = "auto|uring|pool",
-         .help = "how blocks are read"},
-        {.name = "queue",
-         .kind = ARGS_U32,
-         .target = &options->queue_limit,
-         .value_name = "N",
-         .max = 1 << 20,
-         .help = "queries that may wait before BUSY is answered (default: 4096)"},
-        {.name = "max-connections",
-         .kind = ARGS_U32,
-         .target = &options->connections_max,
-         .value_name = "N",
-         .min = 1,
-         .max = 1 << 20,
-         .help = "clients connected at once"},
-    };
-    const struct args_spec spec = {.program = "nightjard",
-                                   .summary = "serve a Nightjar index over a Unix socket",
-                                   .options = table,
-                                   .option_count = ARRAY_LENGTH(table)};
-    struct error err;
-    enum args_result result = args_parse(&spec, argc, argv, NULL, &err);
-    if (result == ARGS_RUN && !options->root == !options->index) {
-        error_set(&err, STATUS_INVALID, "%s --root and --index: give one of them",
-                  options->root ? "both" : "neither");
-        result = ARGS_USAGE;
-    }
-    if (result == ARGS_USAGE)
-        fprintf(stderr, "%s: %s\n", spec.program, err.text);
-    return result;
-}
-
-static enum block_io_kind io_kind(const char *word)
-{
-    if (strcmp(word, "uring") == 0)
-        return BLOCK_IO_URING;
-    return strcmp(word, "pool") == 0 ? BLOCK_IO_POOL : BLOCK_IO_AUTO;
-}
 
 /* Each connection is a descriptor, and the usual soft limit is 1024. */
 static void descriptors_raise(uint32_t connections_max)
 {
     struct rlimit limit;
-    rlim_t wanted = (rlim_t)connections_max + DESCRIPTORS_BESIDE_CONNECTIONS;
+    rlim_t wanted = (rlim_t)connections_max + SERVER_DESCRIPTORS_BESIDE;
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
         return;
     rlim_t hard = limit.rlim_max;
@@ -135,101 +58,224 @@ static void descriptors_raise(uint32_t connections_max)
                  (uint64_t)wanted);
 }
 
-static enum status index_load(const struct options *options, struct daemon *daemon,
-                              struct error *err)
+/* A descriptor that becomes readable for these signals, from now on blocked; 0 ends the list. */
+static enum status signals_take(const int *signals, int *out, struct error *err)
 {
-    char current[PATH_BYTES];
-    const char *path = options->index;
-    if (options->root) {
-        enum status status = publish_current(options->root, current, sizeof(current), err);
-        if (status != STATUS_OK)
-            return status;
-        path = current;
-    }
-    const struct index_options index_options = {.memory_bytes = options->memory_bytes};
-    return index_open(path, &index_options, &daemon->index, err);
-}
-
-static enum status signals_take(int *out, struct error *err)
-{
-    sigset_t stop;
-    sigemptyset(&stop);
-    sigaddset(&stop, SIGTERM);
-    sigaddset(&stop, SIGINT);
-    int failure = pthread_sigmask(SIG_BLOCK, &stop, NULL);
+    sigset_t set;
+    sigemptyset(&set);
+    for (; *signals; signals++)
+        sigaddset(&set, *signals);
+    int failure = pthread_sigmask(SIG_BLOCK, &set, NULL);
     if (failure != 0)
         return error_set_os(err, failure, "cannot block signals");
-    int fd = signalfd(-1, &stop, SFD_CLOEXEC | SFD_NONBLOCK);
+    int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     if (fd < 0)
         return error_set_os(err, errno, "cannot create a signalfd");
     *out = fd;
     return STATUS_OK;
 }
 
-static void log_start(const struct daemon *daemon)
+/* ---- the service manager ---- */
+
+/* It is told on a best effort: what it does not hear it finds out by itself. */
+static void tell(const char *state)
 {
-    const struct manifest *manifest = index_manifest(daemon->index);
-    struct index_memory memory = index_memory_of(daemon->index);
-    struct engine_stats engine;
-    engine_stats_get(daemon->engine, &engine);
-    log_info("start",
-             "index=%s generation=%016" PRIx64 "%016" PRIx64 " vectors=%" PRIu64
-             " dim=%u type=%s metric=%s threads=%u io=\"%s\" scalar_bits=%u code_bytes=%u"
-             " codes_bytes=%" PRIu64 " navigation_bytes=%" PRIu64 " lists_bytes=%" PRIu64
-             " cache_bytes=%" PRIu64 " hot_nodes=%" PRIu64 " cached_blocks=%" PRIu64
-             " blocks=%" PRIu64 " resident=%s",
-             index_path(daemon->index), manifest->generation_id.high, manifest->generation_id.low,
-             manifest->vector_count, manifest->dim, element_name(manifest->type),
-             metric_name(manifest->metric), engine.threads, engine.io, memory.scalar_bits,
-             memory.code_bytes, memory.codes_bytes, memory.navigation_bytes, memory.lists_bytes,
-             memory.cache_bytes, memory.hot_nodes, memory.cached_blocks, manifest->block_count,
-             memory.resident ? "yes" : "no");
+    struct error err;
+    if (supervisor_notify(state, &err) != STATUS_OK)
+        log_warn("not-notified", "error=\"%s\"", err.text);
 }
 
-static enum status daemon_start(const struct options *options, struct daemon *daemon,
-                                struct error *err)
+static void tell_serving(struct daemon *daemon, const char *state)
 {
-    enum status status = socket_path_probe(options->socket, err);
-    if (status == STATUS_OK)
-        status = index_load(options, daemon, err);
-    if (status == STATUS_OK)
-        status = signals_take(&daemon->stop_fd, err);
-    if (status == STATUS_OK)
-        status = socket_path_listen(options->socket, LISTEN_BACKLOG, &daemon->listener, err);
+    char text[NAME_MAX + 128];
+    struct served *served = serving_acquire(daemon->serving);
+    const char *name = served ? served->name : "nothing: the next generation is being opened";
+    if (strcmp(daemon->told_name, name) != 0) {
+        snprintf(daemon->told_name, sizeof(daemon->told_name), "%s", name);
+        snprintf(text, sizeof(text), "%sSTATUS=serving %s", state, name);
+        tell(text);
+    }
+    if (served)
+        served_release(served);
+}
+
+/* A sign of life means that queries come to an end, not only that this thread runs. A read ends by
+ * its timeout if by nothing else, so queries that are in flight while none has ended for many such
+ * times are stuck. */
+static bool watchdog_due(struct daemon *daemon, uint64_t now_ns)
+{
+    struct serving_stats stats;
+    serving_stats_get(daemon->serving, &stats);
+    uint64_t patience_ns = daemon->watchdog_ns + (uint64_t)daemon->options.read_timeout_ms *
+                                                     1000000 * STUCK_NS_PER_READ_TIMEOUT;
+    if (stats.engine.queries != daemon->queries || stats.engine.in_flight == 0)
+        daemon->progress_ns = now_ns;
+    daemon->queries = stats.engine.queries;
+    return now_ns - daemon->signed_ns >= daemon->watchdog_ns / 2 &&
+           now_ns - daemon->progress_ns < patience_ns;
+}
+
+/* On the server's thread. */
+static void on_tick(void *context)
+{
+    struct daemon *daemon = context;
+    uint64_t now_ns = clock_monotonic_ns();
+    tell_serving(daemon, "");
+    if (daemon->watchdog_ns == 0 || !watchdog_due(daemon, now_ns))
+        return;
+    daemon->signed_ns = now_ns;
+    tell("WATCHDOG=1");
+}
+
+/* ---- start ---- */
+
+static void log_start(const struct daemon *daemon)
+{
+    struct served *served = serving_acquire(daemon->serving);
+    const struct manifest *manifest = served->manifest;
+    struct index_memory memory = index_memory_of(served->index);
+    struct serving_stats serving;
+    serving_stats_get(daemon->serving, &serving);
+    log_info("start",
+             "index=%s generation=%016" PRIx64 "%016" PRIx64 " vectors=%" PRIu64
+             " dim=%u type=%s metric=%s threads=%u io=\"%s\" swap=%s memory_bytes=%" PRIu64
+             " generation_memory_bytes=%" PRIu64 " scalar_bits=%u code_bytes=%u"
+             " codes_bytes=%" PRIu64 " navigation_bytes=%" PRIu64 " lists_bytes=%" PRIu64
+             " cache_bytes=%" PRIu64 " hot_nodes=%" PRIu64 " cached_blocks=%" PRIu64
+             " blocks=%" PRIu64 " resident=%s open_ms=%" PRIu64,
+             index_path(served->index), manifest->generation_id.high, manifest->generation_id.low,
+             manifest->vector_count, manifest->dim, element_name(manifest->type),
+             metric_name(manifest->metric), serving.engine.threads, serving.engine.io,
+             serving.fixed ? "fixed" : serving_swap_name(serving.swap),
+             daemon->options.memory_bytes, serving.memory_bytes, memory.scalar_bits,
+             memory.code_bytes, memory.codes_bytes, memory.navigation_bytes, memory.lists_bytes,
+             memory.cache_bytes, memory.hot_nodes, memory.cached_blocks, manifest->block_count,
+             memory.resident ? "yes" : "no", serving.load_ns / 1000000);
+    served_release(served);
+}
+
+/* The socket of the service manager, or one of our own. */
+static enum status listener_open(struct daemon *daemon, const struct supervisor_fd *handed,
+                                 struct error *err)
+{
+    const struct daemon_options *options = &daemon->options;
+    if (handed)
+        return socket_path_adopt(handed->fd, &daemon->listener, err);
+    return socket_path_listen(options->socket, &options->socket_options, LISTEN_BACKLOG,
+                              &daemon->listener, err);
+}
+
+/* Which handed-over socket is for searches: the only one, or the one that is called so. */
+static enum status sockets_take(struct daemon *daemon, struct supervisor_fd fds[SOCKETS_MAX],
+                                const struct supervisor_fd **search, struct error *err)
+{
+    uint32_t count = 0;
+    enum status status = supervisor_listen_fds(fds, SOCKETS_MAX, &count, err);
     if (status != STATUS_OK)
         return status;
-    const struct engine_params engine_params = {.threads = options->threads,
-                                                .pin = true,
-                                                .queue_limit = options->queue_limit,
-                                                .io_kind = io_kind(options->io)};
-    status = engine_create(&engine_params, daemon->index, &daemon->engine, err);
-    if (status != STATUS_OK)
-        return status;
-    const struct server_params server_params = {.engine = daemon->engine,
-                                                .listener = &daemon->listener,
-                                                .stop_fd = daemon->stop_fd,
-                                                .connections_max = options->connections_max};
-    return server_create(&server_params, &daemon->server, err);
+    for (uint32_t i = 0; i < count; i++)
+        if (count == 1 || strcmp(fds[i].name, "search") == 0)
+            *search = &fds[i];
+    if (count > 0 && !*search)
+        return error_set(err, STATUS_INVALID,
+                         "none of the sockets handed over is called \"search\"");
+    if (*search && daemon->options.socket)
+        return error_set(err, STATUS_INVALID,
+                         "--socket %s, but the service manager hands over a socket too",
+                         daemon->options.socket);
+    if (!*search && !daemon->options.socket)
+        return error_set(err, STATUS_INVALID, "no socket: give --socket PATH");
+    return *search ? STATUS_OK : socket_path_probe(daemon->options.socket, err);
+}
+
+static enum status serving_start(struct daemon *daemon, struct error *err)
+{
+    const struct daemon_options *options = &daemon->options;
+    const struct serving_params params = {
+        .root = options->root,
+        .index = options->index,
+        .memory_bytes = options->memory_bytes,
+        .swap = options->swap,
+        .engine = {.threads = options->threads,
+                   .pin = true,
+                   .queue_limit = options->queue_limit,
+                   .read_timeout_ms = options->read_timeout_ms,
+                   .io_kind = options->io},
+    };
+    return serving_create(&params, &daemon->serving, err);
+}
+
+static enum status server_start(struct daemon *daemon, struct error *err)
+{
+    const struct daemon_options *options = &daemon->options;
+    const struct server_params params = {
+        .serving = daemon->serving,
+        .listener = &daemon->listener,
+        .stop_fd = daemon->stop_fd,
+        .reload_fd = daemon->reload_fd,
+        .peers = &options->peers,
+        .connections_max = options->connections_max,
+        .stall_ms = options->stall_ms,
+        .timeout_ms = options->timeout_ms,
+        .slow_ms = options->slow_ms,
+        .on_tick = on_tick,
+        .context = daemon,
+    };
+    return server_create(&params, &daemon->server, err);
+}
+
+static enum status daemon_start(struct daemon *daemon, struct error *err)
+{
+    static const int stop[] = {SIGTERM, SIGINT, 0}, reload[] = {SIGHUP, 0};
+    struct supervisor_fd handed[SOCKETS_MAX];
+    const struct supervisor_fd *search = NULL;
+    enum status status = sockets_take(daemon, handed, &search, err);
+    if (status == STATUS_OK)
+        status = signals_take(reload, &daemon->reload_fd, err);
+    if (status == STATUS_OK)
+        status = serving_start(daemon, err);
+    if (status == STATUS_OK)
+        status = signals_take(stop, &daemon->stop_fd, err);
+    if (status == STATUS_OK)
+        status = listener_open(daemon, search, err);
+    if (status == STATUS_OK)
+        status = server_start(daemon, err);
+    return status;
 }
 
 static void daemon_stop(struct daemon *daemon)
 {
-    engine_destroy(daemon->engine);
+    serving_destroy(daemon->serving);
     server_destroy(daemon->server);
     socket_path_close(&daemon->listener);
-    index_release(daemon->index);
     if (daemon->stop_fd >= 0)
         close(daemon->stop_fd);
+    if (daemon->reload_fd >= 0)
+        close(daemon->reload_fd);
+}
+
+static enum status daemon_run(struct daemon *daemon, struct error *err)
+{
+    daemon->watchdog_ns = supervisor_watchdog_ns();
+    log_start(daemon);
+    log_info("ready", "socket=%s", daemon->options.socket ? daemon->options.socket : "handed-over");
+    tell_serving(daemon, "READY=1\n");
+    enum status status = server_run(daemon->server, err);
+    tell("STOPPING=1");
+    if (status != STATUS_OK)
+        return status;
+    struct server_stats stats;
+    server_stats_get(daemon->server, &stats);
+    log_info("stop", "queries=%" PRIu64 " connections=%" PRIu64 " uptime_ms=%" PRIu64,
+             stats.queries, stats.connections_accepted, stats.uptime_ns / 1000000);
+    return STATUS_OK;
 }
 
 int main(int argc, char **argv)
 {
-    struct options options = {.memory_bytes = UINT64_C(1) << 30,
-                              .io = "auto",
-                              .connections_max = SERVER_CONNECTIONS_DEFAULT};
-    struct daemon daemon = {.listener.fd = -1, .stop_fd = -1};
+    struct daemon daemon = {.listener.fd = -1, .stop_fd = -1, .reload_fd = -1};
     struct error err;
-    switch (options_parse(&options, argc, argv)) {
+    switch (daemon_options_parse(&daemon.options, argc, argv)) {
     case ARGS_RUN:
         break;
     case ARGS_DONE:
@@ -238,19 +284,10 @@ int main(int argc, char **argv)
         return 2;
     }
     signal(SIGPIPE, SIG_IGN);
-    descriptors_raise(options.connections_max);
-    enum status status = daemon_start(&options, &daemon, &err);
-    if (status == STATUS_OK) {
-        log_start(&daemon);
-        log_info("ready", "socket=%s", options.socket);
-        status = server_run(daemon.server, &err);
-    }
-    if (daemon.server && status == STATUS_OK) {
-        struct server_stats stats;
-        server_stats_get(daemon.server, &stats);
-        log_info("stop", "queries=%" PRIu64 " connections=%" PRIu64 " uptime_ms=%" PRIu64,
-                 stats.queries, stats.connections_accepted, stats.uptime_ns / 1000000);
-    }
+    descriptors_raise(daemon.options.connections_max);
+    enum status status = daemon_start(&daemon, &err);
+    if (status == STATUS_OK)
+        status = daemon_run(&daemon, &err);
     daemon_stop(&daemon);
     if (status != STATUS_OK) {
         fprintf(stderr, "nightjard: %s\n", err.text);

@@ -10,12 +10,14 @@
 
 #include "common/error.h"
 #include "query/block_io.h"
+#include "query/histogram.h"
 #include "query/index.h"
 
 enum {
     ENGINE_SEARCH_LIST_MAX = 1024, /* largest L */
     ENGINE_K_MAX = 1024,           /* largest k; k <= L */
     ENGINE_BEAM_WIDTH_MAX = 64,
+    ENGINE_READS_DEFAULT = 192, /* reads in flight, and read buffers, of a worker */
 };
 
 struct search_hit {
@@ -30,7 +32,8 @@ struct search_stats {
     uint32_t hops;       /* nodes expanded */
     uint32_t exact_distances;
     uint32_t code_distances;
-    uint32_t failed_blocks; /* blocks skipped after a failed retry */
+    uint32_t failed_blocks; /* skipped: a retry failed too, a read took too long, or there was no
+                             * buffer for it */
     uint64_t read_bytes;    /* of those reads */
     uint64_t queue_ns;      /* submit to start */
     uint64_t cpu_ns;        /* time the worker spent on this query; the rest it waited for reads,
@@ -51,16 +54,22 @@ struct search_query {
     uint32_t beam_width;     /* W; 0: the engine chooses by load */
     float search_ratio;      /* stop early beyond this ratio; 0: never (L alone decides) */
     uint64_t deadline_ns;    /* CLOCK_MONOTONIC; 0: none. Passed: completes with STATUS_TIMEOUT */
+    uint32_t flow;           /* whose it is: queries of different flows take turns; 0 is fine */
     struct search_hit *hits; /* room for k */
-    void (*complete)(struct search_query *query); /* on a worker thread, must not block */
+    /* On a worker's thread, or within an engine_submit() of anyone whose query took this one's
+     * place; must not block. May submit. So engine_submit() is not called with a lock held that
+     * any complete() takes. */
+    void (*complete)(struct search_query *query);
     void *user;
     /* out, set before complete() */
-    enum status status; /* OK or TIMEOUT */
+    enum status status; /* OK; TIMEOUT: hits are what was found till then; BUSY: it was queued, but
+                         * made room for another flow, or had too little time left to be started */
     uint32_t hit_count; /* min(k, what was found), ascending distance, ties by lower key */
     uint32_t flags;     /* enum search_flags */
     struct search_stats stats;
     /* the engine's own */
     uint64_t submitted_ns;
+    struct search_query *newer, *older; /* of the same lane of the inbox */
 };
 
 struct engine_params {
@@ -68,6 +77,7 @@ struct engine_params {
     bool pin;                  /* pin each worker to a CPU */
     uint32_t slots_per_thread; /* queries in flight a worker; 0: default (64) */
     uint32_t queue_limit;      /* queries waiting, all workers; 0: default (4096) */
+    uint32_t read_timeout_ms;  /* a read that takes longer is given up; 0: default (1000) */
     enum block_io_kind io_kind;
     const struct block_io_faults *faults; /* borrowed, outlives the engine; NULL */
 };
@@ -78,7 +88,8 @@ struct engine;
 NODISCARD enum status engine_create(const struct engine_params *params, struct index *index,
                                     struct engine **out, struct error *err);
 /* Completes everything submitted, stops the workers, frees. No engine_submit() may run beside it.
- */
+ * Reads that were given up are cancelled; one that the kernel neither completes nor cancels is
+ * waited for without limit, after all queries were answered, since its buffer cannot be freed. */
 void engine_destroy(struct engine *engine);
 
 /* Checks k, L, W, ratio and that the vector is finite against the index: STATUS_INVALID with the
@@ -86,25 +97,38 @@ void engine_destroy(struct engine *engine);
 NODISCARD enum status engine_query_check(const struct engine *engine,
                                          const struct search_query *query, struct error *err);
 
-/* Queues a checked query; complete() will be called exactly once. STATUS_BUSY when the queue is
- * full: complete() will not be called. Any thread, never blocks. */
+/* Queues a checked query; complete() will be called exactly once. STATUS_BUSY: complete() will not
+ * be called, because the queue is full, or those before it will take so long that the deadline
+ * cannot be met (never while the worker has a slot for it). When the queue is full and another flow
+ * has more queries waiting than this one, the newest of those makes room: it completes with
+ * STATUS_BUSY, on this thread, before this returns. Any thread, never blocks. */
 NODISCARD enum status engine_submit(struct engine *engine, struct search_query *query);
 
-/* Submits all and waits for all (in submission order at most `window` in flight; 0: no limit but
- * the queue's). For tools and tests. */
+/* Submits all, again while the engine is busy, and waits for all (in submission order at most
+ * `window` in flight; 0: no limit but the queue's). For tools and tests. */
 void engine_search_all(struct engine *engine, struct search_query *queries, size_t count,
                        uint32_t window);
 
 struct engine_stats {
-    uint64_t queries, timeouts, degraded;
-    uint64_t reads, read_retries, failed_blocks, cache_hits;
+    /* counters */
+    uint64_t queries; /* answered: OK or TIMEOUT */
+    uint64_t timeouts, degraded;
+    uint64_t busy; /* answered BUSY: refused at submission, replaced in the queue, or not started */
+    uint64_t reads, read_retries, read_timeouts, failed_blocks, cache_hits;
     uint64_t code_distances, exact_distances;
-    uint64_t busy_ns; /* worker CPU spent on queries */
-    uint32_t queued, in_flight;
+    uint64_t busy_ns;                     /* worker CPU spent on queries */
+    struct histogram_counts latency;      /* submit to completion, of queries that are OK */
+    struct histogram_counts read_latency; /* of reads that were not given up */
+    /* as it is now */
+    uint32_t queued, in_flight; /* queries */
+    uint32_t reads_in_flight;   /* with those given up whose buffer the kernel still has */
     uint32_t threads;
     char io[192]; /* block_io_description() of the first worker */
 };
+/* Any thread. */
 void engine_stats_get(const struct engine *engine, struct engine_stats *out);
+/* Adds counters and histograms, as of an engine that another has replaced; the rest stays. */
+void engine_stats_add(struct engine_stats *into, const struct engine_stats *from);
 struct index *engine_index(const struct engine *engine);
 
 #endif

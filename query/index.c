@@ -172,12 +172,22 @@ static enum status prepare_lists(struct index *index, const struct index_plan *p
     return status;
 }
 
-static enum status index_load(struct index *index, uint64_t budget, struct error *err)
+static enum status plan_for(const struct generation *generation, uint64_t budget,
+                            struct index_plan *plan, struct error *err)
+{
+    struct error why = {0};
+    if (index_plan_make(generation_manifest(generation), budget, plan, &why))
+        return error_set(err, why.status, "%s: %s", generation_path(generation), why.text);
+    return STATUS_OK;
+}
+
+static enum status index_load(struct index *index, const struct index_options *options,
+                              struct error *err)
 {
     struct index_plan plan;
-    struct error why = {0};
-    if (index_plan_make(index->manifest, budget, &plan, &why))
-        return error_set(err, why.status, "%s: %s", index_path(index), why.text);
+    enum status status = plan_for(index->generation, options->memory_bytes, &plan, err);
+    if (status)
+        return status;
     index->memory = (struct index_memory){
         .scalar_bits = plan.scalar_bits,
         .code_bytes = plan.code_bytes,
@@ -186,7 +196,7 @@ static enum status index_load(struct index *index, uint64_t budget, struct error
         .cache_bytes = plan.cache_bytes,
         .cached_blocks = plan.cached_blocks,
     };
-    enum status status = load_codec(index, err);
+    status = load_codec(index, err);
     if (!status)
         status = load_navigation(index, err);
     if (!status)
@@ -196,7 +206,7 @@ static enum status index_load(struct index *index, uint64_t budget, struct error
     if (!status)
         status = prepare_lists(index, &plan, err);
     if (!status && (plan.scalar_bits || plan.lists || plan.cached_blocks))
-        status = index_scan(index, plan.scalar_bits != 0, err);
+        status = index_scan(index, plan.scalar_bits != 0, options->threads, err);
     if (!status)
         status = gather_navigation_codes(index, err);
     index->memory.cached_nodes = atomic_load_explicit(&index->cached_nodes, memory_order_relaxed);
@@ -243,13 +253,27 @@ enum status index_open(const char *path, const struct index_options *options, st
     index->nodes_fd = generation_nodes_fd(index->generation, &direct);
     distance_init(&index->distance, m->type, m->metric, m->dim);
 
-    status = index_load(index, options->memory_bytes, err);
+    status = index_load(index, options, err);
     if (status) {
         index_free(index);
         return status;
     }
     *out = index;
     return STATUS_OK;
+}
+
+enum status index_probe(const char *path, uint64_t memory_bytes, struct error *err)
+{
+    struct generation *generation = NULL;
+    struct index_plan plan;
+    enum status status = generation_open(path, &generation, err);
+    if (status)
+        return status;
+    status = plan_for(generation, memory_bytes, &plan, err);
+    if (!status)
+        status = generation_verify_small(generation, err);
+    generation_close(generation);
+    return status;
 }
 
 struct index *index_retain(struct index *index)

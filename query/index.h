@@ -19,6 +19,7 @@
 
 struct index_options {
     uint64_t memory_bytes; /* budget of the memory tier; 0: codes and navigation only, no cache */
+    uint32_t threads;      /* that read blocks meanwhile; 0: one for each CPU, up to 16 */
 };
 
 /* How the budget was spent; see index_plan.h for how that is decided. */
@@ -36,6 +37,11 @@ struct index_memory {
 };
 
 struct index;
+
+/* Whether index_open() can be expected to succeed, as far as that shows without the memory that it
+ * takes: the generation opens, the files that would be loaded have their digests, the budget
+ * suffices. */
+NODISCARD enum status index_probe(const char *path, uint64_t memory_bytes, struct error *err);
 
 /* Opens the generation at `path`, loads and verifies codec, navigation and codes, and spends the
  * rest of the budget: finer codes made from the vectors, lists, cached blocks (all from blocks read

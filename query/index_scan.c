@@ -219,9 +219,9 @@ static uint32_t thread_count(void)
     return (uint32_t)MIN(CPU_COUNT(&allowed), (int)THREADS_MAX);
 }
 
-enum status index_scan(struct index *index, bool encode, struct error *err)
+enum status index_scan(struct index *index, bool encode, uint32_t threads, struct error *err)
 {
-    uint32_t threads = thread_count();
+    threads = threads ? MIN(threads, (uint32_t)THREADS_MAX) : thread_count();
     size_t block_bytes = index->geometry.block_bytes;
     struct scan scan = {
         .index = index,

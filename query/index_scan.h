@@ -11,9 +11,12 @@
  *   index->cache     blocks that index_cached_block() knows a place for, if there is a cache
  *   index->codes     every node's, with index->codec, if `encode`
  *   index->lists     every block's, if index->lists is there
- * With neither codes nor lists only cached blocks are read. Uses a thread for each CPU the process
- * may run on, up to 16. STATUS_CORRUPT or STATUS_IO name the lowest block at fault. */
-NODISCARD enum status index_scan(struct index *index, bool encode, struct error *err);
+ * With neither codes nor lists only cached blocks are read. Uses `threads` threads, up to 16; 0:
+ * one for each CPU the process may run on. STATUS_CORRUPT or STATUS_IO name the lowest block at
+ * fault.
+ */
+NODISCARD enum status index_scan(struct index *index, bool encode, uint32_t threads,
+                                 struct error *err);
 
 /* Trains a codec on rows of blocks spread evenly over the file, fails if none of these can be read.
  * That others are at fault is for index_scan() to say. *out is the caller's. */

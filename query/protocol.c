@@ -8,13 +8,14 @@
 #include "query/protocol.h"
 
 #include <assert.h>
+#include <stdbool.h>
 #include <string.h>
 
 /* The wire carries enum status by number; PROTOCOL.md lists them. */
 _Static_assert(STATUS_OK == 0 && STATUS_INVALID == 1 && STATUS_CORRUPT == 2 && STATUS_IO == 3 &&
                    STATUS_NO_MEMORY == 4 && STATUS_NOT_FOUND == 5 && STATUS_EXISTS == 6 &&
                    STATUS_UNSUPPORTED == 7 && STATUS_BUSY == 8 && STATUS_TIMEOUT == 9 &&
-                   STATUS_CANCELLED == 10,
+                   STATUS_CANCELLED == 10 && STATUS_DENIED == 11,
                "status numbers are part of the wire format");
 
 void protocol_header_encode(void *bytes, enum protocol_type type, uint64_t request_id,
@@ -70,6 +71,25 @@ enum status protocol_hello_decode(const void *payload, uint32_t payload_bytes,
     return STATUS_OK;
 }
 
+enum status protocol_stats_decode(const void *payload, uint32_t payload_bytes,
+                                  enum protocol_stats_format *out, struct error *err)
+{
+    struct protocol_stats stats = {.format = PROTOCOL_STATS_JSON};
+    if (payload_bytes != 0 && payload_bytes != sizeof(stats))
+        return error_set(err, STATUS_CORRUPT, "STATS payload is %u bytes, wanted 0 or %zu",
+                         payload_bytes, sizeof(stats));
+    if (payload_bytes != 0)
+        memcpy(&stats, payload, sizeof(stats));
+    if (stats.reserved != 0)
+        return error_set(err, STATUS_CORRUPT, "STATS reserved field is 0x%08x, wanted 0",
+                         stats.reserved);
+    if (stats.format > PROTOCOL_STATS_PROMETHEUS)
+        return error_set(err, STATUS_UNSUPPORTED, "STATS format %u is not known to this daemon",
+                         stats.format);
+    *out = (enum protocol_stats_format)stats.format;
+    return STATUS_OK;
+}
+
 uint64_t protocol_search_frame_bytes(uint32_t query_count, uint32_t dim, enum element_type type)
 {
     return PROTOCOL_HEADER_BYTES + sizeof(struct protocol_search) +
@@ -81,7 +101,11 @@ uint64_t protocol_answer_frame_bytes(uint32_t query_count, uint32_t k, uint32_t 
     uint64_t query_bytes = sizeof(struct protocol_result) + k * sizeof(struct protocol_hit);
     if ((flags & PROTOCOL_SEARCH_EXPLAIN) != 0)
         query_bytes += sizeof(struct protocol_explanation);
-    return PROTOCOL_HEADER_BYTES + sizeof(struct protocol_search_ok) + query_count * query_bytes;
+    uint64_t bytes =
+        PROTOCOL_HEADER_BYTES + sizeof(struct protocol_search_ok) + query_count * query_bytes;
+    if ((flags & PROTOCOL_SEARCH_ORIGIN) != 0)
+        bytes += sizeof(struct protocol_origin);
+    return bytes;
 }
 
 enum protocol_type protocol_answer_type(uint32_t flags)
@@ -198,9 +222,11 @@ enum status protocol_answer_decode(const void *payload, uint32_t payload_bytes, 
         fixed.k > PROTOCOL_K_MAX)
         return error_set(err, STATUS_CORRUPT, "SEARCH_OK has %u queries and k %u, wanted 1..%u",
                          fixed.query_count, fixed.k, PROTOCOL_QUERIES_MAX);
+    flags &= ~(uint32_t)PROTOCOL_SEARCH_ORIGIN;
     uint64_t wanted =
         protocol_answer_frame_bytes(fixed.query_count, fixed.k, flags) - PROTOCOL_HEADER_BYTES;
-    if (payload_bytes != wanted)
+    bool origin = payload_bytes == wanted + sizeof(struct protocol_origin);
+    if (payload_bytes != wanted && !origin)
         return error_set(err, STATUS_CORRUPT,
                          "SEARCH_OK payload is %u bytes, %u queries with k %u make it %llu",
                          payload_bytes, fixed.query_count, fixed.k, (unsigned long long)wanted);
@@ -211,12 +237,33 @@ enum status protocol_answer_decode(const void *payload, uint32_t payload_bytes, 
     at += fixed.query_count * sizeof(struct protocol_result);
     answer.hits = (const void *)at;
     at += (size_t)fixed.query_count * fixed.k * sizeof(struct protocol_hit);
-    if ((flags & PROTOCOL_SEARCH_EXPLAIN) != 0)
+    if ((flags & PROTOCOL_SEARCH_EXPLAIN) != 0) {
         answer.explanations = (const void *)at;
+        at += fixed.query_count * sizeof(struct protocol_explanation);
+    }
+    if (origin)
+        answer.origin = (const void *)at;
     enum status status = answer_check(&answer, err);
     if (status == STATUS_OK)
         *out = answer;
     return status;
+}
+
+enum status protocol_reload_ok_decode(const void *payload, uint32_t payload_bytes,
+                                      struct protocol_reload_ok *out, const char **name,
+                                      struct error *err)
+{
+    struct protocol_reload_ok fixed;
+    if (payload_bytes < sizeof(fixed))
+        return error_set(err, STATUS_CORRUPT, "RELOAD_OK payload is %u bytes, wanted at least %zu",
+                         payload_bytes, sizeof(fixed));
+    memcpy(&fixed, payload, sizeof(fixed));
+    if (fixed.name_bytes > PROTOCOL_NAME_MAX || payload_bytes != sizeof(fixed) + fixed.name_bytes)
+        return error_set(err, STATUS_CORRUPT, "RELOAD_OK payload is %u bytes with a name of %u",
+                         payload_bytes, fixed.name_bytes);
+    *out = fixed;
+    *name = (const char *)payload + sizeof(fixed);
+    return STATUS_OK;
 }
 
 size_t protocol_error_encode(void *bytes, uint64_t request_id, enum status status, const char *text)
@@ -243,9 +290,9 @@ enum status protocol_error_decode(const void *payload, uint32_t payload_bytes, e
         payload_bytes != sizeof(fixed) + fixed.text_bytes)
         return error_set(err, STATUS_CORRUPT, "ERROR payload is %u bytes with a text of %u",
                          payload_bytes, fixed.text_bytes);
-    if (fixed.status < STATUS_INVALID || fixed.status > STATUS_CANCELLED)
+    if (fixed.status < STATUS_INVALID || fixed.status > STATUS_DENIED)
         return error_set(err, STATUS_CORRUPT, "ERROR status is %u, wanted %u..%u", fixed.status,
-                         STATUS_INVALID, STATUS_CANCELLED);
+                         STATUS_INVALID, STATUS_DENIED);
     const uint8_t *from = (const uint8_t *)payload + sizeof(fixed);
     for (uint32_t i = 0; i < fixed.text_bytes; i++)
         text[i] = from[i] < 0x20 || from[i] == 0x7f ? ' ' : (char)from[i];

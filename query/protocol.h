@@ -37,19 +37,25 @@ enum protocol_type {
     PROTOCOL_STATS_OK = 6,   /* daemon: JSON text */
     PROTOCOL_ERROR = 7,      /* daemon: status and one line of text */
     PROTOCOL_EXPLAIN_OK = 8, /* daemon: SEARCH_OK, then what each query took */
+    PROTOCOL_RELOAD = 9,     /* client: serve what ROOT/current names now */
+    PROTOCOL_RELOAD_OK = 10, /* daemon: what is served after that */
 };
 
 /* Parts of the protocol that came after its first release. A client that wants one asks for it by
  * HELLO; one that does not never sees it. */
 enum protocol_features {
-    PROTOCOL_FEATURE_EXPLAIN = 1u << 0,           /* PROTOCOL_SEARCH_EXPLAIN */
-    PROTOCOL_FEATURES = PROTOCOL_FEATURE_EXPLAIN, /* all that this end knows */
+    PROTOCOL_FEATURE_EXPLAIN = 1u << 0, /* PROTOCOL_SEARCH_EXPLAIN */
+    PROTOCOL_FEATURE_ORIGIN = 1u << 1,  /* PROTOCOL_SEARCH_ORIGIN */
+    /* all that this end knows */
+    PROTOCOL_FEATURES = PROTOCOL_FEATURE_EXPLAIN | PROTOCOL_FEATURE_ORIGIN,
 };
 
 /* Of a SEARCH. */
 enum protocol_search_flags {
-    PROTOCOL_SEARCH_EXPLAIN = 1u << 0,               /* answer with EXPLAIN_OK */
-    PROTOCOL_SEARCH_FLAGS = PROTOCOL_SEARCH_EXPLAIN, /* all that this end knows */
+    PROTOCOL_SEARCH_EXPLAIN = 1u << 0, /* answer with EXPLAIN_OK */
+    PROTOCOL_SEARCH_ORIGIN = 1u << 1,  /* the answer ends with where it comes from */
+    /* all that this end knows */
+    PROTOCOL_SEARCH_FLAGS = PROTOCOL_SEARCH_EXPLAIN | PROTOCOL_SEARCH_ORIGIN,
 };
 
 /* Every frame. */
@@ -112,7 +118,8 @@ _Static_assert(offsetof(struct protocol_search, recall_target) == 20, "wire layo
 _Static_assert(offsetof(struct protocol_search, dim) == 32, "wire layout");
 
 /* SEARCH_OK and EXPLAIN_OK payload, followed by protocol_result[query_count], then
- * protocol_hit[query_count * k]; of EXPLAIN_OK then protocol_explanation[query_count]. */
+ * protocol_hit[query_count * k]; of EXPLAIN_OK then protocol_explanation[query_count]; where it was
+ * asked for, a protocol_origin ends it. */
 struct protocol_search_ok {
     uint32_t query_count;
     uint32_t k;
@@ -151,6 +158,35 @@ struct protocol_explanation {
 _Static_assert(sizeof(struct protocol_explanation) == 48, "wire layout");
 _Static_assert(offsetof(struct protocol_explanation, read_bytes) == 16, "wire layout");
 
+/* Where an answer comes from. */
+struct protocol_origin {
+    uint64_t generation_low; /* the generation that all its queries were answered from */
+    uint64_t generation_high;
+    uint64_t trace_id; /* what the daemon's log calls the request */
+};
+_Static_assert(sizeof(struct protocol_origin) == 24, "wire layout");
+
+/* STATS payload, or none for JSON. */
+enum protocol_stats_format {
+    PROTOCOL_STATS_JSON = 0,
+    PROTOCOL_STATS_PROMETHEUS = 1,
+};
+struct protocol_stats {
+    uint32_t format; /* enum protocol_stats_format */
+    uint32_t reserved;
+};
+_Static_assert(sizeof(struct protocol_stats) == 8, "wire layout");
+
+/* RELOAD_OK payload, followed by name_bytes of the directory's name without a terminator. */
+struct protocol_reload_ok {
+    uint64_t generation_low;
+    uint64_t generation_high;
+    uint32_t swapped; /* 1: it was not served before; 0: it was already */
+    uint32_t name_bytes;
+};
+_Static_assert(sizeof(struct protocol_reload_ok) == 24, "wire layout");
+enum { PROTOCOL_NAME_MAX = 255 };
+
 /* ERROR payload, followed by text_bytes of UTF-8 text without a terminator. */
 struct protocol_error {
     uint32_t status; /* enum status; its numbers are fixed by PROTOCOL.md */
@@ -177,6 +213,12 @@ NODISCARD enum status protocol_header_decode(const void *bytes, struct protocol_
 
 NODISCARD enum status protocol_hello_decode(const void *payload, uint32_t payload_bytes,
                                             struct protocol_hello *out, struct error *err);
+
+/* Reads a STATS payload of `payload_bytes`, all of which are at `payload` when they are at most
+ * sizeof(struct protocol_stats). STATUS_CORRUPT: another length; STATUS_UNSUPPORTED: an unknown
+ * format. */
+NODISCARD enum status protocol_stats_decode(const void *payload, uint32_t payload_bytes,
+                                            enum protocol_stats_format *out, struct error *err);
 
 /* What a SEARCH is checked against. */
 struct protocol_shape {
@@ -216,13 +258,20 @@ struct protocol_answer {
     const struct protocol_result *results;           /* query_count */
     const struct protocol_hit *hits;                 /* query q's start at q * k */
     const struct protocol_explanation *explanations; /* query_count; NULL in a SEARCH_OK */
+    const struct protocol_origin *origin;            /* NULL when the answer has none */
 };
 
-/* Reads the answer to a SEARCH with `flags`. `payload` is 8-byte aligned. STATUS_CORRUPT when
+/* Reads the answer to a SEARCH with `flags`; whether it ends with an origin is told by its length,
+ * not by them. `payload` is 8-byte aligned. STATUS_CORRUPT when
  * lengths do not add up, a hit count exceeds k or reserved bytes are set. */
 NODISCARD enum status protocol_answer_decode(const void *payload, uint32_t payload_bytes,
                                              uint32_t flags, struct protocol_answer *out,
                                              struct error *err);
+
+/* Reads a RELOAD_OK payload; *name points into it. */
+NODISCARD enum status protocol_reload_ok_decode(const void *payload, uint32_t payload_bytes,
+                                                struct protocol_reload_ok *out, const char **name,
+                                                struct error *err);
 
 /* Writes a whole ERROR frame into bytes[PROTOCOL_ERROR_FRAME_MAX], longer text being cut, and
  * returns its length. */

@@ -13,6 +13,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "common/clock.h"
 #include "common/memory.h"
 
 enum {
@@ -23,6 +24,7 @@ enum {
     READS_PER_LIST = 4, /* blocks a query may read, as a multiple of L: a bound, not a target */
     READS_EXTRA = 64,
     EXPAND_BATCH = 4, /* lists fetched side by side when they are in memory */
+    LATE_STEPS = 16,  /* such batches between two looks at the clock: some 0.1 ms */
 };
 
 /* With a stop ratio, records are expanded also when their exact distance is within so many times
@@ -183,6 +185,7 @@ void search_start(struct search *s, struct search_query *query)
     s->query = query;
     s->stats = (struct search_stats){0};
     s->flags = 0;
+    s->late = false;
     s->in_flight = 0;
     s->blocks_count = 0;
     s->blocks_limit = READS_PER_LIST * query->search_list + READS_EXTRA;
@@ -332,6 +335,12 @@ void search_block_failed(struct search *s)
     s->flags |= SEARCH_DEGRADED;
 }
 
+void search_block_skipped(struct search *s)
+{
+    s->stats.reads--;
+    search_block_failed(s);
+}
+
 /* ---- stop ---- */
 
 /* The stop rule: nothing from here on is worth a read. */
@@ -392,14 +401,23 @@ static uint32_t expand_take(struct search *s, struct list_place *places)
     return count;
 }
 
+static bool past_deadline(const struct search *s)
+{
+    return s->query->deadline_ns != 0 && clock_monotonic_ns() > s->query->deadline_ns;
+}
+
 /* Offers the neighbours of all that ranks, until nothing new does: a search by codes alone. A list
  * is three loads that wait for one another (block, offset, list), so some are fetched side by side.
  */
 static void expand_from_memory(struct search *s)
 {
     struct list_place places[EXPAND_BATCH];
-    uint32_t taken;
+    uint32_t taken, steps = 0;
     while ((taken = expand_take(s, places)) > 0) {
+        if (++steps % LATE_STEPS == 0 && past_deadline(s)) {
+            s->late = true;
+            return;
+        }
         uint32_t found = 0;
         for (uint32_t i = 0; i < taken; i++) {
             list_open(s->index, &places[i]);
@@ -437,6 +455,8 @@ static bool next_candidate(struct search *s, uint32_t *node)
     bool in_memory = index_lists_in_memory(s->index);
     if (in_memory)
         expand_from_memory(s);
+    if (s->late)
+        return false;
     uint32_t place = in_memory ? frontier_next_unread(f) : frontier_next(f);
     if (place == FRONTIER_NONE || past_ratio(s, frontier_distance(f->entries[place])))
         return false;

@@ -46,7 +46,7 @@ struct search {
     float ratio_offset; /* makes distances non-negative for the ratio test */
     struct search_stats stats;
     uint32_t flags;
-    uint64_t started_ns;
+    bool late; /* past its deadline in the midst of a long stretch without reads: over */
 };
 
 /* Allocates a slot's memory for any query of `index`. */
@@ -61,7 +61,8 @@ enum { SEARCH_NO_BLOCK = UINT32_MAX };
 
 /* The next block to read while fewer than `width` reads are in flight, counting it as in flight; or
  * SEARCH_NO_BLOCK. Cached blocks are acted on inside, without a read. The search is over when this
- * gives SEARCH_NO_BLOCK with nothing in flight: the hits are then final in query->hits. */
+ * gives SEARCH_NO_BLOCK with nothing in flight: the hits are then final in query->hits. While
+ * expanding from memory it looks at the query's deadline now and then, and sets `late`. */
 uint32_t search_next_read(struct search *search, uint32_t width);
 
 /* A read has landed: `view` is the verified block. */
@@ -69,5 +70,8 @@ void search_block(struct search *search, const struct block_view *view);
 
 /* A read has failed for good: the answer is degraded. */
 void search_block_failed(struct search *search);
+
+/* The block that search_next_read() gave last will not be read: the answer is degraded. */
+void search_block_skipped(struct search *search);
 
 #endif

@@ -22,8 +22,28 @@ enum {
     EVENTS_PER_WAIT = 64,
     ACCEPTS_PER_WAKE = 64,
     ACCEPT_RETRY_MS = 100, /* after EMFILE and its kin, unless a connection closes first */
-    ACCEPT_LOG_MS = 10000, /* at most one line about it in this time */
 };
+
+struct protocol_shape server_shape(const struct server *server, const struct served *served)
+{
+    return (struct protocol_shape){
+        .type = served->manifest->type,
+        .dim = served->manifest->dim,
+        .queries_max = MIN(server->params.window, (uint32_t)PROTOCOL_QUERIES_MAX),
+    };
+}
+
+bool server_may_log(struct server *server, enum server_log kind)
+{
+    const uint64_t every_ns = (uint64_t)LOG_EVERY_MS * 1000000;
+    uint64_t now_ns = clock_monotonic_ns();
+    uint64_t last_ns = atomic_load_explicit(&server->logged_ns[kind], memory_order_relaxed);
+    if (last_ns != 0 && now_ns - last_ns < every_ns)
+        return false;
+    /* Of threads that come at once, one. */
+    return atomic_compare_exchange_strong_explicit(&server->logged_ns[kind], &last_ns, now_ns,
+                                                   memory_order_relaxed, memory_order_relaxed);
+}
 
 /* ---- waking ---- */
 
@@ -124,28 +144,39 @@ static void accepting_set(struct server *server, bool on)
     server->accept_retry_ns = on ? 0 : clock_monotonic_ns() + ACCEPT_RETRY_MS * 1000000ull;
 }
 
-static void refuse(struct server *server, int fd)
+static void refuse(struct server *server, int fd, const struct error *err)
 {
-    struct error err;
     uint8_t frame[PROTOCOL_ERROR_FRAME_MAX];
-    enum status status = error_set(&err, STATUS_BUSY, "the daemon has its %u connections already",
-                                   server->params.connections_max);
-    size_t length = protocol_error_encode(frame, 0, status, err.text);
+    size_t length = protocol_error_encode(frame, 0, err->status, err->text);
     ssize_t sent = send(fd, frame, length, MSG_DONTWAIT | MSG_NOSIGNAL);
     (void)sent; /* a fresh socket has room; a client that is gone does not mind */
     close(fd);
-    counter_add(&server->counters.connections_refused, 1);
-    counter_add(&server->counters.errors[status], 1);
+    counter_add(&server->counters.errors[err->status], 1);
+}
+
+/* Who is there, and whether they may be; anyone else is told so. */
+static enum status admit(struct server *server, int fd, struct peer *peer, struct error *err)
+{
+    if (atomic_load_explicit(&server->connection_count, memory_order_relaxed) >=
+        server->params.connections_max) {
+        counter_add(&server->counters.connections_refused, 1);
+        return error_set(err, STATUS_BUSY, "the daemon has its %u connections already",
+                         server->params.connections_max);
+    }
+    enum status status = peer_of(fd, peer, err);
+    if (status != STATUS_OK || !server->params.peers || peer_allowed(server->params.peers, peer))
+        return status;
+    counter_add(&server->counters.connections_denied, 1);
+    if (server_may_log(server, SERVER_LOG_DENIED))
+        log_warn("denied", "uid=%u gid=%u pid=%d request=connect", peer->uid, peer->gid, peer->pid);
+    return error_set(err, STATUS_DENIED, "uid %u is not among those who may connect", peer->uid);
 }
 
 static void accept_failed(struct server *server, const struct error *err)
 {
-    uint64_t now = clock_monotonic_ns();
     counter_add(&server->counters.accept_failures, 1);
-    if (server->accept_logged_ns && now - server->accept_logged_ns < ACCEPT_LOG_MS * 1000000ull)
-        return;
-    server->accept_logged_ns = now;
-    log_warn("accept-failed", "retry_ms=%d error=\"%s\"", ACCEPT_RETRY_MS, err->text);
+    if (server_may_log(server, SERVER_LOG_ACCEPT))
+        log_warn("accept-failed", "retry_ms=%d error=\"%s\"", ACCEPT_RETRY_MS, err->text);
 }
 
 static void accept_some(struct server *server)
@@ -165,13 +196,13 @@ static void accept_some(struct server *server)
             accepting_set(server, false);
             return;
         }
-        if (atomic_load_explicit(&server->connection_count, memory_order_relaxed) >=
-            server->params.connections_max) {
-            refuse(server, fd);
+        struct peer peer;
+        if (admit(server, fd, &peer, &err) != STATUS_OK) {
+            refuse(server, fd, &err);
             continue;
         }
         struct connection *connection = NULL;
-        if (connection_create(server, fd, &connection, &err) != STATUS_OK)
+        if (connection_create(server, fd, &peer, &connection, &err) != STATUS_OK)
             accept_failed(server, &err);
         else
             counter_add(&server->counters.connections_accepted, 1);
@@ -192,6 +223,17 @@ static void drain_begin(struct server *server)
         connection_input_close(c);
 }
 
+/* What is in the descriptor does not matter: asked once or often, it is looked once. */
+static void reload_begin(struct server *server)
+{
+    uint8_t dropped[512];
+    struct error err;
+    while (read(server->params.reload_fd, dropped, sizeof(dropped)) > 0)
+        ;
+    if (serving_reload(server->params.serving, NULL, &err) != STATUS_OK)
+        log_warn("not-reloaded", "error=\"%s\"", err.text);
+}
+
 static void dispatch(struct server *server, const struct epoll_event *event)
 {
     void *tag = event->data.ptr;
@@ -202,6 +244,8 @@ static void dispatch(struct server *server, const struct epoll_event *event)
             accept_some(server);
     } else if (tag == &server->params.stop_fd) {
         drain_begin(server);
+    } else if (tag == &server->params.reload_fd) {
+        reload_begin(server);
     } else {
         struct connection *connection = tag;
         /* HUP: the peer closed altogether, so answers have nowhere to go; or we shut it down. */
@@ -218,12 +262,36 @@ static void dispatch(struct server *server, const struct epoll_event *event)
     }
 }
 
+/* Closes connections that wait for their peer for too long. */
+static void sweep(struct server *server, uint64_t now_ns)
+{
+    uint64_t stall_ns = (uint64_t)server->params.stall_ms * 1000000;
+    uint64_t then_ns = now_ns > stall_ns ? now_ns - stall_ns : 0;
+    for (struct connection *c = server->connections; c; c = c->next) {
+        if (!connection_stalled(c, then_ns))
+            continue;
+        connection_broken_note(c, "stalled");
+        connection_fail(c); /* epoll reports it, and it is closed then */
+    }
+}
+
+static void tick(struct server *server, uint64_t now_ns)
+{
+    sweep(server, now_ns);
+    if (server->params.on_tick)
+        server->params.on_tick(server->params.context);
+    server->tick_ns = now_ns + (uint64_t)TICK_MS * 1000000;
+}
+
 /* Milliseconds until something must be done without an event; -1: never. */
 static int wait_ms(const struct server *server, uint64_t drain_until_ns)
 {
     if (server->pending_head)
         return 0;
     uint64_t until = server->draining ? drain_until_ns : server->accept_retry_ns;
+    bool ticks = server->connections || server->params.on_tick;
+    if (ticks && (until == 0 || server->tick_ns < until))
+        until = server->tick_ns;
     if (until == 0)
         return -1;
     uint64_t now = clock_monotonic_ns();
@@ -245,14 +313,15 @@ enum status server_run(struct server *server, struct error *err)
         for (int i = 0; i < count; i++)
             dispatch(server, &events[i]);
         pending_all(server);
+        uint64_t now = clock_monotonic_ns();
+        if (now >= server->tick_ns)
+            tick(server, now);
         if (server->draining) {
-            uint64_t now = clock_monotonic_ns();
             if (drain_until_ns == 0)
                 drain_until_ns = now + (uint64_t)server->params.drain_ms * 1000000;
             if (now >= drain_until_ns)
                 break;
-        } else if (server->accept_retry_ns != 0 &&
-                   clock_monotonic_ns() >= server->accept_retry_ns) {
+        } else if (server->accept_retry_ns != 0 && now >= server->accept_retry_ns) {
             accepting_set(server, true);
         }
     }
@@ -272,20 +341,12 @@ static void params_default(struct server_params *params)
         params->window = SERVER_WINDOW_DEFAULT;
     if (params->output_bytes_max == 0)
         params->output_bytes_max = SERVER_OUTPUT_BYTES_DEFAULT;
+    if (params->output_total_max == 0)
+        params->output_total_max = SERVER_OUTPUT_TOTAL_DEFAULT;
+    if (params->stall_ms == 0)
+        params->stall_ms = SERVER_STALL_MS_DEFAULT;
     if (params->drain_ms == 0)
         params->drain_ms = SERVER_DRAIN_MS_DEFAULT;
-}
-
-static void served_set(struct server *server, struct engine *engine)
-{
-    const struct manifest *manifest = index_manifest(engine_index(engine));
-    server->served = (struct served){
-        .engine = engine,
-        .manifest = manifest,
-        .shape = {.type = manifest->type,
-                  .dim = manifest->dim,
-                  .queries_max = MIN(server->params.window, (uint32_t)PROTOCOL_QUERIES_MAX)},
-    };
 }
 
 enum status server_create(const struct server_params *params, struct server **out,
@@ -299,7 +360,6 @@ enum status server_create(const struct server_params *params, struct server **ou
     pthread_cond_init(&server->idle, NULL);
     server->params = *params;
     params_default(&server->params);
-    served_set(server, params->engine);
     server->started_ns = clock_monotonic_ns();
     server->pending_tail = &server->pending_head;
     server->wake_fd = -1;
@@ -319,6 +379,8 @@ enum status server_create(const struct server_params *params, struct server **ou
         status = watch(server, params->stop_fd, &server->params.stop_fd, err);
     if (status == STATUS_OK)
         status = watch(server, params->listener->fd, &server->params.listener, err);
+    if (status == STATUS_OK && params->reload_fd >= 0)
+        status = watch(server, params->reload_fd, &server->params.reload_fd, err);
 out:
     if (status != STATUS_OK) {
         server_destroy(server);
@@ -368,6 +430,8 @@ void server_stats_get(struct server *server, struct server_stats *out)
         .requests_in_flight = requests_in_flight,
         .connections_accepted = counter_get(&from->connections_accepted),
         .connections_refused = counter_get(&from->connections_refused),
+        .connections_denied = counter_get(&from->connections_denied),
+        .output_bytes = atomic_load_explicit(&server->output_bytes, memory_order_relaxed),
         .connections_broken = counter_get(&from->connections_broken),
         .accept_failures = counter_get(&from->accept_failures),
         .requests = counter_get(&from->requests),

@@ -21,11 +21,21 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "common/clock.h"
+#include "common/log.h"
+
 /* ---- output: bytes the socket did not take; connection.mutex held ---- */
 
 static size_t output_held(const struct output *output)
 {
     return output->end - output->start;
+}
+
+/* Of one connection, and of all. */
+static void output_count(struct connection *connection, size_t more, size_t less)
+{
+    _Atomic uint64_t *total = &connection->server->output_bytes;
+    atomic_fetch_add_explicit(total, more - less, memory_order_relaxed);
 }
 
 static void output_clear(struct output *output, size_t keep_bytes)
@@ -86,6 +96,7 @@ static void fail(struct connection *connection)
     if (connection->failed)
         return;
     connection->failed = true;
+    output_count(connection, 0, output_held(&connection->output));
     output_clear(&connection->output, 0);
     shutdown(connection->fd, SHUT_RDWR);
 }
@@ -108,6 +119,16 @@ static ssize_t send_some(struct connection *connection, const void *bytes, size_
     return sent;
 }
 
+/* Whether `more` bytes may wait. When all connections together hold their limit, those that are
+ * behind go: what the others need is little. */
+static bool output_allowed(const struct connection *connection, size_t more)
+{
+    const struct server *server = connection->server;
+    uint64_t total = atomic_load_explicit(&server->output_bytes, memory_order_relaxed);
+    return total + more <= server->params.output_total_max ||
+           output_held(&connection->output) + more <= CONNECTION_OUTPUT_KEEP;
+}
+
 static void send_locked(struct connection *connection, const void *bytes, size_t length)
 {
     struct server *server = connection->server;
@@ -124,19 +145,48 @@ static void send_locked(struct connection *connection, const void *bytes, size_t
     }
     if (sent == length)
         return;
-    if (!output_append(&connection->output, (const uint8_t *)bytes + sent, length - sent,
+    if (!output_allowed(connection, length - sent) ||
+        !output_append(&connection->output, (const uint8_t *)bytes + sent, length - sent,
                        server->params.output_bytes_max)) {
-        counter_add(&server->counters.connections_broken, 1);
+        connection_broken_note(connection, "too many unread answers");
         fail(connection);
         return;
     }
+    output_count(connection, length - sent, 0);
+    if (connection->output_since_ns == 0)
+        connection->output_since_ns = clock_monotonic_ns();
     interest_set(connection, connection->interest | EPOLLOUT);
+}
+
+void connection_fail(struct connection *connection)
+{
+    pthread_mutex_lock(&connection->mutex);
+    fail(connection);
+    pthread_mutex_unlock(&connection->mutex);
+}
+
+bool connection_stalled(struct connection *connection, uint64_t then_ns)
+{
+    pthread_mutex_lock(&connection->mutex);
+    uint64_t output_ns = connection->output_since_ns;
+    pthread_mutex_unlock(&connection->mutex);
+    uint64_t input_ns = connection->waiting_since_ns;
+    return (output_ns != 0 && output_ns < then_ns) || (input_ns != 0 && input_ns < then_ns);
+}
+
+void connection_broken_note(struct connection *connection, const char *why)
+{
+    struct server *server = connection->server;
+    counter_add(&server->counters.connections_broken, 1);
+    if (server_may_log(server, SERVER_LOG_BROKEN))
+        log_warn("cut-off", "connection=%u uid=%u pid=%d reason=\"%s\"", connection->number,
+                 connection->uid, connection->pid, why);
 }
 
 /* ---- lifetime ---- */
 
-enum status connection_create(struct server *server, int fd, struct connection **out,
-                              struct error *err)
+enum status connection_create(struct server *server, int fd, const struct peer *peer,
+                              struct connection **out, struct error *err)
 {
     struct connection *connection = malloc(sizeof(*connection));
     if (!connection) {
@@ -147,6 +197,10 @@ enum status connection_create(struct server *server, int fd, struct connection *
      * the rest of its life. */
     memset(connection, 0, offsetof(struct connection, input));
     connection->server = server;
+    connection->number = ++server->connection_number;
+    connection->uid = peer->uid;
+    connection->pid = peer->pid;
+    connection->admin = peer_is_admin(peer);
     connection->fd = fd;
     connection->interest = EPOLLIN;
     atomic_init(&connection->references, 1);
@@ -190,9 +244,7 @@ void connection_close(struct connection *connection)
     assert(connection->listed);
     connection_input_close(connection);
 
-    pthread_mutex_lock(&connection->mutex);
-    fail(connection);
-    pthread_mutex_unlock(&connection->mutex);
+    connection_fail(connection);
     /* After fail() nobody changes the interest, so the descriptor can leave epoll. */
     (void)epoll_ctl(server->epoll_fd, EPOLL_CTL_DEL, connection->fd, NULL);
 
@@ -235,8 +287,13 @@ void connection_flush(struct connection *connection)
             fail(connection);
         else
             output->start += (size_t)sent;
+        if (sent > 0) {
+            output_count(connection, 0, (size_t)sent);
+            connection->output_since_ns = clock_monotonic_ns();
+        }
     }
     if (output_held(output) == 0) {
+        connection->output_since_ns = 0;
         output_clear(output, CONNECTION_OUTPUT_KEEP);
         interest_set(connection, connection->interest & ~(uint32_t)EPOLLOUT);
         fail_if_done(connection);

@@ -18,7 +18,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "query/stats_json.h"
+#include "common/clock.h"
 
 enum input_state {
     INPUT_NEED_BYTES, /* nothing complete is buffered */
@@ -65,81 +65,26 @@ static void frame_refuse(struct connection *connection, const struct protocol_he
     connection_send_error(connection, header->request_id, status, err->text);
 }
 
-/* ---- HELLO, STATS ---- */
+/* ---- HELLO, STATS, RELOAD ---- */
 
-static enum input_state frame_hello(struct connection *connection,
+/* Those whose whole payload is buffered: a longer one than they know is not, and is refused. */
+static enum input_state frame_admin(struct connection *connection,
                                     const struct protocol_header *header)
 {
-    struct server *server = connection->server;
-    const struct manifest *manifest = server->served.manifest;
-    struct protocol_hello hello;
+    const uint8_t *payload = input_at(connection, PROTOCOL_HEADER_BYTES);
     struct error err;
-    enum status status = protocol_hello_decode(input_at(connection, PROTOCOL_HEADER_BYTES),
-                                               header->payload_bytes, &hello, &err);
-    if (status != STATUS_OK) {
-        frame_refuse(connection, header, status, &err);
-        return INPUT_FRAME;
-    }
-    const struct protocol_hello_ok ok = {
-        .vector_count = manifest->vector_count,
-        .generation_low = manifest->generation_id.low,
-        .generation_high = manifest->generation_id.high,
-        .dim = manifest->dim,
-        .element_type = (uint32_t)manifest->type,
-        .metric = (uint32_t)manifest->metric,
-        .frame_bytes_max = PROTOCOL_FRAME_BYTES_MAX,
-        .queries_max = server->served.shape.queries_max,
-        .k_max = PROTOCOL_K_MAX,
-        .search_list_max = ENGINE_SEARCH_LIST_MAX,
-        .beam_width_max = ENGINE_BEAM_WIDTH_MAX,
-        .window = server->params.window,
-        .features = hello.features,
-    };
-    uint8_t frame[PROTOCOL_HEADER_BYTES + sizeof(ok)];
-    protocol_header_encode(frame, PROTOCOL_HELLO_OK, header->request_id, sizeof(ok));
-    memcpy(frame + PROTOCOL_HEADER_BYTES, &ok, sizeof(ok));
-    connection_send(connection, frame, sizeof(frame));
-    frame_skip(connection, header);
-    return INPUT_FRAME;
-}
-
-/* Allocates: statistics are asked for by people and monitors, not by the query path. */
-static enum status stats_answer(struct connection *connection, uint64_t request_id,
-                                struct error *err)
-{
-    struct server *server = connection->server;
-    struct stats_json stats = {.manifest = server->served.manifest,
-                               .memory = index_memory_of(engine_index(server->served.engine))};
-    engine_stats_get(server->served.engine, &stats.engine);
-    server_stats_get(server, &stats.server);
-    char *json = NULL;
-    enum status status = stats_json_format(&stats, &json, err);
-    if (status != STATUS_OK)
-        return status;
-    size_t length = strlen(json);
-    uint8_t *frame = malloc(PROTOCOL_HEADER_BYTES + length);
-    if (frame) {
-        protocol_header_encode(frame, PROTOCOL_STATS_OK, request_id, (uint32_t)length);
-        memcpy(frame + PROTOCOL_HEADER_BYTES, json, length);
-        connection_send(connection, frame, PROTOCOL_HEADER_BYTES + length);
+    enum status status;
+    if (header->type == PROTOCOL_RELOAD) {
+        if (!connection_window_take(connection, 1))
+            return INPUT_STOPPED;
+        status = admin_reload(connection, header, &err);
+        if (status != STATUS_OK)
+            connection_answer(connection, 1, NULL, 0);
+    } else if (header->type == PROTOCOL_STATS) {
+        status = admin_stats(connection, header, payload, &err);
     } else {
-        status = error_set(err, STATUS_NO_MEMORY, "no memory for statistics");
+        status = admin_hello(connection, header, payload, &err);
     }
-    free(frame);
-    free(json);
-    return status;
-}
-
-static enum input_state frame_stats(struct connection *connection,
-                                    const struct protocol_header *header)
-{
-    struct error err;
-    enum status status = STATUS_OK;
-    if (header->payload_bytes != 0)
-        status = error_set(&err, STATUS_CORRUPT, "STATS payload is %u bytes, wanted 0",
-                           header->payload_bytes);
-    else
-        status = stats_answer(connection, header->request_id, &err);
     if (status != STATUS_OK)
         frame_refuse(connection, header, status, &err);
     else
@@ -149,28 +94,47 @@ static enum input_state frame_stats(struct connection *connection,
 
 /* ---- SEARCH ---- */
 
+/* The request that the frame makes. None, without a failure: the window is full (*state tells), the
+ * frame stays where it is and is parsed again. */
+static enum status search_begin(struct connection *connection, const struct protocol_header *header,
+                                struct served *served, struct request **out,
+                                enum input_state *state, struct error *err)
+{
+    const struct protocol_shape shape = server_shape(connection->server, served);
+    struct protocol_search search;
+    enum status status = protocol_search_decode(input_at(connection, PROTOCOL_HEADER_BYTES),
+                                                header->payload_bytes, &shape, &search, err);
+    if (status != STATUS_OK)
+        return status;
+    if (!connection_window_take(connection, search.query_count)) {
+        *state = INPUT_STOPPED;
+        return STATUS_OK;
+    }
+    status = request_create(connection, served, header->request_id, &search, out, err);
+    if (status != STATUS_OK)
+        connection_answer(connection, search.query_count, NULL, 0);
+    return status;
+}
+
 static enum input_state frame_search(struct connection *connection,
                                      const struct protocol_header *header)
 {
-    struct protocol_search search;
     struct request *request = NULL;
     struct error err;
-    enum status status =
-        protocol_search_decode(input_at(connection, PROTOCOL_HEADER_BYTES), header->payload_bytes,
-                               &connection->server->served.shape, &search, &err);
-    if (status != STATUS_OK) {
+    enum status status = STATUS_OK;
+    struct served *served = serving_acquire(connection->server->params.serving);
+    if (!served)
+        status = error_set(&err, STATUS_BUSY, "the next generation is being opened: try again");
+    enum input_state state = INPUT_FRAME;
+    if (status == STATUS_OK)
+        status = search_begin(connection, header, served, &request, &state, &err);
+    if (!request && served)
+        served_release(served);
+    if (status != STATUS_OK)
         frame_refuse(connection, header, status, &err);
-        return INPUT_FRAME;
-    }
-    if (!connection_window_take(connection, search.query_count))
-        return INPUT_STOPPED; /* the frame stays where it is and is parsed again */
-    status = request_create(connection, header->request_id, &search, &request, &err);
-    if (status != STATUS_OK) {
-        connection_answer(connection, search.query_count, NULL, 0);
-        frame_refuse(connection, header, status, &err);
-        return INPUT_FRAME;
-    }
-    input_consume(connection, PROTOCOL_HEADER_BYTES + (uint32_t)sizeof(search));
+    if (!request)
+        return state;
+    input_consume(connection, PROTOCOL_HEADER_BYTES + (uint32_t)sizeof(struct protocol_search));
     uint32_t here = (uint32_t)MIN((uint64_t)input_held(connection), request->vectors_bytes);
     memcpy(request->vectors, input_at(connection, 0), here);
     input_consume(connection, here);
@@ -193,12 +157,13 @@ static uint32_t payload_head_bytes(const struct protocol_header *header)
         head = sizeof(struct protocol_search);
     else if (header->type == PROTOCOL_HELLO)
         head = sizeof(struct protocol_hello);
+    else if (header->type == PROTOCOL_STATS)
+        head = sizeof(struct protocol_stats);
     return MIN(header->payload_bytes, (uint32_t)head);
 }
 
 static enum input_state input_frame(struct connection *connection)
 {
-    struct server *server = connection->server;
     struct protocol_header header;
     struct error err;
     if (connection->input_closed)
@@ -209,20 +174,20 @@ static enum input_state input_frame(struct connection *connection)
         return INPUT_NEED_BYTES;
     enum status status = protocol_header_decode(input_at(connection, 0), &header, &err);
     if (status != STATUS_OK) {
-        counter_add(&server->counters.connections_broken, 1);
         connection_send_error(connection, 0, status, err.text);
+        connection_broken_note(connection, err.text);
         connection_input_close(connection);
         return INPUT_STOPPED;
     }
     if (input_held(connection) < PROTOCOL_HEADER_BYTES + payload_head_bytes(&header))
         return INPUT_NEED_BYTES;
     switch (header.type) {
-    case PROTOCOL_HELLO:
-        return frame_hello(connection, &header);
     case PROTOCOL_SEARCH:
         return frame_search(connection, &header);
+    case PROTOCOL_HELLO:
     case PROTOCOL_STATS:
-        return frame_stats(connection, &header);
+    case PROTOCOL_RELOAD:
+        return frame_admin(connection, &header);
     default:
         status = error_set(&err, STATUS_UNSUPPORTED,
                            "frame type %u is not a request this daemon knows", header.type);
@@ -239,6 +204,7 @@ static enum input_state input_parse(struct connection *connection, uint32_t *bud
         if (state != INPUT_FRAME)
             return state;
         counter_add(&connection->server->counters.requests, 1);
+        connection->waiting_since_ns = 0;
         (*budget)--;
     }
     return INPUT_FRAME;
@@ -279,6 +245,7 @@ static bool input_receive(struct connection *connection)
     connection->filled_bytes += (uint64_t)received;
     if (connection->filled_bytes == filling->vectors_bytes) {
         connection->filling = NULL;
+        connection->waiting_since_ns = 0;
         counter_add(&connection->server->counters.requests, 1);
         request_submit(filling);
     }
@@ -293,4 +260,11 @@ void connection_input(struct connection *connection, bool readable)
         state = input_parse(connection, &budget);
     if (state == INPUT_FRAME)
         server_pending_push(connection->server, connection);
+    bool partial =
+        state == INPUT_NEED_BYTES && !connection->input_closed &&
+        (connection->filling || connection->skip_bytes > 0 || input_held(connection) > 0);
+    if (!partial)
+        connection->waiting_since_ns = 0;
+    else if (connection->waiting_since_ns == 0)
+        connection->waiting_since_ns = clock_monotonic_ns();
 }

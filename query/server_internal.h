@@ -1,7 +1,8 @@
 /*
  * server_internal.h - what the server's files share: server.c (loop, accept, drain),
  * server_connection.c (lifetime and output of a connection), server_input.c (bytes to frames),
- * server_request.c (request memory, submission, completion).
+ * server_request.c (request memory, submission, completion), server_admin.c (what is asked about
+ * the daemon itself).
  *
  * Threads. The epoll thread runs everything but request_complete(), which an engine worker calls.
  * Fields say who may touch them. Locks, in the order they may nest: connection.mutex  output, flow
@@ -17,21 +18,36 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "query/engine.h"
+#include "query/peer.h"
 #include "query/protocol.h"
 #include "query/server.h"
+#include "query/serving.h"
 
 enum {
     CONNECTION_INPUT_BYTES = 32 << 10,  /* > 64: a SEARCH header and its fixed part */
     CONNECTION_FRAMES_PER_WAKE = 64,    /* then other connections get their turn */
     CONNECTION_RECEIVE_MAX = 256 << 10, /* bytes of a large frame taken a wake, likewise */
-    CONNECTION_OUTPUT_KEEP = 64 << 10,  /* a drained output buffer larger than this is freed */
-    REQUEST_CLASS_MIN = 9,              /* log2 bytes of the smallest request memory class */
+    CONNECTION_OUTPUT_KEEP = 64 << 10,  /* a drained output buffer larger than this is freed, and
+                                         * a connection is behind when it has more to send */
+    RELOADS_WAITING_MAX = 64,
+    TICK_MS = 1000,
+    LOG_EVERY_MS = 1000,
+    REQUEST_CLASS_MIN = 9,          /* log2 bytes of the smallest request memory class */
     REQUEST_CLASS_MAX = 26,         /* 16 MiB of vectors + 16 MiB of answer + queries < 64 MiB */
     REQUEST_SMALL_BYTES = 64 << 10, /* not held against REQUEST_MEMORY_MAX, see server_request.c */
 };
 #define REQUEST_MEMORY_MAX (UINT64_C(1) << 30)  /* large requests held, all connections */
 #define REQUEST_KEEP_MAX   (UINT64_C(64) << 20) /* in free lists */
+
+/* Lines that a client or a disk can cause at will. */
+enum server_log {
+    SERVER_LOG_ACCEPT,
+    SERVER_LOG_DENIED,
+    SERVER_LOG_BROKEN,
+    SERVER_LOG_DEGRADED,
+    SERVER_LOG_SLOW,
+    SERVER_LOG_COUNT,
+};
 
 /* A SEARCH frame from its header to its answer. One allocation: this struct, vectors, queries and
  * the answer frame, into which the engine writes hits. Owned by the epoll thread until submitted,
@@ -40,7 +56,10 @@ struct request {
     struct request *next;          /* in a free list */
     struct connection *connection; /* reference held */
     struct server *server;
+    struct served *served; /* reference held: what answers it */
     uint64_t id;
+    uint64_t trace_id;
+    uint64_t arrived_ns;
     uint64_t deadline_ns;
     uint32_t query_count, k;
     uint32_t flags; /* enum protocol_search_flags */
@@ -62,6 +81,10 @@ struct output {
 
 struct connection {
     struct server *server;
+    uint32_t number; /* in order of arrival: names it in logs, its flow in the engine */
+    uid_t uid;       /* who was there when it connected */
+    pid_t pid;
+    bool admin;                  /* may ask for a reload */
     int fd;                      /* closed with the last reference */
     _Atomic uint32_t references; /* 1: the server's list; 1 a request; 1 the resume list */
 
@@ -72,6 +95,8 @@ struct connection {
     bool listed;             /* in server.connections, registered with epoll */
     struct request *filling; /* its vectors are still coming */
     uint64_t filled_bytes;
+    uint32_t requests;               /* SEARCH frames so far: the lower half of a trace id */
+    uint64_t waiting_since_ns;       /* for the rest of a frame; 0: between two, or not read now */
     uint32_t skip_bytes;             /* of a refused frame's payload, still to come */
     uint32_t input_start, input_end; /* unparsed bytes of input[] */
 
@@ -84,6 +109,7 @@ struct connection {
     uint32_t resume_at;
     uint32_t interest; /* epoll events registered */
     struct output output;
+    uint64_t output_since_ns; /* when the socket last took a byte of it, or it began to wait */
 
     struct connection *resume_next; /* server.resume; this and resuming under server.lock */
     bool resuming;
@@ -91,21 +117,14 @@ struct connection {
     uint8_t input[CONNECTION_INPUT_BYTES]; /* epoll thread */
 };
 
-/* What is served now: swapped as a whole when a generation is. Epoll thread. */
-struct served {
-    struct engine *engine;
-    const struct manifest *manifest;
-    struct protocol_shape shape;
-};
-
 struct server_counters {
-    _Atomic uint64_t connections_accepted, connections_refused, connections_broken;
+    _Atomic uint64_t connections_accepted, connections_refused, connections_denied;
+    _Atomic uint64_t connections_broken;
     _Atomic uint64_t accept_failures, requests, queries, pauses, bytes_in, bytes_out;
     _Atomic uint64_t errors[SERVER_STATUS_COUNT];
 };
 
 struct server {
-    struct served served;
     struct server_params params; /* defaults filled in */
     uint64_t started_ns;
     int epoll_fd, wake_fd;
@@ -115,10 +134,14 @@ struct server {
     struct connection *pending_head, **pending_tail; /* unparsed input left by the frame limit */
     bool accepting;                                  /* the listener is registered for EPOLLIN */
     uint64_t accept_retry_ns; /* when to try again after EMFILE; 0: not waiting */
-    uint64_t accept_logged_ns;
+    uint32_t connection_number;
+    uint64_t tick_ns; /* when the next is due */
     bool draining;
 
     _Atomic uint32_t connection_count;
+    _Atomic uint32_t reloads_waiting;
+    _Atomic uint64_t output_bytes;
+    _Atomic uint64_t logged_ns[SERVER_LOG_COUNT];
     struct server_counters counters;
 
     pthread_mutex_t lock;
@@ -129,6 +152,13 @@ struct server {
     uint64_t large_bytes; /* of requests in use above REQUEST_SMALL_BYTES */
     uint32_t requests_in_flight;
 };
+
+/* Shape that requests for `served` are checked against. */
+struct protocol_shape server_shape(const struct server *server, const struct served *served);
+
+/* Whether a line of this kind may be logged now: one in LOG_EVERY_MS, so that a flood of faults is
+ * not a flood of lines. Any thread. */
+bool server_may_log(struct server *server, enum server_log kind);
 
 ALWAYS_INLINE void counter_add(_Atomic uint64_t *counter, uint64_t amount)
 {
@@ -145,8 +175,8 @@ void server_pending_push(struct server *server, struct connection *connection);
 /* ---- server_connection.c ---- */
 
 /* Takes `fd`, also on failure. */
-NODISCARD enum status connection_create(struct server *server, int fd, struct connection **out,
-                                        struct error *err);
+NODISCARD enum status connection_create(struct server *server, int fd, const struct peer *peer,
+                                        struct connection **out, struct error *err);
 void connection_retain(struct connection *connection);
 void connection_release(struct connection *connection);
 /* Takes it off the server: unregistered, answers from now on dropped, list reference released. */
@@ -156,6 +186,13 @@ void connection_send(struct connection *connection, const void *bytes, size_t le
 /* As connection_send(), for an ERROR frame, counted. */
 void connection_send_error(struct connection *connection, uint64_t request_id, enum status status,
                            const char *text);
+/* Counts and logs that it ends for a fault of the peer's. Any thread. */
+void connection_broken_note(struct connection *connection, const char *why);
+/* Drops its answers and has it closed. Any thread. */
+void connection_fail(struct connection *connection);
+/* Whether it waits for the peer since before `then_ns`: for room in the socket, or the rest of a
+ * frame. Epoll thread. */
+bool connection_stalled(struct connection *connection, uint64_t then_ns);
 /* The socket takes bytes again. */
 void connection_flush(struct connection *connection);
 /* Reads no more; closes itself once its answers are out. */
@@ -175,16 +212,30 @@ void connection_input(struct connection *connection, bool readable);
 
 /* ---- server_request.c ---- */
 
-/* Memory for a checked SEARCH whose window is taken; references its connection. STATUS_BUSY when
- * large requests hold REQUEST_MEMORY_MAX. */
-NODISCARD enum status request_create(struct connection *connection, uint64_t id,
-                                     const struct protocol_search *search, struct request **out,
-                                     struct error *err);
+/* Memory for a SEARCH that was checked against `served`, of which it keeps the caller's reference
+ * on success, and whose window is taken; references its connection. STATUS_BUSY when large requests
+ * hold REQUEST_MEMORY_MAX. */
+NODISCARD enum status request_create(struct connection *connection, struct served *served,
+                                     uint64_t id, const struct protocol_search *search,
+                                     struct request **out, struct error *err);
 /* Its vectors are complete: checks and submits all queries. The request is gone for the caller. */
 void request_submit(struct request *request);
 /* Its connection will not complete it: gives window and memory back, unanswered. */
 void request_abandon(struct request *request);
 /* Frees the free lists. */
 void request_pool_fini(struct server *server);
+
+/* ---- server_admin.c: frames whose payload is buffered; a failure is the caller's to answer ----
+ */
+
+NODISCARD enum status admin_hello(struct connection *connection,
+                                  const struct protocol_header *header, const void *payload,
+                                  struct error *err);
+NODISCARD enum status admin_stats(struct connection *connection,
+                                  const struct protocol_header *header, const void *payload,
+                                  struct error *err);
+/* Its window (1) is taken; on success the answer gives it back. */
+NODISCARD enum status admin_reload(struct connection *connection,
+                                   const struct protocol_header *header, struct error *err);
 
 #endif

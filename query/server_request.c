@@ -13,11 +13,13 @@
 #include "query/server_internal.h"
 
 #include <assert.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/clock.h"
+#include "common/log.h"
 #include "common/memory.h"
 
 _Static_assert(sizeof(struct search_hit) == sizeof(struct protocol_hit), "hits are sent in place");
@@ -123,6 +125,7 @@ static void request_release(struct request *request)
 {
     struct server *server = request->server;
     connection_release(request->connection);
+    served_release(request->served);
     pool_give(server, request->memory_class, request);
 }
 
@@ -141,7 +144,7 @@ static void request_answer_error(struct request *request, enum status status, co
     request_release(request);
 }
 
-static void explanations_encode(const struct request *request, uint8_t *at)
+static uint8_t *explanations_encode(const struct request *request, uint8_t *at)
 {
     for (uint32_t q = 0; q < request->query_count; q++) {
         const struct search_stats *stats = &request->queries[q].stats;
@@ -158,6 +161,17 @@ static void explanations_encode(const struct request *request, uint8_t *at)
         memcpy(at, &explanation, sizeof(explanation));
         at += sizeof(explanation);
     }
+    return at;
+}
+
+static void origin_encode(const struct request *request, uint8_t *at)
+{
+    const struct protocol_origin origin = {
+        .generation_low = request->served->manifest->generation_id.low,
+        .generation_high = request->served->manifest->generation_id.high,
+        .trace_id = request->trace_id,
+    };
+    memcpy(at, &origin, sizeof(origin));
 }
 
 /* Everything of the answer's frame that the engine did not write. */
@@ -189,7 +203,32 @@ static void answer_encode(struct request *request)
     }
     at += (size_t)request->query_count * request->k * sizeof(struct protocol_hit);
     if ((request->flags & PROTOCOL_SEARCH_EXPLAIN) != 0)
-        explanations_encode(request, at);
+        at = explanations_encode(request, at);
+    if ((request->flags & PROTOCOL_SEARCH_ORIGIN) != 0)
+        origin_encode(request, at);
+}
+
+/* What an operator asks about later: answers that miss blocks, and slow ones. */
+static void answer_log(const struct request *request, enum status failure)
+{
+    struct server *server = request->server;
+    uint64_t took_ns = clock_monotonic_ns() - request->arrived_ns;
+    uint32_t slow_ms = server->params.slow_ms;
+    uint32_t flags = 0, reads = 0;
+    for (uint32_t q = 0; failure == STATUS_OK && q < request->query_count; q++) {
+        flags |= request->queries[q].flags;
+        reads += request->queries[q].stats.reads;
+    }
+    bool degraded = (flags & SEARCH_DEGRADED) != 0;
+    bool slow = slow_ms != 0 && took_ns >= slow_ms * UINT64_C(1000000);
+    if ((degraded && server_may_log(server, SERVER_LOG_DEGRADED)) ||
+        (slow && server_may_log(server, SERVER_LOG_SLOW)))
+        log_warn(degraded ? "degraded" : "slow",
+                 "trace=%016" PRIx64 " connection=%u request=%" PRIu64 " pid=%d generation=\"%s\""
+                 " status=%s queries=%u k=%u took_us=%" PRIu64 " reads=%u",
+                 request->trace_id, request->connection->number, request->id,
+                 request->connection->pid, request->served->name, status_name(failure),
+                 request->query_count, request->k, took_ns / 1000, reads);
 }
 
 static void request_finish(struct request *request)
@@ -197,6 +236,7 @@ static void request_finish(struct request *request)
     char text[ERROR_TEXT_BYTES];
     enum status failure =
         (enum status)atomic_load_explicit(&request->failure, memory_order_relaxed);
+    answer_log(request, failure);
     switch (failure) {
     case STATUS_OK:
         answer_encode(request);
@@ -208,7 +248,7 @@ static void request_finish(struct request *request)
         snprintf(text, sizeof(text), "not done within its timeout of %u ms", request->timeout_ms);
         break;
     case STATUS_BUSY:
-        snprintf(text, sizeof(text), "the query queue is full: try again");
+        snprintf(text, sizeof(text), "more queries wait than can be answered in time: try again");
         break;
     default:
         snprintf(text, sizeof(text), "the search failed: %s", status_name(failure));
@@ -258,18 +298,19 @@ static void queries_init(struct request *request, const struct protocol_search *
             .deadline_ns = request->deadline_ns,
             .hits = (void *)(request->frame + hits_at +
                              (size_t)q * search->k * sizeof(struct protocol_hit)),
+            .flow = request->connection->number,
             .complete = request_complete,
             .user = request,
         };
 }
 
-enum status request_create(struct connection *connection, uint64_t id,
+enum status request_create(struct connection *connection, struct served *served, uint64_t id,
                            const struct protocol_search *search, struct request **out,
                            struct error *err)
 {
     struct server *server = connection->server;
     uint64_t vectors_bytes =
-        (uint64_t)search->query_count * search->dim * element_bytes(server->served.shape.type);
+        (uint64_t)search->query_count * search->dim * element_bytes(served->manifest->type);
     uint64_t frame_bytes =
         protocol_answer_frame_bytes(search->query_count, search->k, search->flags);
     struct request_layout at = layout_of(vectors_bytes, search->query_count, frame_bytes);
@@ -286,16 +327,20 @@ enum status request_create(struct connection *connection, uint64_t id,
         return error_set(err, STATUS_NO_MEMORY, "no memory for a request of %zu bytes", at.total);
     }
     uint8_t *memory = (uint8_t *)request;
+    uint32_t timeout_ms = search->timeout_ms ? search->timeout_ms : server->params.timeout_ms;
+    uint64_t now_ns = clock_monotonic_ns();
     *request = (struct request){
         .connection = connection,
         .server = server,
+        .served = served,
         .id = id,
+        .trace_id = (uint64_t)connection->number << 32 | ++connection->requests,
+        .arrived_ns = now_ns,
         .query_count = search->query_count,
         .k = search->k,
         .flags = search->flags,
-        .timeout_ms = search->timeout_ms,
-        .deadline_ns =
-            search->timeout_ms ? clock_monotonic_ns() + (uint64_t)search->timeout_ms * 1000000 : 0,
+        .timeout_ms = timeout_ms,
+        .deadline_ns = timeout_ms ? now_ns + (uint64_t)timeout_ms * 1000000 : 0,
         .memory_class = size_class,
         .vectors = memory + at.vectors,
         .queries = (void *)(memory + at.queries),
@@ -314,7 +359,7 @@ enum status request_create(struct connection *connection, uint64_t id,
 void request_submit(struct request *request)
 {
     struct server *server = request->server;
-    struct engine *engine = server->served.engine;
+    struct engine *engine = request->served->engine;
     uint32_t count = request->query_count;
     struct error err;
     for (uint32_t q = 0; q < count; q++) {

@@ -1,9 +1,9 @@
 /*
- * stats_json.c - see stats_json.h. The only file in query/ that knows cJSON. Pure: no state.
+ * stats_json.c - see stats.h. The only file in query/ that knows cJSON. Pure: no state.
  *
  * Counters become JSON numbers, exact up to 2^53; ids, which use all their bits, are hex text.
  */
-#include "query/stats_json.h"
+#include "query/stats.h"
 
 #include <cjson/cJSON.h>
 #include <inttypes.h>
@@ -25,7 +25,7 @@ static cJSON *add_numbers(cJSON *parent, const char *name, const struct number *
     return object;
 }
 
-static bool add_index(cJSON *root, const struct stats_json *stats)
+static bool add_index(cJSON *root, const struct stats *stats)
 {
     const struct manifest *manifest = stats->manifest;
     char id[33];
@@ -40,6 +40,7 @@ static bool add_index(cJSON *root, const struct stats_json *stats)
     };
     cJSON *index = add_numbers(root, "index", numbers, ARRAY_LENGTH(numbers));
     return index && cJSON_AddStringToObject(index, "generation", id) &&
+           cJSON_AddStringToObject(index, "name", stats->name) &&
            cJSON_AddStringToObject(index, "type", element_name(manifest->type)) &&
            cJSON_AddStringToObject(index, "metric", metric_name(manifest->metric));
 }
@@ -57,14 +58,49 @@ static bool add_memory(cJSON *root, const struct index_memory *memory)
     return object && cJSON_AddBoolToObject(object, "resident", memory->resident);
 }
 
+/* Pairs of a bucket's least nanoseconds and its count, where there is one. */
+static bool add_buckets(cJSON *parent, const struct histogram_counts *counts)
+{
+    cJSON *buckets = cJSON_AddArrayToObject(parent, "buckets");
+    for (uint32_t i = 0; buckets && i < HISTOGRAM_BUCKETS; i++) {
+        const double pair[2] = {(double)histogram_bucket_floor_ns(i), (double)counts->buckets[i]};
+        if (counts->buckets[i] != 0 &&
+            !cJSON_AddItemToArray(buckets, cJSON_CreateDoubleArray(pair, 2)))
+            return false;
+    }
+    return buckets != NULL;
+}
+
+/* Quantiles and the mean, in microseconds, of what is counted in nanoseconds. */
+static bool add_latency(cJSON *parent, const char *name, const struct histogram_counts *counts)
+{
+    static const struct {
+        const char *name;
+        double share;
+    } quantiles[] = {{"p50_us", 0.5}, {"p90_us", 0.9}, {"p99_us", 0.99}, {"p999_us", 0.999}};
+    cJSON *object = cJSON_AddObjectToObject(parent, name);
+    if (!object || !cJSON_AddNumberToObject(object, "count", (double)counts->count))
+        return false;
+    if (!cJSON_AddNumberToObject(object, "mean_us", (double)histogram_mean_ns(counts) / 1000))
+        return false;
+    for (size_t i = 0; i < ARRAY_LENGTH(quantiles); i++)
+        if (!cJSON_AddNumberToObject(object, quantiles[i].name,
+                                     (double)histogram_percentile_ns(counts, quantiles[i].share) /
+                                         1000))
+            return false;
+    return add_buckets(object, counts);
+}
+
 static bool add_engine(cJSON *root, const struct engine_stats *engine)
 {
     const struct number numbers[] = {
         {"queries", engine->queries},
+        {"busy", engine->busy},
         {"timeouts", engine->timeouts},
         {"degraded", engine->degraded},
         {"reads", engine->reads},
         {"read_retries", engine->read_retries},
+        {"read_timeouts", engine->read_timeouts},
         {"failed_blocks", engine->failed_blocks},
         {"cache_hits", engine->cache_hits},
         {"code_distances", engine->code_distances},
@@ -72,10 +108,31 @@ static bool add_engine(cJSON *root, const struct engine_stats *engine)
         {"busy_ns", engine->busy_ns},
         {"queued", engine->queued},
         {"in_flight", engine->in_flight},
+        {"reads_in_flight", engine->reads_in_flight},
         {"threads", engine->threads},
     };
     cJSON *object = add_numbers(root, "engine", numbers, ARRAY_LENGTH(numbers));
-    return object && cJSON_AddStringToObject(object, "io", engine->io);
+    return object && cJSON_AddStringToObject(object, "io", engine->io) &&
+           add_latency(object, "latency", &engine->latency) &&
+           add_latency(object, "read_latency", &engine->read_latency);
+}
+
+static bool add_swap(cJSON *root, const struct serving_stats *serving)
+{
+    const struct number numbers[] = {
+        {"swaps", serving->swaps},
+        {"refused", serving->refused},
+        {"load_ms", serving->load_ns / 1000000},
+        {"live_ms", serving->live_ns / 1000000},
+        {"memory_bytes", serving->memory_bytes},
+    };
+    cJSON *object = add_numbers(root, "swap", numbers, ARRAY_LENGTH(numbers));
+    const char *mode = serving->fixed ? "fixed" : serving_swap_name(serving->swap);
+    return object && cJSON_AddStringToObject(object, "mode", mode) &&
+           cJSON_AddBoolToObject(object, "loading", serving->loading) &&
+           cJSON_AddBoolToObject(object, "fallback", serving->fallback) &&
+           cJSON_AddStringToObject(object, "refused_name", serving->refused_name) &&
+           cJSON_AddStringToObject(object, "refused_reason", serving->refused_reason);
 }
 
 static bool add_server(cJSON *root, const struct server_stats *server)
@@ -86,6 +143,7 @@ static bool add_server(cJSON *root, const struct server_stats *server)
         {"requests_in_flight", server->requests_in_flight},
         {"connections_accepted", server->connections_accepted},
         {"connections_refused", server->connections_refused},
+        {"connections_denied", server->connections_denied},
         {"connections_broken", server->connections_broken},
         {"accept_failures", server->accept_failures},
         {"requests", server->requests},
@@ -93,6 +151,7 @@ static bool add_server(cJSON *root, const struct server_stats *server)
         {"pauses", server->pauses},
         {"bytes_in", server->bytes_in},
         {"bytes_out", server->bytes_out},
+        {"output_bytes", server->output_bytes},
     };
     struct number errors[SERVER_STATUS_COUNT - 1];
     for (size_t i = 0; i < ARRAY_LENGTH(errors); i++)
@@ -101,16 +160,26 @@ static bool add_server(cJSON *root, const struct server_stats *server)
     return object && add_numbers(object, "errors", errors, ARRAY_LENGTH(errors));
 }
 
-enum status stats_json_format(const struct stats_json *stats, char **json, struct error *err)
+static bool add_process(cJSON *root, const struct stats *stats)
+{
+    const struct number numbers[] = {
+        {"resident_bytes", stats->resident_bytes},
+        {"peak_resident_bytes", stats->peak_resident_bytes},
+    };
+    return add_numbers(root, "process", numbers, ARRAY_LENGTH(numbers));
+}
+
+enum status stats_json_format(const struct stats *stats, char **text, struct error *err)
 {
     cJSON *root = cJSON_CreateObject();
-    char *text = NULL;
+    char *line = NULL;
     if (root && add_index(root, stats) && add_memory(root, &stats->memory) &&
-        add_engine(root, &stats->engine) && add_server(root, &stats->server))
-        text = cJSON_PrintUnformatted(root);
+        add_swap(root, &stats->serving) && add_engine(root, &stats->serving.engine) &&
+        add_server(root, &stats->server) && add_process(root, stats))
+        line = cJSON_PrintUnformatted(root);
     cJSON_Delete(root);
-    if (!text)
+    if (!line)
         return error_set(err, STATUS_NO_MEMORY, "no memory for statistics");
-    *json = text;
+    *text = line;
     return STATUS_OK;
 }

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -21,9 +22,15 @@ static const char name_template[] = "nightjar.XXXXXX";
 int directory_fixture_create(char path[DIRECTORY_FIXTURE_BYTES])
 {
     const char *base = getenv("TMPDIR");
-    if (!base || !*base || strlen(base) + 1 + sizeof(name_template) > DIRECTORY_FIXTURE_BYTES)
-        base = "/tmp";
-    snprintf(path, DIRECTORY_FIXTURE_BYTES, "%s/%s", base, name_template);
+    char *real = base && *base ? realpath(base, NULL) : NULL;
+    if (!real || strlen(real) + 1 + sizeof(name_template) > DIRECTORY_FIXTURE_BYTES) {
+        free(real);
+        real = realpath("/tmp", NULL);
+    }
+    if (!real)
+        return -1;
+    snprintf(path, DIRECTORY_FIXTURE_BYTES, "%s/%s", real, name_template);
+    free(real);
     return mkdtemp(path) ? 0 : -1;
 }
 
@@ -58,4 +65,18 @@ void directory_fixture_write(const char *path, const void *bytes, size_t count)
     assert_true(fd >= 0);
     assert_int_equal(write(fd, bytes, count), (ssize_t)count);
     close(fd);
+}
+
+void directory_fixture_tree(const char *root, const char *path, const char *text)
+{
+    char name[512];
+    int length = snprintf(name, sizeof(name), "%s%s", root, path);
+    assert_true(length > 0 && (size_t)length < sizeof(name));
+    for (char *slash = strchr(name + strlen(root) + 1, '/'); slash;
+         slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        mkdir(name, 0700);
+        *slash = '/';
+    }
+    directory_fixture_write(name, text, strlen(text));
 }

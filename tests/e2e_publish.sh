@@ -310,12 +310,16 @@ repeat three prune_one 3 &
 jobs_started+=($!)
 repeat four prune_one 4 &
 jobs_started+=($!)
+repeat seven "$tool" publish --root root gen-1 &
+jobs_started+=($!)
+repeat eight "$tool" publish --root root gen-2 &
+jobs_started+=($!)
 repeat five "$tool" list --root root &
 jobs_started+=($!)
 repeat six "$tool" info root/current &
 jobs_started+=($!)
 wait "${jobs_started[@]}"
-for name in one two three four five six; do
+for name in one two three four five six seven eight; do
     if [[ -e $name.failed ]]; then
         fail "side by side, $name: $(grep -m 3 '^nightjar' $name.log)"
     else

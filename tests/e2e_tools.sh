@@ -88,7 +88,8 @@ copy_generation() {
 
 # --- usage -----------------------------------------------------------------------------------------
 
-for command in search bench publish rollback list prune info verify stats groundtruth codes generate convert; do
+for command in search bench publish rollback list prune info verify stats top reload doctor groundtruth codes \
+    generate convert; do
     check "$command --help" "$bin/nightjar" "$command" --help
     says "$command --help" "nightjar $command"
     refused "$command --frobnicate" 2 "--frobnicate" nightjar "$command" --frobnicate
@@ -440,7 +441,7 @@ refused "nightjard: socket in a missing directory" 1 "no/socket" nightjard --roo
     --socket no/socket
 : >plain
 refused "nightjard: socket is a file" 1 "plain" nightjard --root root --socket plain
-refused "nightjard: memory" 1 "10240" nightjard --root root --socket socket --memory 10K
+refused "nightjard: memory" 1 "5120" nightjard --root root --socket socket --memory 10K
 refused "nightjard: broken generation" 1 "codes.bin" nightjard --index root/short --socket socket
 refused "stats: no daemon" 1 "socket" nightjar stats --socket socket
 refused "stats: a file" 1 "plain" nightjar stats --socket plain

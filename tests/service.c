@@ -26,7 +26,12 @@
 #include "common/vector_file.h"
 #include "layout/publish.h"
 
-enum { SEED = 20240611, WAIT_S = 60, PATIENCE_S = 60 };
+enum {
+    SEED = 20240611,
+    WAIT_S = 60,
+    PATIENCE_S = 60,
+    READ_TIMEOUT_MS = 60000, /* longer than a test keeps the gate closed on a slow machine */
+};
 
 #define ASSERT_OK(call, err)                                                                       \
     do {                                                                                           \
@@ -162,20 +167,31 @@ struct service *service_start(struct service_data *data, const struct service_op
     s->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     assert_true(s->stop_fd >= 0);
 
-    const struct index_options index_options = {.memory_bytes = options->memory_bytes};
-    ASSERT_OK(index_open(data->generation, &index_options, &s->index, &err), err);
-    const struct engine_params engine_params = {.threads = options->threads ? options->threads : 1,
-                                                .slots_per_thread = options->slots,
-                                                .queue_limit = options->queue_limit,
-                                                .faults = s->faults.on_read ? &s->faults : NULL};
-    ASSERT_OK(engine_create(&engine_params, s->index, &s->engine, &err), err);
-    ASSERT_OK(socket_path_listen(data->socket, 64, &s->listener, &err), err);
-    const struct server_params server_params = {.engine = s->engine,
+    const struct serving_params serving_params = {
+        .root = options->root ? data->root : NULL,
+        .index = options->root ? NULL : data->generation,
+        .memory_bytes = options->memory_bytes,
+        .engine = {.threads = options->threads ? options->threads : 1,
+                   .slots_per_thread = options->slots,
+                   .queue_limit = options->queue_limit,
+                   .read_timeout_ms = READ_TIMEOUT_MS,
+                   .faults = s->faults.on_read ? &s->faults : NULL},
+    };
+    ASSERT_OK(serving_create(&serving_params, &s->serving, &err), err);
+    s->served = serving_acquire(s->serving);
+    ASSERT_OK(socket_path_listen(data->socket, NULL, 64, &s->listener, &err), err);
+    const struct server_params server_params = {.serving = s->serving,
                                                 .listener = &s->listener,
                                                 .stop_fd = s->stop_fd,
+                                                .reload_fd = -1,
+                                                .peers = options->peers,
                                                 .connections_max = options->connections_max,
                                                 .window = options->window,
-                                                .output_bytes_max = options->output_bytes_max};
+                                                .output_bytes_max = options->output_bytes_max,
+                                                .output_total_max = options->output_total_max,
+                                                .stall_ms = options->stall_ms,
+                                                .timeout_ms = options->timeout_ms,
+                                                .slow_ms = options->slow_ms};
     ASSERT_OK(server_create(&server_params, &s->server, &err), err);
     assert_int_equal(pthread_create(&s->thread, NULL, service_thread, s), 0);
     s->running = true;
@@ -196,6 +212,9 @@ enum status service_stop(struct service *service)
         pthread_join(service->thread, NULL);
         service->running = false;
     }
+    if (service->served)
+        served_release(service->served);
+    service->served = NULL;
     return service->result;
 }
 
@@ -204,10 +223,8 @@ void service_destroy(struct service *service)
     if (!service)
         return;
     (void)service_stop(service);
-    /* The server first: it waits for what the engine still owes it. */
+    serving_destroy(service->serving);
     server_destroy(service->server);
-    engine_destroy(service->engine);
-    index_release(service->index);
     socket_path_close(&service->listener);
     close(service->stop_fd);
     pthread_mutex_destroy(&service->gate.lock);
@@ -254,9 +271,9 @@ void service_expect(struct service *service, const float *queries, uint32_t coun
                                        .beam_width = search.beam_width,
                                        .hits = hits + (size_t)q * k,
                                        .complete = ignore_completion};
-        ASSERT_OK(engine_query_check(service->engine, &all[q], &err), err);
+        ASSERT_OK(engine_query_check(service->served->engine, &all[q], &err), err);
     }
-    engine_search_all(service->engine, all, count, 0);
+    engine_search_all(service->served->engine, all, count, 0);
     for (uint32_t q = 0; q < count; q++)
         assert_int_equal(all[q].hit_count, k);
     free(all);

@@ -43,7 +43,10 @@ struct service_options {
     bool gated;                           /* reads wait at the gate, which is closed at first */
     bool reads_fail;                      /* every read gives EIO */
     uint32_t connections_max, window;     /* of the server; 0: default */
-    size_t output_bytes_max;
+    size_t output_bytes_max, output_total_max;
+    uint32_t stall_ms, timeout_ms, slow_ms;
+    const struct peer_policy *peers;
+    bool root; /* serve data->root, not the generation alone */
 };
 
 struct gate {
@@ -55,8 +58,8 @@ struct gate {
 
 struct service {
     const struct service_data *data;
-    struct index *index;
-    struct engine *engine;
+    struct serving *serving;
+    struct served *served; /* what was live at the start, with a reference until service_stop() */
     struct block_io_faults faults;
     struct gate gate;
     struct socket_path listener;

@@ -28,6 +28,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "query/block_io.h"
 #include "tests/directory_fixture.h"
 
@@ -337,6 +338,141 @@ static void the_fault_hook_rewrites_results_and_bytes(void **state)
     assert_int_equal(buffer_at(bench, 2)[17], file_byte(2 * BLOCK + 17) ^ 0x40);
 }
 
+/* ---- faults in time; cancelling ---- */
+
+struct holder {
+    bool holds;
+    uint64_t refuses_until_ns; /* submissions */
+    int refusal;
+    uint32_t asked;
+};
+
+static bool holder_holds(void *context, uint64_t offset, uint64_t age_ns)
+{
+    struct holder *holder = context;
+    (void)age_ns;
+    holder->asked++;
+    return holder->holds && offset == BLOCK;
+}
+
+static int holder_on_submit(void *context)
+{
+    struct holder *holder = context;
+    holder->asked++;
+    return clock_monotonic_ns() < holder->refuses_until_ns ? holder->refusal : 0;
+}
+
+static void a_held_completion_comes_when_it_is_let_go(void **state)
+{
+    struct bench *bench = *state;
+    struct holder holder = {.holds = true};
+    const struct block_io_faults faults = {.holds = holder_holds, .context = &holder};
+    bench_open(bench, 3, &faults);
+    for (uint32_t i = 0; i < 3; i++)
+        read_block(bench, bench->fd, i, i);
+    /* The others are not held up, and come once. */
+    assert_int_equal(wait_one(bench).tag + wait_one(bench).tag, 0 + 2);
+    struct block_completion completion;
+    while (holder.asked < 20)
+        assert_int_equal(block_io_poll(bench->io, true, FOREVER, &completion, 1), 0);
+    block_io_cancel(bench->io, 1); /* nothing to cancel: the device is what hangs */
+    assert_int_equal(block_io_poll(bench->io, true, FOREVER, &completion, 1), 0);
+    /* It is in flight all the while. */
+    read_block(bench, bench->fd, 5, 0);
+    read_block(bench, bench->fd, 6, 2);
+    assert_false(block_io_read(bench->io, bench->fd, 0, buffer_at(bench, 3), BLOCK, 3));
+    assert_int_equal(wait_one(bench).tag + wait_one(bench).tag, 5 + 6);
+    holder.holds = false;
+    completion = wait_one(bench);
+    assert_int_equal(completion.tag, 1);
+    assert_int_equal(completion.result, BLOCK);
+    assert_block(buffer_at(bench, 1), BLOCK, BLOCK);
+    assert_int_equal(block_io_poll(bench->io, false, 0, &completion, 1), 0);
+}
+
+static void draining_drops_what_is_held_and_what_is_queued(void **state)
+{
+    struct bench *bench = *state;
+    struct holder holder = {.holds = true};
+    const struct block_io_faults faults = {.holds = holder_holds, .context = &holder};
+    bench_open(bench, DEPTH, &faults);
+    read_block(bench, bench->fd, 1, 1);
+    struct block_completion completion;
+    while (holder.asked == 0)
+        (void)block_io_poll(bench->io, true, FOREVER, &completion, 1);
+    read_block(bench, bench->fd, 2, 2);
+    block_io_drain(bench->io);
+    assert_int_equal(block_io_poll(bench->io, false, 0, &completion, 1), 0);
+    for (uint32_t i = 0; i < DEPTH; i++) /* all slots are free again */
+        read_block(bench, bench->fd, i, i);
+    for (uint32_t i = 0; i < DEPTH; i++)
+        assert_int_equal(wait_one(bench).result, BLOCK);
+}
+
+static void a_refused_submission_goes_out_later(void **state)
+{
+    struct bench *bench = *state;
+    static const int refusals[] = {-EAGAIN, -EBUSY, -ENOMEM};
+    for (size_t i = 0; i < ARRAY_LENGTH(refusals); i++) {
+        struct holder holder = {.refusal = refusals[i]};
+        const struct block_io_faults faults = {.on_submit = holder_on_submit, .context = &holder};
+        bench_open(bench, DEPTH, &faults);
+        for (uint32_t block = 0; block < DEPTH; block++)
+            read_block(bench, bench->fd, block, block);
+        holder.refuses_until_ns = clock_monotonic_ns() + 20000000;
+        for (uint32_t done = 0; done < DEPTH; done++) {
+            struct block_completion completion = wait_one(bench);
+            assert_int_equal(completion.result, BLOCK);
+            assert_block(buffer_at(bench, (uint32_t)completion.tag), completion.tag * BLOCK, BLOCK);
+        }
+        assert_in_range(holder.asked, 2, 100); /* it pauses between tries */
+        block_io_destroy(bench->io);
+        bench->io = NULL;
+    }
+}
+
+/* A read of an empty pipe ends only when it is cancelled. */
+static void a_read_that_waits_is_cancelled(void **state)
+{
+    struct bench *bench = *state;
+    int ends[2];
+    bench_open(bench, DEPTH, NULL);
+    assert_int_equal(pipe(ends), 0);
+    read_block(bench, ends[0], 1, 1);
+    read_block(bench, ends[0], 2, 2);
+    read_block(bench, bench->fd, 3, 3);
+    assert_int_equal(wait_one(bench).tag, 3);
+    block_io_cancel(bench->io, 7); /* nobody's */
+    block_io_cancel(bench->io, 2);
+    struct block_completion completion = wait_one(bench);
+    assert_int_equal(completion.tag, 2);
+    assert_int_equal(completion.result, -ECANCELED);
+    assert_int_equal(block_io_poll(bench->io, true, 1000000, &completion, 1), 0);
+    block_io_destroy(bench->io); /* cancels the other: else it would wait for ever */
+    bench->io = NULL;
+    close(ends[0]);
+    close(ends[1]);
+}
+
+static void a_cancelled_read_completes_once_and_leaves_the_others_alone(void **state)
+{
+    struct bench *bench = *state;
+    bool seen[DEPTH] = {false};
+    bench_open(bench, DEPTH, NULL);
+    for (uint32_t i = 0; i < DEPTH; i++)
+        read_block(bench, bench->fd, i, i);
+    block_io_cancel(bench->io, 3);
+    for (uint32_t i = 0; i < DEPTH; i++) {
+        struct block_completion completion = wait_one(bench);
+        assert_false(seen[completion.tag % DEPTH]);
+        seen[completion.tag % DEPTH] = true;
+        if (completion.tag == 3 && (completion.result < 0 || bench->kind == BLOCK_IO_POOL))
+            assert_int_equal(completion.result, -ECANCELED);
+        else
+            assert_int_equal(completion.result, BLOCK);
+    }
+}
+
 static void destroy_waits_for_reads_in_flight(void **state)
 {
     struct bench *bench = *state;
@@ -548,6 +684,11 @@ int main(void)
         BOTH(a_read_at_the_end_of_the_file_is_short),
         BOTH(a_bad_descriptor_fails_only_its_own_read),
         BOTH(the_fault_hook_rewrites_results_and_bytes),
+        BOTH(a_held_completion_comes_when_it_is_let_go),
+        BOTH(draining_drops_what_is_held_and_what_is_queued),
+        BOTH(a_cancelled_read_completes_once_and_leaves_the_others_alone),
+        cmocka_unit_test_setup_teardown(a_refused_submission_goes_out_later, setup_uring, teardown),
+        cmocka_unit_test_setup_teardown(a_read_that_waits_is_cancelled, setup_uring, teardown),
         BOTH(destroy_waits_for_reads_in_flight),
         BOTH(bad_parameters_are_refused),
         cmocka_unit_test_setup_teardown(the_environment_settles_auto, setup_pool, teardown),

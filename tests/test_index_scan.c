@@ -319,7 +319,7 @@ static void a_file_that_shrinks_while_it_is_open_is_an_io_error(void **state)
         assert_int_equal(truncate(nodes_path(c), (off_t)cuts[i]), 0);
         snprintf(words, sizeof(words),
                  "nodes.blk: block %llu:", (unsigned long long)(cuts[i] / block_bytes));
-        assert_int_equal(index_scan(index, true, &err), STATUS_IO);
+        assert_int_equal(index_scan(index, true, 0, &err), STATUS_IO);
         if (!strstr(err.text, words))
             fail_msg("got: %s; wanted: %s", err.text, words);
     }

@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include <cmocka.h>
 
@@ -156,18 +155,7 @@ struct machine {
 
 static void machine_file(const struct machine *machine, const char *path, const char *text)
 {
-    char name[512];
-    snprintf(name, sizeof(name), "%s%s", machine->root, path);
-    for (char *slash = strchr(name + strlen(machine->root) + 1, '/'); slash;
-         slash = strchr(slash + 1, '/')) {
-        *slash = '\0';
-        mkdir(name, 0700);
-        *slash = '/';
-    }
-    FILE *file = fopen(name, "w");
-    assert_non_null(file);
-    fputs(text, file);
-    fclose(file);
+    directory_fixture_tree(machine->root, path, text);
 }
 
 static int machine_setup(void **state)

@@ -540,26 +540,70 @@ static void death_at_any_call_leaves_a_whole_root(void **state)
     }
 }
 
-/* What is looked for is that a file goes only from a directory under a name that nothing opens. */
+/* What is looked for is that a file goes only from a directory under a name that nothing opens, and
+ * that has that name on disk. */
+struct watch {
+    const char *root;
+    enum store_call last; /* but for removals */
+};
+
 static int watch_removals(void *context, enum store_call call)
 {
-    if (call == STORE_CALL_REMOVE) {
-        struct error err = {0};
-        struct root_listing listing;
-        fixture_must(root_candidates(context, &listing, &err), &err);
-        assert_int_equal(listing.count, 1);
-        root_listing_free(&listing);
+    struct watch *watch = context;
+    if (call != STORE_CALL_REMOVE) {
+        watch->last = call;
+        return 0;
     }
+    struct error err = {0};
+    struct root_listing listing;
+    fixture_must(root_candidates(watch->root, &listing, &err), &err);
+    assert_int_equal(listing.count, 1);
+    root_listing_free(&listing);
+    assert_int_equal(watch->last, STORE_CALL_SYNC);
     return 0;
 }
 
 static void prune_renames_all_before_it_removes_any(void **state)
 {
     write_root(*state);
-    const struct store_faults faults = {watch_removals, *state};
+    struct watch watch = {.root = *state};
+    const struct store_faults faults = {watch_removals, &watch};
     store_inject(&faults);
     must_prune(*state, 2, "kept c: live;kept b: among the newest;removed a;removed x;removed y;");
     store_inject(NULL);
+}
+
+struct lock_watch {
+    const char *path; /* of the lock */
+    int changes;
+};
+
+static int watch_lock(void *context, enum store_call call)
+{
+    struct lock_watch *watch = context;
+    if (call != STORE_CALL_RENAME && call != STORE_CALL_SYMLINK)
+        return 0;
+    int fd = open(watch->path, O_RDWR | O_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(flock(fd, LOCK_EX | LOCK_NB), -1);
+    assert_int_equal(errno, EWOULDBLOCK);
+    close(fd);
+    watch->changes++;
+    return 0;
+}
+
+static void names_change_under_the_lock(void **state)
+{
+    struct error err = {0};
+    write_root(*state);
+    for (enum step step = 0; step < STEPS; step++) {
+        struct lock_watch watch = {.path = fixture_path(*state, ".lock")};
+        const struct store_faults faults = {watch_lock, &watch};
+        store_inject(&faults);
+        fixture_must(step_run(*state, step, &err), &err);
+        store_inject(NULL);
+        assert_true(watch.changes > 0);
+    }
 }
 
 /* An opener that came between the rename and the first removal keeps the files. */
@@ -625,6 +669,7 @@ int main(void)
         CASE(failing_call_leaves_a_whole_root),
         CASE(death_at_any_call_leaves_a_whole_root),
         CASE(prune_renames_all_before_it_removes_any),
+        CASE(names_change_under_the_lock),
         CASE(prune_leaves_what_was_opened_meanwhile),
     };
     return cmocka_run_group_tests_name("root", tests, NULL, NULL);

@@ -205,7 +205,7 @@ static void pipelined_requests_are_each_answered_once(void **state)
         assert_int_equal(client_send_search(client, &search, &ids[i], &err), STATUS_OK);
     }
     char *json = NULL;
-    assert_int_equal(client_stats(client, &json, &err), STATUS_INVALID);
+    assert_int_equal(client_stats(client, CLIENT_STATS_JSON, &json, &err), STATUS_INVALID);
     for (uint32_t i = 0; i < REQUESTS; i++) {
         assert_int_equal(client_receive(client, &answer, &err), STATUS_OK);
         assert_int_equal(answer.status, STATUS_OK);
@@ -301,7 +301,7 @@ static void explanations_come_with_the_same_answer(void **state)
     for (size_t b = 0; b < ARRAY_LENGTH(budgets); b++) {
         struct service *service =
             start(state, (struct service_options){.memory_bytes = budgets[b]});
-        const uint64_t block_bytes = index_manifest(service->index)->geometry.block_bytes;
+        const uint64_t block_bytes = service->served->manifest->geometry.block_bytes;
         struct search_hit expected[QUERIES * K];
         uint32_t reads[QUERIES];
         struct client_answer answer;
@@ -391,7 +391,7 @@ static void statistics_count_what_happened(void **state)
     assert_int_equal(client_search(client, &search, &answer, &err), STATUS_OK);
     search.search_list = K - 1;
     assert_int_equal(client_search(client, &search, &answer, &err), STATUS_INVALID);
-    assert_int_equal(client_stats(client, &json, &err), STATUS_OK);
+    assert_int_equal(client_stats(client, CLIENT_STATS_JSON, &json, &err), STATUS_OK);
     static const char *const wanted[] = {"\"vector_count\":600", "\"connections\":1",
                                          "\"queries\":3", "\"invalid\":1", "\"io\":\""};
     for (size_t i = 0; i < ARRAY_LENGTH(wanted); i++)
@@ -554,7 +554,7 @@ static void a_query_past_its_deadline_times_out(void **state)
     assert_int_equal(client_send_search(client, &search, &late, &err), STATUS_OK);
     struct engine_stats stats;
     do
-        engine_stats_get(service->engine, &stats);
+        engine_stats_get(service->served->engine, &stats);
     while (stats.queued == 0);
     uint64_t past_ns = clock_monotonic_ns() + 2000000;
     while (clock_monotonic_ns() < past_ns)

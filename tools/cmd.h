@@ -27,6 +27,7 @@ enum cmd_outcome {
 enum cmd_outcome cmd_bench(int argc, char **argv, struct error *err);
 enum cmd_outcome cmd_codes(int argc, char **argv, struct error *err);
 enum cmd_outcome cmd_convert(int argc, char **argv, struct error *err);
+enum cmd_outcome cmd_doctor(int argc, char **argv, struct error *err);
 enum cmd_outcome cmd_generate(int argc, char **argv, struct error *err);
 enum cmd_outcome cmd_groundtruth(int argc, char **argv, struct error *err);
 enum cmd_outcome cmd_info(int argc, char **argv, struct error *err);
@@ -36,6 +37,8 @@ enum cmd_outcome cmd_publish(int argc, char **argv, struct error *err);
 enum cmd_outcome cmd_rollback(int argc, char **argv, struct error *err);
 enum cmd_outcome cmd_search(int argc, char **argv, struct error *err);
 enum cmd_outcome cmd_stats(int argc, char **argv, struct error *err);
+enum cmd_outcome cmd_reload(int argc, char **argv, struct error *err);
+enum cmd_outcome cmd_top(int argc, char **argv, struct error *err);
 enum cmd_outcome cmd_verify(int argc, char **argv, struct error *err);
 
 enum { CMD_THREADS_MAX = 1024 };

@@ -191,7 +191,7 @@ static uint32_t daemon_threads(struct client *client)
     char *json = NULL;
     uint32_t threads = 0;
     struct error ignored;
-    if (client_stats(client, &json, &ignored) != STATUS_OK)
+    if (client_stats(client, CLIENT_STATS_JSON, &json, &ignored) != STATUS_OK)
         return 0;
     const char *at = strstr(json, key);
     if (at != NULL)

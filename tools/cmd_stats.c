@@ -44,7 +44,7 @@ static void print_indented(const char *json)
 enum cmd_outcome cmd_stats(int argc, char **argv, struct error *err)
 {
     const char *socket = NULL;
-    bool json = false;
+    bool json = false, prometheus = false;
     const struct args_option table[] = {
         {.name = "socket",
          .kind = ARGS_STRING,
@@ -53,6 +53,10 @@ enum cmd_outcome cmd_stats(int argc, char **argv, struct error *err)
          .help = "where the daemon listens",
          .required = true},
         {.name = "json", .kind = ARGS_FLAG, .target = &json, .help = "one object"},
+        {.name = "prometheus",
+         .kind = ARGS_FLAG,
+         .target = &prometheus,
+         .help = "Prometheus' text format"},
     };
     const struct args_spec spec = {
         .program = "nightjar stats",
@@ -67,8 +71,12 @@ enum cmd_outcome cmd_stats(int argc, char **argv, struct error *err)
     if (client_connect(socket, &client, err) != STATUS_OK)
         return CMD_FAILED;
     char *text = NULL;
-    enum status status = client_stats(client, &text, err);
-    if (status == STATUS_OK && json)
+    const enum client_stats_format format =
+        prometheus ? CLIENT_STATS_PROMETHEUS : CLIENT_STATS_JSON;
+    enum status status = client_stats(client, format, &text, err);
+    if (status == STATUS_OK && prometheus)
+        fputs(text, stdout);
+    else if (status == STATUS_OK && json)
         printf("%s\n", text);
     else if (status == STATUS_OK)
         print_indented(text);

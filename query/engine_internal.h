@@ -1,0 +1,104 @@
+/*
+ * engine_internal.h - what engine.c (the calls of others) and engine_worker.c (a worker's thread)
+ * share.
+ *
+ * Locks: the inbox has its own; engine.start_lock guards the report of workers that start.
+ * Everything else that crosses threads is an atomic: counters (relaxed, one writer each but where
+ * said), worker.load (relaxed: a hint), queued (relaxed: a limit, exact because one fetch_add
+ * decides), pace (relaxed: hints).
+ */
+#ifndef NIGHTJAR_QUERY_ENGINE_INTERNAL_H
+#define NIGHTJAR_QUERY_ENGINE_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "query/engine.h"
+#include "query/engine_inbox.h"
+#include "query/engine_pace.h"
+#include "query/search.h"
+
+struct engine_counters {
+    atomic_uint_fast64_t queries, timeouts, degraded, busy;
+    atomic_uint_fast64_t reads, read_retries, read_timeouts, failed_blocks, cache_hits;
+    atomic_uint_fast64_t code_distances, exact_distances, busy_ns;
+    struct histogram latency, read_latency;
+};
+
+/* A read buffer and what it is being read for. Reads that someone waits for are linked in order of
+ * submission, so that those that take too long are found first. */
+struct read {
+    uint32_t slot; /* SLOT_NONE: given up; the buffer is the kernel's until the read completes */
+    uint32_t block;
+    bool retried;
+    uint32_t older, newer; /* READ_NONE at the ends */
+    uint64_t submitted_ns;
+};
+
+/* Room for one running query. */
+struct slot {
+    struct search search;
+    uint64_t started_ns;
+    uint32_t parked_block; /* wanted while no buffer is free; SEARCH_NO_BLOCK: none */
+    uint64_t parked_ns;    /* since when */
+    uint32_t given_up;     /* its reads that took too long */
+};
+
+struct worker {
+    struct engine *engine;
+    pthread_t thread;
+    uint32_t number;
+    bool started;
+
+    struct inbox inbox;
+    atomic_uint load; /* queries in inbox and slots */
+    struct engine_pace pace;
+
+    struct block_io *io;
+    atomic_bool stopping;
+    struct slot *slots;
+    uint32_t *free_slots;
+    uint32_t free_count;
+    uint32_t parked_count; /* slots with a parked block */
+    uint8_t *buffers;
+    struct read *reads; /* [buffer_count], beside buffers */
+    uint32_t *free_reads;
+    uint32_t free_read_count;
+    uint32_t oldest_read, newest_read; /* READ_NONE: none is waited for */
+    atomic_uint reads_in_flight;
+    uint64_t now_ns; /* the last look at the clock */
+    uint64_t tick_ns, next_tick_ns;
+    struct search_scratch scratch;
+    struct engine_counters counters;
+    char io_description[192];
+};
+
+struct engine {
+    struct index *index;
+    struct engine_params params;
+    uint32_t buffer_count; /* a worker's */
+    size_t buffer_bytes;
+    uint32_t concurrency; /* queries that a worker has use for at once */
+    struct worker *workers;
+    atomic_uint queued;           /* in all inboxes */
+    atomic_uint rotation;         /* where the search for a worker starts */
+    atomic_uint_fast64_t refused; /* busy, as told on submitters' threads: many writers */
+    /* start-up: workers report, engine_create() waits */
+    pthread_mutex_t start_lock; /* guards ready, start_status, start_error */
+    pthread_cond_t start_changed;
+    uint32_t started, ready;
+    enum status start_status;
+    struct error start_error;
+};
+
+/* The thread of a worker: makes what it needs, reports, serves until it is told to stop and all is
+ * answered. Afterwards no read is in flight. */
+void *worker_main(void *worker);
+
+/* Once the thread has ended. */
+void worker_fini(struct worker *worker);
+
+/* Completes a query that was never started. */
+void query_complete_unstarted(struct search_query *query, enum status status, uint64_t now_ns);
+
+#endif

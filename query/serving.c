@@ -1,0 +1,646 @@
+/*
+ * serving.c - see serving.h.
+ *
+ * A generation is opened in two steps on two threads: the index by a loader of low priority, since
+ * that is work for seconds to minutes beside live queries; the engine by the keeper, because the
+ * engine's threads inherit the priority of the thread that starts them and could not raise it.
+ *
+ * Locks: serving.lock guards live, alive, every served.references, wishes, looks and stats. It is
+ * held for a few instructions, never over anything that waits but the condition variable.
+ */
+#include "query/serving.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/inotify.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "layout/publish.h"
+#include "layout/root.h"
+
+enum {
+    /* Of the loader: a tenth of a busy CPU, and what queries leave idle. Nice 19, a fortieth, would
+     * let a swap take minutes under full load. */
+    LOADER_NICE = 10,
+    EVENT_BYTES = 16 << 10, /* of inotify, read at a time */
+    RETRY_WATCH_MS = 60000,
+};
+
+struct serving {
+    struct serving_params params;
+    char *root, *index;
+
+    pthread_t keeper;
+    bool keeper_started;
+    int wake_fd;
+    int watch_fd;           /* inotify; keeper */
+    bool watched;           /* the root is; keeper */
+    struct served *leaving; /* replaced, to be freed once those who wait have been told; keeper */
+
+    pthread_mutex_t lock;
+    pthread_cond_t released; /* some references fell to 0 */
+    struct served *live;     /* NULL between two generations that do not fit together */
+    struct served *alive;    /* all, the live one and those with answers outstanding */
+    struct serving_wish *wishes;
+    bool look_wanted, stopping;
+    struct engine_stats retired; /* counters of engines that are gone */
+    struct serving_stats stats;
+    uint64_t live_since_ns;
+};
+
+const char *serving_swap_name(enum serving_swap swap)
+{
+    return swap == SERVING_REPLACE ? "replace" : "overlap";
+}
+
+static void text_copy(char *out, size_t out_bytes, const char *text)
+{
+    snprintf(out, out_bytes, "%s", text);
+}
+
+/* ---- references ---- */
+
+struct served *serving_acquire(struct serving *serving)
+{
+    pthread_mutex_lock(&serving->lock);
+    struct served *served = serving->live;
+    if (served)
+        served->references++;
+    pthread_mutex_unlock(&serving->lock);
+    return served;
+}
+
+void served_release(struct served *served)
+{
+    struct serving *serving = served->serving;
+    pthread_mutex_lock(&serving->lock);
+    assert(served->references > 0);
+    if (--served->references == 0)
+        pthread_cond_broadcast(&serving->released);
+    pthread_mutex_unlock(&serving->lock);
+}
+
+/* ---- opening and freeing ---- */
+
+static void directory_identity(const char *path, struct served *served)
+{
+    struct stat info;
+    if (stat(path, &info) == 0) {
+        served->device = info.st_dev;
+        served->inode = info.st_ino;
+    }
+}
+
+struct loading {
+    const char *path;
+    struct index_options options;
+    struct index *index;
+    enum status status;
+    struct error *err;
+};
+
+static void *loader_main(void *context)
+{
+    struct loading *loading = context;
+    /* Best effort: a load at full priority slows queries down, no more. */
+    (void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), LOADER_NICE);
+    loading->status = index_open(loading->path, &loading->options, &loading->index, loading->err);
+    return NULL;
+}
+
+/* Beside live queries: on one thread, behind them. */
+static enum status index_open_gently(struct loading *loading)
+{
+    pthread_t loader;
+    loading->options.threads = 1;
+    int failed = pthread_create(&loader, NULL, loader_main, loading);
+    if (failed)
+        return error_set_os(loading->err, failed, "%s: no thread to open it", loading->path);
+    pthread_join(loader, NULL);
+    return loading->status;
+}
+
+/* As engine_create(), whose threads are to leave signals to the program's own. */
+static enum status engine_start(struct serving *serving, struct served *served, struct error *err)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    enum status status =
+        engine_create(&serving->params.engine, served->index, &served->engine, err);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return status;
+}
+
+/* Everything a generation needs to be served; it is not live yet. */
+static enum status served_open(struct serving *serving, const char *path, bool gently,
+                               struct served **out, struct error *err)
+{
+    struct served *served = calloc(1, sizeof(*served));
+    if (!served)
+        return error_set(err, STATUS_NO_MEMORY, "%s: out of memory", path);
+    const char *slash = strrchr(path, '/');
+    snprintf(served->name, sizeof(served->name), "%s", slash ? slash + 1 : path);
+    served->serving = serving;
+    directory_identity(path, served);
+    struct loading loading = {
+        .path = path, .options = {.memory_bytes = serving->stats.memory_bytes}, .err = err};
+    enum status status = gently ? index_open_gently(&loading)
+                                : index_open(path, &loading.options, &loading.index, err);
+    if (status == STATUS_OK) {
+        served->index = loading.index;
+        served->manifest = index_manifest(loading.index);
+        status = engine_start(serving, served, err);
+    }
+    if (status != STATUS_OK) {
+        index_release(served->index);
+        free(served);
+        return status;
+    }
+    *out = served;
+    return STATUS_OK;
+}
+
+static void served_link(struct serving *serving, struct served *served)
+{
+    pthread_mutex_lock(&serving->lock);
+    served->next = serving->alive;
+    serving->alive = served;
+    pthread_mutex_unlock(&serving->lock);
+}
+
+/* Waits for its last reference, then frees it; its counters live on. It is not live any more. */
+static void served_retire(struct serving *serving, struct served *served)
+{
+    pthread_mutex_lock(&serving->lock);
+    while (served->references > 0)
+        pthread_cond_wait(&serving->released, &serving->lock);
+    pthread_mutex_unlock(&serving->lock);
+    struct engine_stats last;
+    pthread_mutex_lock(&serving->lock);
+    struct served **link = &serving->alive;
+    while (*link != served)
+        link = &(*link)->next;
+    *link = served->next;
+    engine_stats_get(served->engine, &last);
+    engine_stats_add(&serving->retired, &last);
+    pthread_mutex_unlock(&serving->lock);
+    engine_destroy(served->engine);
+    index_release(served->index);
+    free(served);
+}
+
+/* Makes `next` (NULL: nothing) the one that is served; returns what was. */
+static struct served *live_set(struct serving *serving, struct served *next)
+{
+    pthread_mutex_lock(&serving->lock);
+    struct served *before = serving->live;
+    serving->live = next;
+    serving->live_since_ns = clock_monotonic_ns();
+    pthread_mutex_unlock(&serving->lock);
+    return before;
+}
+
+/* ---- a look at ROOT/current ---- */
+
+static void outcome_of(const struct served *served, struct serving_outcome *outcome)
+{
+    outcome->generation = served->manifest->generation_id;
+    memcpy(outcome->name, served->name, sizeof(outcome->name));
+}
+
+static bool is_served(const struct served *served, const char *path)
+{
+    struct stat info;
+    return served && stat(path, &info) == 0 && info.st_dev == served->device &&
+           info.st_ino == served->inode;
+}
+
+static void loading_set(struct serving *serving, bool loading)
+{
+    pthread_mutex_lock(&serving->lock);
+    serving->stats.loading = loading;
+    pthread_mutex_unlock(&serving->lock);
+}
+
+static void swap_note(struct serving *serving, const struct served *next, uint64_t load_ns)
+{
+    pthread_mutex_lock(&serving->lock);
+    serving->stats.swaps++;
+    serving->stats.load_ns = load_ns;
+    serving->stats.fallback = false;
+    serving->stats.refused_name[0] = '\0';
+    serving->stats.refused_reason[0] = '\0';
+    pthread_mutex_unlock(&serving->lock);
+    log_info("swap", "generation=%016" PRIx64 "%016" PRIx64 " name=\"%s\" load_ms=%" PRIu64,
+             next->manifest->generation_id.high, next->manifest->generation_id.low, next->name,
+             load_ns / 1000000);
+}
+
+static void refuse(struct serving *serving, const char *name, struct serving_outcome *outcome)
+{
+    pthread_mutex_lock(&serving->lock);
+    serving->stats.refused++;
+    text_copy(serving->stats.refused_name, sizeof(serving->stats.refused_name), name);
+    text_copy(serving->stats.refused_reason, sizeof(serving->stats.refused_reason),
+              outcome->error.text);
+    pthread_mutex_unlock(&serving->lock);
+    log_error("refused", "name=\"%s\" live=\"%s\" error=\"%s\"", name,
+              serving->live ? serving->live->name : "", outcome->error.text);
+}
+
+/* The next beside the live one, which serves until the switch. */
+static enum status swap_overlap(struct serving *serving, const char *path, struct served **next,
+                                struct error *err)
+{
+    enum status status = served_open(serving, path, true, next, err);
+    if (status != STATUS_OK)
+        return status;
+    served_link(serving, *next);
+    serving->leaving = live_set(serving, *next);
+    return STATUS_OK;
+}
+
+/* The live one is freed first. What can be found out about the next before that, is. */
+static enum status swap_replace(struct serving *serving, const char *path, struct served **next,
+                                struct error *err)
+{
+    enum status status = index_probe(path, serving->stats.memory_bytes, err);
+    if (status != STATUS_OK)
+        return status;
+    char *before_path = NULL;
+    struct served *before = live_set(serving, NULL);
+    if (before) {
+        before_path = strdup(index_path(before->index));
+        served_retire(serving, before);
+    }
+    status = served_open(serving, path, false, next, err);
+    struct error ignored;
+    if (status != STATUS_OK && before_path &&
+        served_open(serving, before_path, false, next, &ignored) == STATUS_OK)
+        log_warn("restored", "name=\"%s\"", (*next)->name);
+    free(before_path);
+    if (*next) {
+        served_link(serving, *next);
+        (void)live_set(serving, *next);
+    }
+    return status;
+}
+
+static void look(struct serving *serving, struct serving_outcome *outcome)
+{
+    char path[PATH_MAX];
+    uint64_t began_ns = clock_monotonic_ns();
+    struct error *err = &outcome->error;
+    /* Only this thread changes it. */
+    struct served *live = serving->live;
+    outcome->status = publish_current(serving->root, path, sizeof(path), err);
+    if (outcome->status != STATUS_OK) {
+        refuse(serving, PUBLISH_LINK_NAME, outcome);
+        return;
+    }
+    if (is_served(live, path)) {
+        outcome_of(live, outcome);
+        return;
+    }
+    const char *name = strrchr(path, '/') + 1;
+    struct served *next = NULL;
+    log_info("loading", "name=\"%s\" swap=%s", name, serving_swap_name(serving->params.swap));
+    loading_set(serving, true);
+    if (serving->params.swap == SERVING_REPLACE)
+        outcome->status = swap_replace(serving, path, &next, err);
+    else
+        outcome->status = swap_overlap(serving, path, &next, err);
+    loading_set(serving, false);
+    if (outcome->status != STATUS_OK) {
+        refuse(serving, name, outcome);
+        return;
+    }
+    outcome->swapped = true;
+    outcome_of(next, outcome);
+    swap_note(serving, next, clock_monotonic_ns() - began_ns);
+}
+
+/* ---- the keeper ---- */
+
+static void wake(struct serving *serving)
+{
+    const uint64_t one = 1;
+    ssize_t written = write(serving->wake_fd, &one, sizeof(one));
+    (void)written; /* full means readable */
+}
+
+enum status serving_reload(struct serving *serving, struct serving_wish *wish, struct error *err)
+{
+    if (serving->stats.fixed)
+        return error_set(err, STATUS_INVALID, "%s is served with --index: there is no next one",
+                         serving->index);
+    pthread_mutex_lock(&serving->lock);
+    serving->look_wanted = true;
+    if (wish) {
+        wish->next = serving->wishes;
+        serving->wishes = wish;
+    }
+    pthread_mutex_unlock(&serving->lock);
+    wake(serving);
+    return STATUS_OK;
+}
+
+/* errno says why. */
+static void not_watched(const struct serving *serving)
+{
+    log_warn("not-watched", "root=\"%s\" error=\"%s\" remedy=\"reload after each publish\"",
+             serving->root, strerror(errno));
+}
+
+/* Adds the watch if there is none, as after the root was moved and made anew; false: errno says why
+ * it could not. */
+static bool root_watch(struct serving *serving)
+{
+    if (serving->watched || serving->watch_fd < 0)
+        return true;
+    const uint32_t events = IN_MOVED_TO | IN_CREATE | IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR;
+    serving->watched = inotify_add_watch(serving->watch_fd, serving->root, events) >= 0;
+    return serving->watched;
+}
+
+/* Whether what happened in the root calls for a look. */
+static bool root_changed(struct serving *serving)
+{
+    _Alignas(struct inotify_event) char events[EVENT_BYTES];
+    bool changed = false;
+    for (;;) {
+        ssize_t got = read(serving->watch_fd, events, sizeof(events));
+        if (got <= 0)
+            return changed;
+        const struct inotify_event *event;
+        for (char *at = events; at < events + got; at += sizeof(*event) + event->len) {
+            event = (const void *)at;
+            if (event->mask & (IN_IGNORED | IN_DELETE_SELF | IN_MOVE_SELF))
+                serving->watched = false;
+            if ((event->mask & IN_Q_OVERFLOW) ||
+                (event->len > 0 && strcmp(event->name, PUBLISH_LINK_NAME) == 0))
+                changed = true;
+        }
+    }
+}
+
+/* Looks, and tells those who asked before it began. */
+static void look_and_tell(struct serving *serving)
+{
+    pthread_mutex_lock(&serving->lock);
+    struct serving_wish *wishes = serving->wishes;
+    serving->wishes = NULL;
+    serving->look_wanted = false;
+    pthread_mutex_unlock(&serving->lock);
+    struct serving_outcome outcome = {0};
+    look(serving, &outcome);
+    while (wishes) {
+        struct serving_wish *wish = wishes;
+        wishes = wish->next;
+        wish->done(wish, &outcome);
+    }
+    if (serving->leaving)
+        served_retire(serving, serving->leaving);
+    serving->leaving = NULL;
+}
+
+static void *keeper_main(void *context)
+{
+    struct serving *serving = context;
+    struct pollfd fds[2] = {{.fd = serving->wake_fd, .events = POLLIN},
+                            {.fd = serving->watch_fd, .events = POLLIN}};
+    for (;;) {
+        pthread_mutex_lock(&serving->lock);
+        bool stopping = serving->stopping, wanted = serving->look_wanted;
+        pthread_mutex_unlock(&serving->lock);
+        if (stopping)
+            return NULL;
+        if (!root_watch(serving))
+            not_watched(serving);
+        if (wanted) {
+            look_and_tell(serving);
+            continue;
+        }
+        /* A root that could not be watched is tried again now and then. */
+        (void)poll(fds, 2, serving->watched ? -1 : RETRY_WATCH_MS);
+        uint64_t count;
+        ssize_t got = read(serving->wake_fd, &count, sizeof(count));
+        (void)got;
+        if (serving->watch_fd >= 0 && root_changed(serving)) {
+            pthread_mutex_lock(&serving->lock);
+            serving->look_wanted = true;
+            pthread_mutex_unlock(&serving->lock);
+        }
+    }
+}
+
+/* The watch begins before `current` is read for the first time, so that no publish is missed. */
+static enum status watch_begin(struct serving *serving, struct error *err)
+{
+    serving->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (serving->wake_fd < 0)
+        return error_set_os(err, errno, "cannot create an eventfd");
+    serving->watch_fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+    if (serving->watch_fd < 0)
+        not_watched(serving);
+    /* A root that is not there shows itself when it is opened. */
+    (void)root_watch(serving);
+    return STATUS_OK;
+}
+
+static enum status keeper_start(struct serving *serving, struct error *err)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int failed = pthread_create(&serving->keeper, NULL, keeper_main, serving);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (failed)
+        return error_set_os(err, failed, "cannot start the thread that swaps generations");
+    serving->keeper_started = true;
+    return STATUS_OK;
+}
+
+/* ---- start and end ---- */
+
+/* The best other generation that opens, in place of a `current` that is at fault for `cause`. */
+static bool open_fallback(struct serving *serving, const struct error *cause, struct served **out)
+{
+    struct root_listing listing;
+    struct error why;
+    char path[PATH_MAX];
+    if (root_candidates(serving->root, &listing, &why) != STATUS_OK)
+        return false;
+    for (size_t i = 0; !*out && i < listing.count; i++) {
+        const char *name = listing.entries[i].name;
+        if (snprintf(path, sizeof(path), "%s/%s", serving->root, name) >= (int)sizeof(path))
+            continue;
+        if (served_open(serving, path, false, out, &why) != STATUS_OK)
+            log_error("refused", "name=\"%s\" live=\"\" error=\"%s\"", name, why.text);
+    }
+    root_listing_free(&listing);
+    if (!*out)
+        return false;
+    log_error("fallback", "serving=\"%s\" error=\"%s\"", (*out)->name, cause->text);
+    serving->stats.fallback = true;
+    serving->stats.refused = 1;
+    text_copy(serving->stats.refused_name, sizeof(serving->stats.refused_name), PUBLISH_LINK_NAME);
+    text_copy(serving->stats.refused_reason, sizeof(serving->stats.refused_reason), cause->text);
+    return true;
+}
+
+/* Whether there is a link at all: a root where nothing was published yet is for the operator to
+ * mend, a link that leads nowhere good is not. */
+static bool link_exists(const char *root)
+{
+    char path[PATH_MAX];
+    struct stat info;
+    return snprintf(path, sizeof(path), "%s/%s", root, PUBLISH_LINK_NAME) < (int)sizeof(path) &&
+           lstat(path, &info) == 0;
+}
+
+/* What `current` names, or the newest good one in its place. */
+static enum status open_first(struct serving *serving, struct served **out, struct error *err)
+{
+    char path[PATH_MAX];
+    struct error cause;
+    if (serving->index)
+        return served_open(serving, serving->index, false, out, err);
+    enum status status = publish_current(serving->root, path, sizeof(path), &cause);
+    bool hopeless = status != STATUS_OK && !link_exists(serving->root);
+    if (status == STATUS_OK) {
+        status = served_open(serving, path, false, out, &cause);
+        hopeless = status == STATUS_NO_MEMORY;
+    }
+    if (status == STATUS_OK || (!hopeless && open_fallback(serving, &cause, out)))
+        return STATUS_OK;
+    if (status == STATUS_NO_MEMORY && serving->params.swap == SERVING_OVERLAP)
+        return error_set(
+            err, status,
+            "%s (half of --memory, as there are two while they are swapped; see --swap)",
+            cause.text);
+    return error_set(err, status, "%s", cause.text);
+}
+
+static enum status copy_paths(struct serving *serving, const struct serving_params *params,
+                              struct error *err)
+{
+    if (params->root)
+        serving->root = strdup(params->root);
+    if (params->index)
+        serving->index = strdup(params->index);
+    if (!serving->root && !serving->index)
+        return error_set(err, STATUS_NO_MEMORY, "out of memory");
+    return STATUS_OK;
+}
+
+enum status serving_create(const struct serving_params *params, struct serving **out,
+                           struct error *err)
+{
+    assert(!params->root != !params->index);
+    struct serving *serving = calloc(1, sizeof(*serving));
+    if (!serving)
+        return error_set(err, STATUS_NO_MEMORY, "out of memory");
+    serving->params = *params;
+    serving->wake_fd = serving->watch_fd = -1;
+    pthread_mutex_init(&serving->lock, NULL);
+    pthread_cond_init(&serving->released, NULL);
+    serving->stats.fixed = params->index != NULL;
+    serving->stats.swap = params->swap;
+    bool halves = params->root && params->swap == SERVING_OVERLAP;
+    serving->stats.memory_bytes = halves ? params->memory_bytes / 2 : params->memory_bytes;
+
+    uint64_t began_ns = clock_monotonic_ns();
+    struct served *first = NULL;
+    enum status status = copy_paths(serving, params, err);
+    if (status == STATUS_OK && serving->root)
+        status = watch_begin(serving, err);
+    if (status == STATUS_OK)
+        status = open_first(serving, &first, err);
+    if (status == STATUS_OK) {
+        served_link(serving, first);
+        (void)live_set(serving, first);
+        serving->stats.load_ns = clock_monotonic_ns() - began_ns;
+        if (serving->root)
+            status = keeper_start(serving, err);
+    }
+    if (status != STATUS_OK) {
+        serving_destroy(serving);
+        return status;
+    }
+    *out = serving;
+    return STATUS_OK;
+}
+
+static void cancel_wishes(struct serving *serving)
+{
+    struct serving_outcome outcome = {0};
+    outcome.status = error_set(&outcome.error, STATUS_CANCELLED, "the daemon is stopping");
+    while (serving->wishes) {
+        struct serving_wish *wish = serving->wishes;
+        serving->wishes = wish->next;
+        wish->done(wish, &outcome);
+    }
+}
+
+void serving_destroy(struct serving *serving)
+{
+    if (!serving)
+        return;
+    if (serving->keeper_started) {
+        pthread_mutex_lock(&serving->lock);
+        serving->stopping = true;
+        pthread_mutex_unlock(&serving->lock);
+        wake(serving);
+        pthread_join(serving->keeper, NULL);
+    }
+    cancel_wishes(serving);
+    struct served *last = live_set(serving, NULL);
+    if (last)
+        served_retire(serving, last);
+    if (serving->watch_fd >= 0)
+        close(serving->watch_fd);
+    if (serving->wake_fd >= 0)
+        close(serving->wake_fd);
+    pthread_cond_destroy(&serving->released);
+    pthread_mutex_destroy(&serving->lock);
+    free(serving->root);
+    free(serving->index);
+    free(serving);
+}
+
+void serving_stats_get(struct serving *serving, struct serving_stats *out)
+{
+    pthread_mutex_lock(&serving->lock);
+    *out = serving->stats;
+    out->live_ns = serving->live ? clock_monotonic_ns() - serving->live_since_ns : 0;
+    out->engine = serving->retired;
+    for (const struct served *served = serving->alive; served; served = served->next) {
+        struct engine_stats stats;
+        engine_stats_get(served->engine, &stats);
+        engine_stats_add(&out->engine, &stats);
+    }
+    if (serving->live) {
+        struct engine_stats stats;
+        engine_stats_get(serving->live->engine, &stats);
+        out->engine.queued = stats.queued;
+        out->engine.in_flight = stats.in_flight;
+        out->engine.threads = stats.threads;
+        memcpy(out->engine.io, stats.io, sizeof(stats.io));
+    }
+    pthread_mutex_unlock(&serving->lock);
+}
