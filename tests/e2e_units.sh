@@ -10,7 +10,12 @@ source "$here/counts.sh" || exit 1
 
 bin=${NIGHTJAR_BUILD:?directory of the programs}
 work=$(mktemp -d "${TMPDIR:-/tmp}/nightjar-e2e-units.XXXXXX") || exit 1
-trap 'rm -rf "$work"' EXIT
+daemon=''
+cleanup() {
+    [[ -z $daemon ]] || kill -KILL "$daemon" 2>/dev/null
+    rm -rf "$work"
+}
+trap cleanup EXIT
 cd "$work" || exit 1
 prefix=$work/usr
 units=$prefix/lib/systemd/system
@@ -99,6 +104,42 @@ if ((status == 1)) && grep -q '^nightjar-nightly: failed at=build .*keys.u64bin'
     pass
 else
     fail "the sample's other settings: exit $status"
+fi
+
+# --- the daemon as its unit starts it ------------------------------------------------------------
+
+# ExecStart= with the sample's options, on a socket that is handed over under the unit's name for it.
+if ! command -v systemd-socket-activate >/dev/null; then
+    skip "the daemon as its unit starts it: systemd-socket-activate is not installed"
+else
+    command=$(sed -n 's/^ExecStart=//p' "$units/nightjard.service")
+    # shellcheck disable=SC2016 # systemd's
+    command=${command//'${ROOT}'/$work/root}
+    # shellcheck disable=SC2016
+    command=${command//'$DAEMON_OPTIONS'/$(sed -n 's/^DAEMON_OPTIONS=//p' settings.conf)}
+    read -r -a words <<<"$command"
+    systemd-socket-activate -l "$work/socket" \
+        --fdname="$(sed -n 's/^FileDescriptorName=//p' "$units/nightjard.socket")" \
+        "${words[@]}" >daemon.log 2>&1 &
+    daemon=$!
+    end=$((SECONDS + 120))
+    until [[ -S socket ]] && "$nightjar" stats --socket socket >out 2>&1; do
+        if ! kill -0 "$daemon" 2>/dev/null || ((SECONDS > end)); then
+            break
+        fi
+        sleep 0.01
+    done
+    check "the daemon as its unit starts it: $(tail -n 1 daemon.log)" \
+        "$nightjar" stats --socket socket
+    kill "$daemon" 2>/dev/null
+    status=0
+    wait "$daemon" || status=$?
+    daemon=''
+    if ((status == 0)); then
+        pass
+    else
+        fail "the daemon as its unit starts it ends with status $status"
+    fi
 fi
 
 # --- uninstall -----------------------------------------------------------------------------------
