@@ -81,6 +81,15 @@ done < <(grep -hE '^(ExecStart=.*nightjard|DAEMON_OPTIONS=)' "$units"/*.service 
 
 # --- scripts and their configuration -------------------------------------------------------------
 
+for name in nightly standby; do
+    if "$prefix/bin/nightjar-$name" --help >out 2>&1 && grep -q "^  *$name.sh " out &&
+        ! grep -q '^[#!]' out; then
+        pass
+    else
+        fail "nightjar-$name has --help"
+    fi
+done
+
 # The programs are found beside the script; of the sample nothing but its paths is not of this machine.
 mkdir root
 nightjar=$prefix/bin/nightjar

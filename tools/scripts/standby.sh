@@ -22,6 +22,10 @@ fail() {
     exit "${2-1}"
 }
 
+if [[ ${1-} == --help ]]; then
+    sed -n '/^#!/d; /^#/!q; s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    exit 0
+fi
 if (($# != 2)) || [[ $1 == -* || $2 == -* ]]; then
     fail "usage: $ME ROOT [[USER@]HOST:]ROOT2" 2
 fi
