@@ -127,7 +127,7 @@ say = @printf '  %-7s %s\n' $(1) $(2)
 endif
 
 .PHONY: all test numa-test bench bench-kernels asan tsan fuzz lint format format-check install \
-        uninstall clean demo deps help build-tests build-fuzz run-tests FORCE
+        install-operations uninstall clean demo deps help build-tests build-fuzz run-tests FORCE
 
 all: $(PROGRAMS) $(LIBRARIES) ## the three programs and two libraries (default)
 
@@ -234,18 +234,35 @@ format-check: ## fail if clang-format would change a file
 bindir     := $(DESTDIR)$(PREFIX)/bin
 libdir     := $(DESTDIR)$(PREFIX)/lib
 includedir := $(DESTDIR)$(PREFIX)/include/nightjar
+unitdir    := $(DESTDIR)$(PREFIX)/lib/systemd/system
+sharedir   := $(DESTDIR)$(PREFIX)/share/nightjar
+# As installed, without folder and ending: nightjar-NAME is tools/scripts/NAME.sh.
+INSTALLED_SCRIPTS := nightly standby
+UNITS := $(wildcard tools/systemd/*.service tools/systemd/*.socket tools/systemd/*.timer)
 PUBLIC_HEADERS := $(filter-out %_internal.h,$(wildcard common/*.h layout/*.h query/*.h))
 
-install: all ## into $(DESTDIR)$(PREFIX)
+install: all install-operations ## into $(DESTDIR)$(PREFIX)
 	$(Q)install -d $(bindir) $(libdir) $(addprefix $(includedir)/,common layout query)
 	$(Q)install -m 755 $(PROGRAMS) $(bindir)
 	$(Q)install -m 644 $(LIBRARIES) $(libdir)
 	$(Q)for header in $(PUBLIC_HEADERS); do install -m 644 $$header $(includedir)/$$header || exit 1; done
 
+# What is not compiled. Units name the programs by their paths.
+install-operations:
+	$(Q)install -d $(bindir) $(unitdir) $(sharedir)
+	$(Q)for name in $(INSTALLED_SCRIPTS); do \
+		install -m 755 tools/scripts/$$name.sh $(bindir)/nightjar-$$name || exit 1; done
+	$(Q)install -m 644 $(UNITS) $(unitdir)
+	$(Q)sed -i 's|/usr/local/bin/|$(PREFIX)/bin/|' $(addprefix $(unitdir)/,$(notdir $(UNITS)))
+	$(Q)install -m 644 tools/systemd/nightjar.conf $(sharedir)
+
 uninstall: ## remove what install put there
 	$(Q)rm -f $(addprefix $(bindir)/,nightjar nightjar-build nightjard)
 	$(Q)rm -f $(addprefix $(libdir)/,libnightjar.a libnightjar-client.a)
 	$(Q)rm -rf $(includedir)
+	$(Q)rm -f $(addprefix $(bindir)/nightjar-,$(INSTALLED_SCRIPTS))
+	$(Q)rm -f $(addprefix $(unitdir)/,$(notdir $(UNITS)))
+	$(Q)rm -rf $(sharedir)
 
 clean: ## remove the build directory
 	$(Q)rm -rf $(BUILD)

@@ -57,6 +57,7 @@ libhwloc-dev    | have_header hwloc.h
 readonly TEST_NEEDS="
 libcmocka-dev   | have_header cmocka.h
 parallel        | have_command parallel
+rsync           | have_command rsync
 "
 readonly SANITIZERS_NEEDS="
 clang           | have_command clang
