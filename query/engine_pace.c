@@ -6,10 +6,12 @@
 #include "common/compiler.h"
 
 enum {
-    INTERVAL_SHIFT = 5, /* an average over some 32 completions: they come in bunches */
+    INTERVAL_SHIFT = 6, /* an average over some 64 completions: they come in bunches */
+    WAIT_MARGIN = 4,    /* a quarter more, for the pace varies: better BUSY now than late */
     SERVICE_SHIFT = 4,
     OUTLIER = 4,         /* a stalled device, for one, says nothing of the next query */
     DEVIATIONS_KEPT = 2, /* above the mean; about 95 % of queries */
+    GIVEN_UP_FACTOR = 2,
 };
 
 static uint64_t get(const atomic_uint_fast64_t *value)
@@ -44,9 +46,10 @@ void engine_pace_completed(struct engine_pace *pace, uint64_t now_ns, bool waiti
 void engine_pace_took(struct engine_pace *pace, uint64_t duration_ns, uint32_t search_list,
                       bool given_up)
 {
-    uint64_t sample = duration_ns / search_list;
+    /* How much longer it would have taken is not known. Without a guess the mean would be one of
+     * those that were quick enough, and as many more be begun and given up. */
+    uint64_t sample = duration_ns / search_list * (given_up ? GIVEN_UP_FACTOR : 1);
     uint64_t mean = get(&pace->candidate_ns);
-    /* One that was given up would have taken longer: it says something only if long already. */
     if (given_up && sample <= mean)
         return;
     if (mean == 0) {
@@ -67,5 +70,6 @@ uint64_t engine_pace_service_ns(const struct engine_pace *pace, uint32_t search_
 
 uint64_t engine_pace_wait_ns(const struct engine_pace *pace, uint32_t ahead)
 {
-    return get(&pace->interval_ns) * ahead;
+    uint64_t wait_ns = get(&pace->interval_ns) * ahead;
+    return wait_ns + wait_ns / WAIT_MARGIN;
 }

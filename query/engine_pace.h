@@ -36,7 +36,7 @@ void engine_pace_took(struct engine_pace *pace, uint64_t duration_ns, uint32_t s
 /* Most queries of that L are done so long after their start; 0: not known. */
 uint64_t engine_pace_service_ns(const struct engine_pace *pace, uint32_t search_list);
 
-/* When the last of `ahead` waiting queries will have been started; 0: not known. */
+/* When the last of `ahead` waiting queries will have been started, at the latest; 0: not known. */
 uint64_t engine_pace_wait_ns(const struct engine_pace *pace, uint32_t ahead);
 
 #endif

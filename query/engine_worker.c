@@ -25,8 +25,8 @@ enum {
     WIDTH_TARGET = 12, /* reads in flight a worker aims for when it may choose the width */
     WIDTH_CHOSEN_MAX = 6,
     WIDTH_CHOSEN_MIN = 1,
-    GIVEN_UP_MAX =
-        2, /* reads a query waits for in vain: then the device hangs, not a block of it */
+    STARTED_ALWAYS = 4, /* queries, whatever their deadlines */
+    GIVEN_UP_MAX = 2,   /* reads a query waits for in vain: then the device hangs, not a block */
     NS_PER_MS = 1000000,
     TICK_MS = 10,
     TICKS_PER_READ_TIMEOUT = 4, /* at least */
@@ -289,12 +289,11 @@ static void advance(struct worker *w, uint32_t number, uint64_t since_ns)
         finish_query(w, number, s->late ? STATUS_TIMEOUT : STATUS_OK);
 }
 
-/* Whether the query would probably be too late, and others wait for what would be spent on it.
- * Below WIDTH_TARGET none is refused: they do not even fill the device, and their end tells how
- * long queries take now. */
+/* Whether the query would probably be too late, and others have use for what would be spent on it.
+ * A few are started in any case: their end tells how long queries take now. */
 static bool start_is_vain(const struct worker *w, const struct search_query *query, uint64_t now_ns)
 {
-    return query->deadline_ns != 0 && active_count(w) + waiting_count(w) >= WIDTH_TARGET &&
+    return query->deadline_ns != 0 && active_count(w) + waiting_count(w) >= STARTED_ALWAYS &&
            now_ns + engine_pace_service_ns(&w->pace, query->search_list) > query->deadline_ns;
 }
 

@@ -154,6 +154,46 @@ static void statistics_add_up(void **state)
     }
 }
 
+static void statistics_of_two_engines_become_one(void **state)
+{
+    const struct engine_fixture *f = *state;
+    static struct engine_stats sum, once;
+    struct engine *engine = engine_plain(f->cached);
+    struct answers a = answers_get(engine, f->base, &ask_usual);
+    once = stats_of(engine);
+    engine_destroy(engine);
+    sum = (struct engine_stats){.queued = 3, .in_flight = 4, .reads_in_flight = 5, .threads = 6};
+    for (uint32_t i = 1; i <= 2; i++) {
+        engine_stats_add(&sum, &once);
+        assert_int_equal(sum.queries, i * FIXTURE_QUERIES);
+        assert_int_equal(sum.reads, i * a.sum.reads);
+        assert_int_equal(sum.cache_hits, i * a.sum.cache_hits);
+        assert_int_equal(sum.code_distances, i * a.sum.code_distances);
+        assert_int_equal(sum.exact_distances, i * a.sum.exact_distances);
+        assert_int_equal(sum.busy_ns, i * once.busy_ns);
+        assert_int_equal(sum.latency.count, sum.queries);
+        assert_int_equal(sum.read_latency.count, sum.reads);
+    }
+    assert_true(histogram_percentile_ns(&sum.latency, 0.5) ==
+                histogram_percentile_ns(&once.latency, 0.5));
+    assert_int_equal(sum.queued + sum.in_flight + sum.reads_in_flight + sum.threads, 18);
+    const struct engine_stats rare = {.timeouts = 1,
+                                      .degraded = 2,
+                                      .busy = 3,
+                                      .read_retries = 4,
+                                      .read_timeouts = 5,
+                                      .failed_blocks = 6};
+    engine_stats_add(&sum, &rare);
+    engine_stats_add(&sum, &rare);
+    assert_int_equal(sum.timeouts, 2);
+    assert_int_equal(sum.degraded, 4);
+    assert_int_equal(sum.busy, 6);
+    assert_int_equal(sum.read_retries, 8);
+    assert_int_equal(sum.read_timeouts, 10);
+    assert_int_equal(sum.failed_blocks, 12);
+    answers_free(&a);
+}
+
 static void every_beam_width_gives_true_answers(void **state)
 {
     const struct engine_fixture *f = *state;
@@ -628,6 +668,7 @@ int main(void)
         cmocka_unit_test(cached_blocks_io_kind_and_threads_do_not_change_the_work),
         cmocka_unit_test(io_kind_and_threads_do_not_change_the_work_in_other_tiers),
         cmocka_unit_test(statistics_add_up),
+        cmocka_unit_test(statistics_of_two_engines_become_one),
         cmocka_unit_test(every_beam_width_gives_true_answers),
         cmocka_unit_test(the_largest_list_and_k_are_served),
         cmocka_unit_test(a_larger_stop_ratio_reads_no_less_and_finds_no_farther),

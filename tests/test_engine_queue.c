@@ -130,10 +130,10 @@ static void the_pace_of_completions_counts_while_others_wait(void **state)
     assert_int_equal(engine_pace_wait_ns(&pace, 10), 0);
     for (uint32_t i = 0; i < 500; i++) /* in bunches of two */
         engine_pace_completed(&pace, now_ns += i % 2 ? 0 : 2000, true);
-    assert_in_range(engine_pace_wait_ns(&pace, 10), 9000, 11000);
-    engine_pace_completed(&pace, now_ns += 1, false);
+    assert_in_range(engine_pace_wait_ns(&pace, 10), 12000, 13000); /* a quarter is added */
+    engine_pace_completed(&pace, now_ns += 1000000000, false);
     engine_pace_completed(&pace, now_ns += 1000000000, true); /* a pause is no pace */
-    assert_in_range(engine_pace_wait_ns(&pace, 10), 8000, 11000);
+    assert_in_range(engine_pace_wait_ns(&pace, 10), 12000, 13000);
 }
 
 static void service_time_is_by_list_length_and_leaves_room_for_most(void **state)
@@ -153,7 +153,7 @@ static void service_time_is_by_list_length_and_leaves_room_for_most(void **state
     assert_in_range(engine_pace_service_ns(&pace, 50), before_ns, 3 * before_ns);
     for (uint32_t i = 0; i < 200; i++)
         engine_pace_took(&pace, 400000, 50, true);
-    assert_true(engine_pace_service_ns(&pace, 50) >= 390000);
+    assert_in_range(engine_pace_service_ns(&pace, 50), 780000, 900000); /* twice what was seen */
 }
 
 /* ---- engines ---- */
@@ -352,7 +352,7 @@ static void who_has_too_little_time_left_is_not_started_beside_many(void **state
 {
     const struct engine_fixture *f = *state;
     static struct ask_line line;
-    enum { MANY = 12 };
+    enum { MANY = 4 };
     const struct engine_params params = {.slots_per_thread = MANY + 4};
     line_open(&line, f, params, 4000000);
     line_learn(&line); /* a list of 50 takes longer than 4 ms for each of several reads */

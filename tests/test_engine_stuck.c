@@ -294,11 +294,52 @@ static void claim_end(struct index *index, const struct collection *c, enum bloc
     sem_getvalue(&completed, &posts);
     assert_int_equal(posts, 1);
     assert_int_equal(query.flags, SEARCH_DEGRADED);
+    /* Two reads in vain, and it did not wait for another. */
+    assert_int_equal(query.stats.reads, 2);
+    assert_true(query.stats.failed_blocks > 2);
 }
 
 static void an_engine_ends_although_reads_are_stuck(void **state)
 {
     for_each_kind(state, claim_end);
+}
+
+static void claim_parked(struct index *index, const struct collection *c, enum block_io_kind kind)
+{
+    enum { BUFFERS = 4 + 128 };
+    struct device device = device_make(index, 1);
+    struct answers clean = clean_answers(index, c);
+    struct search_hit hits[FIXTURE_K];
+    sem_t completed;
+    sem_init(&completed, 0, 0);
+    atomic_store(&device.hangs, true);
+    struct engine *engine = start(index, &device, kind, HOUR_MS);
+    struct search_query query;
+    while (stats_of(engine).reads_in_flight < BUFFERS) {
+        query = query_make(c, 0, &ask_usual, hits);
+        query.beam_width = ENGINE_BEAM_WIDTH_MAX;
+        query.deadline_ns = clock_monotonic_ns() + 5 * NS_PER_MS;
+        engine_search_all(engine, &query, 1, 0);
+        assert_int_equal(query.status, STATUS_TIMEOUT);
+    }
+    query = query_make(c, 0, &ask_usual, hits);
+    query.complete = post_complete;
+    query.user = &completed;
+    assert_int_equal(engine_submit(engine, &query), STATUS_OK);
+    while (stats_of(engine).queued > 0)
+        sched_yield();
+    atomic_store(&device.hangs, false);
+    while (sem_wait(&completed) != 0)
+        continue;
+    assert_int_equal(query.flags, 0);
+    assert_same_hits(&query, &clean.queries[0]);
+    answers_free(&clean);
+    engine_destroy(engine);
+}
+
+static void a_query_without_a_buffer_goes_on_when_one_returns(void **state)
+{
+    for_each_kind(state, claim_parked);
 }
 
 /* Expanding from memory reads nothing, and so no block that lands tells the time. */
@@ -474,6 +515,7 @@ int main(void)
         cmocka_unit_test(queries_are_answered_when_stuck_reads_hold_all_buffers),
         cmocka_unit_test(a_deadline_is_kept_although_reads_are_in_flight),
         cmocka_unit_test(an_engine_ends_although_reads_are_stuck),
+        cmocka_unit_test(a_query_without_a_buffer_goes_on_when_one_returns),
         cmocka_unit_test(a_search_in_memory_looks_at_its_deadline),
         cmocka_unit_test(whatever_happens_to_reads_answers_are_honest),
         cmocka_unit_test(reads_that_the_kernel_refuses_for_now_go_out_later),
