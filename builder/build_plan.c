@@ -18,7 +18,9 @@
 #include "builder/encode.h"
 #include "builder/graph_build.h"
 #include "builder/navigation_build.h"
+#include "builder/nearest.h"
 #include "builder/pack.h"
+#include "builder/query_sample.h"
 #include "builder/scan.h"
 #include "common/cpu.h"
 #include "common/memory.h"
@@ -31,7 +33,9 @@ enum {
     PLAN_BYTES_MAX = 64 << 20, /* of the sample, as long as it has PLAN_ROWS_MIN rows */
     PLAN_RUNS = 64,
     PLAN_CLUSTERS = 128,
-    PLAN_CENTROIDS = 64, /* distances measured a row, for the partition's share */
+    PLAN_QUERIES = 64,     /* that rows are compared with for the sample stage's share */
+    PLAN_QUERY_ROWS = 512, /* at a time */
+    PLAN_CENTROIDS = 64,   /* distances measured a row, for the partition's share */
 };
 
 /* Factors that turn the sample's rows into those of 1 M rows and more, measured on 1 M and 20 M
@@ -60,6 +64,7 @@ struct plan_run {
     double train_s;                  /* of the codec that is kept, on the sample */
     double choice_s;                 /* of the trials before it */
     double centroid_s;               /* a row's distance to a centroid */
+    double query_s;                  /* and to a query of the sample stage */
 };
 
 static double seconds_since(const struct build_clock *clock)
@@ -252,10 +257,44 @@ static enum status run_centroids(struct plan_run *run, struct error *err)
     return STATUS_OK;
 }
 
+/* With one neighbour each: of so few rows too many would be among the hundred nearest. */
+static enum status run_queries(struct plan_run *run, struct error *err)
+{
+    const struct vector_set *set = &run->set;
+    const struct nearest_params params = {
+        .type = set->type,
+        .metric = set->metric,
+        .dim = set->dim,
+        .k = 1,
+        .threads = (uint32_t)omp_get_max_threads(),
+        .queries = {.rows = set->rows,
+                    .stride_bytes = set->stride_bytes,
+                    .count = MIN(set->count, (uint32_t)PLAN_QUERIES)},
+    };
+    struct nearest *nearest = NULL;
+    enum status status = nearest_create(&params, &nearest, err);
+    if (status != STATUS_OK)
+        return status;
+    struct build_clock clock = build_clock_now();
+#pragma omp parallel for schedule(static)
+    for (uint32_t first = 0; first < set->count; first += PLAN_QUERY_ROWS) {
+        const struct nearest_rows rows = {
+            .rows = vector_set_row(set, first),
+            .stride_bytes = set->stride_bytes,
+            .first_key = first,
+            .count = MIN((uint32_t)PLAN_QUERY_ROWS, set->count - first),
+        };
+        nearest_offer(nearest, (uint32_t)omp_get_thread_num(), &rows);
+    }
+    run->query_s = seconds_since(&clock) / set->count / params.queries.count;
+    nearest_destroy(nearest);
+    return STATUS_OK;
+}
+
 static enum status calibrate(struct plan_run *run, struct error *err)
 {
     static enum status (*const steps[])(struct plan_run * run, struct error * err) = {
-        run_train, run_graph, run_pack, run_encode, run_centroids,
+        run_train, run_graph, run_pack, run_encode, run_centroids, run_queries,
     };
     enum status status = STATUS_OK;
     for (size_t i = 0; status == STATUS_OK && i < ARRAY_LENGTH(steps); i++)
@@ -287,6 +326,9 @@ static void scale(const struct plan_run *run, struct build_plan *plan)
     seconds[BUILD_STAGE_TRAIN] =
         run->train_s * sample / rows +
         run->choice_s * fmin(sample, CODEC_CHOICE_ROWS_MAX) / fmin(rows, CODEC_CHOICE_ROWS_MAX);
+    seconds[BUILD_STAGE_SAMPLE] =
+        count * run->query_s * query_sample_shape(plan->shape.count).count +
+        bytes / PLAN_DISK_BYTES_PER_S;
     seconds[BUILD_STAGE_PARTITION] = count * run->centroid_s * plan->size.shard_count +
                                      bytes * (1.0 + plan->size.replication) / PLAN_DISK_BYTES_PER_S;
     seconds[BUILD_STAGE_GRAPH] = built * (graph_row + list / PLAN_DISK_BYTES_PER_S);

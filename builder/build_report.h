@@ -17,12 +17,13 @@
 enum build_stage {
     BUILD_STAGE_INGEST,     /* read, check, digest, count duplicates */
     BUILD_STAGE_TRAIN,      /* codec on a sample */
+    BUILD_STAGE_SAMPLE,     /* some rows as queries, their exact neighbours */
     BUILD_STAGE_PARTITION,  /* rows to shards */
     BUILD_STAGE_GRAPH,      /* * Vamana and sample searches for the hot list */
     BUILD_STAGE_MERGE,      /* * lists of a row's shards into one */
     BUILD_STAGE_GEOMETRY,   /* nodes a block, chosen on one shard */
     BUILD_STAGE_PACK,       /* * order of nodes in blocks */
-    BUILD_STAGE_NAVIGATION, /* codec.bin, navigation.bin and hot.bin */
+    BUILD_STAGE_NAVIGATION, /* codec.bin, navigation.bin, hot.bin and sample.bin */
     BUILD_STAGE_WRITE,      /* * codes.bin and nodes.blk */
     BUILD_STAGE_CHECK,      /* all of it read back, every node reached; manifest */
     BUILD_STAGE_COUNT,

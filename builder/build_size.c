@@ -12,6 +12,7 @@
 #include "builder/hot_list.h"
 #include "builder/merge.h"
 #include "builder/navigation_build.h"
+#include "builder/query_sample.h"
 #include "builder/scan.h"
 #include "builder/shard_graph.h"
 #include "builder/shard_write.h"
@@ -269,7 +270,7 @@ static uint64_t navigation_bytes_max(const struct size_input *in)
                      2 * sample * (NAVIGATION_DEGREE + 1) * sizeof(uint32_t);
     /* Visits; each as u64, twice while sorted; ranked entries and their ids. */
     uint64_t ranking = visits * (sizeof(uint32_t) + 2 * sizeof(uint64_t) + 9 * sizeof(uint32_t));
-    return MAX(graph, ranking) + STREAMS_BYTES;
+    return MAX(MAX(graph, ranking), query_sample_bytes(in->shape)) + STREAMS_BYTES;
 }
 
 uint64_t build_size_stage_bytes(const struct build_size *size, enum build_stage stage,
@@ -290,6 +291,9 @@ static void memory_compute(const struct size_input *in, struct build_size *size)
     size->fixed_bytes = PROGRAM_BYTES + in->threads * (THREAD_BYTES + scratch);
     shared[BUILD_STAGE_INGEST] = scan_memory_bytes(in->shape);
     shared[BUILD_STAGE_TRAIN] = train_bytes(in);
+    shared[BUILD_STAGE_SAMPLE] =
+        query_sample_memory_bytes(in->shape, in->params->metric, (uint32_t)in->threads) +
+        STREAMS_BYTES;
     shared[BUILD_STAGE_PARTITION] =
         partition_memory_bytes(in->shape, size->shard_count, (uint32_t)in->threads) +
         in->navigation_count * sizeof(uint32_t);
@@ -346,7 +350,8 @@ static void disk_compute(const struct size_input *in, struct build_size *size)
     uint64_t list = (in->degree + 1) * sizeof(uint32_t);
 
     size->stage_disk_bytes[BUILD_STAGE_NAVIGATION] =
-        in->navigation_count * (NAVIGATION_DEGREE + 1) * sizeof(uint32_t) + hot + codec;
+        in->navigation_count * (NAVIGATION_DEGREE + 1) * sizeof(uint32_t) + hot + codec +
+        query_sample_bytes(in->shape);
     size->stage_disk_bytes[BUILD_STAGE_WRITE] =
         n * in->code_bytes + blocks_bytes(in, size->shard_count);
     for (unsigned stage = 0; stage < BUILD_STAGE_COUNT; stage++)
@@ -355,7 +360,7 @@ static void disk_compute(const struct size_input *in, struct build_size *size)
     size->scratch_bytes =
         (n + borrowed) * (in->record_bytes + sizeof(uint32_t) + list) + n * (list + 4) +
         borrowed * SHARD_GRAPH_HALO_PER_ROW * (in->packed_bytes + sizeof(uint32_t)) +
-        in->navigation_count * in->record_bytes;
+        in->navigation_count * in->record_bytes + query_sample_bytes(in->shape);
 }
 
 void build_size_compute(const struct build_params *params, const struct vector_shape *shape,

@@ -18,12 +18,14 @@
 #include "builder/hot_list.h"
 #include "builder/merge.h"
 #include "builder/navigation_build.h"
+#include "builder/query_sample.h"
 #include "common/file_io.h"
 #include "common/memory.h"
 #include "layout/block_walk.h"
 #include "layout/digest.h"
 
 static const struct work_piece train_piece = {BUILD_STAGE_TRAIN, WORK_WHOLE};
+static const struct work_piece sample_piece = {BUILD_STAGE_SAMPLE, WORK_WHOLE};
 static const struct work_piece navigation_piece = {BUILD_STAGE_NAVIGATION, WORK_WHOLE};
 
 /* What the navigation piece's record tells: the files it wrote into the generation. */
@@ -142,24 +144,37 @@ static enum status layout_load(struct build *b, struct error *err)
     return status;
 }
 
-static enum status codec_load(struct build *b, struct error *err)
+/* File `part` of a piece, which has one section; *bytes is malloc'd, the caller's. */
+static enum status piece_file_read(const struct build *b, struct work_piece piece, const char *part,
+                                   uint8_t **bytes, size_t *length, struct error *err)
 {
     struct work_input *input = NULL;
+    uint8_t *read = NULL;
+    enum status status = work_input_open(b->work, piece, part, 0, 0, &input, err);
+    if (status == STATUS_OK) {
+        *length = work_input_left(input);
+        read = malloc(*length + 1);
+        status = read != NULL ? work_input_read(input, read, *length, err)
+                              : error_set(err, STATUS_NO_MEMORY, "no memory for the %s", part);
+    }
+    work_input_close(input);
+    if (status == STATUS_OK)
+        *bytes = read;
+    else
+        free(read);
+    return status;
+}
+
+static enum status codec_load(struct build *b, struct error *err)
+{
     uint8_t *bytes = NULL;
     size_t length = 0;
 
     if (b->codec != NULL)
         return STATUS_OK;
-    enum status status = work_input_open(b->work, train_piece, "codec", 0, 0, &input, err);
-    if (status == STATUS_OK) {
-        length = work_input_left(input);
-        bytes = malloc(length + 1);
-        status = bytes != NULL ? work_input_read(input, bytes, length, err)
-                               : error_set(err, STATUS_NO_MEMORY, "no memory for the codec");
-    }
+    enum status status = piece_file_read(b, train_piece, "codec", &bytes, &length, err);
     if (status == STATUS_OK)
         status = codec_deserialize(bytes, length, &b->codec, err);
-    work_input_close(input);
     free(bytes);
     return status;
 }
@@ -191,7 +206,7 @@ enum status build_stage_load(struct build *b, enum build_stage stage, struct err
     return status;
 }
 
-/* ---- ingest, train, partition ---- */
+/* ---- ingest, train, sample, partition ---- */
 
 static enum status info_commit(struct build *b, enum build_stage stage, const void *info,
                                size_t bytes, struct build_stage_record *cost, struct error *err)
@@ -248,6 +263,18 @@ static enum status train_run(struct build *b, struct build_stage_record *cost, s
     return status;
 }
 
+static enum status sample_run(struct build *b, const struct build_monitor *monitor,
+                              struct build_stage_record *cost, struct error *err)
+{
+    const struct query_sample_params params = {
+        .file = b->file,
+        .keys = b->params.keys,
+        .metric = b->params.metric,
+        .seed = b->params.seed,
+    };
+    return query_sample_run(&params, b->work, monitor, cost, err);
+}
+
 static enum status partition_stage_run(struct build *b, const struct build_monitor *monitor,
                                        struct build_stage_record *cost, struct error *err)
 {
@@ -297,6 +324,17 @@ static enum status codec_copy(struct build *b, struct navigation_info *info, str
     return status;
 }
 
+static enum status sample_copy(struct build *b, struct navigation_info *info, struct error *err)
+{
+    uint8_t *image = NULL;
+    size_t bytes = 0;
+    enum status status = piece_file_read(b, sample_piece, QUERY_SAMPLE_PART, &image, &bytes, err);
+    if (status == STATUS_OK)
+        status = small_file_write(b, GENERATION_SAMPLE, image, bytes, info, err);
+    free(image);
+    return status;
+}
+
 static enum status hot_write(struct build *b, struct navigation_info *info, struct error *err)
 {
     struct hot_visits visits = {0};
@@ -329,6 +367,8 @@ static enum status navigation_run(struct build *b, const struct build_monitor *m
 
     memset(&info, 0, sizeof(info));
     enum status status = codec_copy(b, &info, err);
+    if (status == STATUS_OK)
+        status = sample_copy(b, &info, err);
     if (status == STATUS_OK)
         status = hot_write(b, &info, err);
     if (status == STATUS_OK)
@@ -479,13 +519,17 @@ static double replication_found(const struct build *b)
 static enum status facts_collect(struct build *b, struct error *err)
 {
     struct manifest *m = &b->manifest;
+    struct query_sample_info sample;
     uint64_t edges = 0;
-    enum status status = STATUS_OK;
 
-    status =
+    enum status status =
         work_piece_read(b->work, train_piece, &b->report.codec, sizeof(b->report.codec), NULL, err);
+    if (status == STATUS_OK)
+        status = work_piece_read(b->work, sample_piece, &sample, sizeof(sample), NULL, err);
     if (status != STATUS_OK)
         return status;
+    m->sample_count = sample.count;
+    m->sample_k = sample.k;
     m->codec_kind = (enum codec_kind)b->report.codec.kind;
     m->repaired_nodes = 0;
     m->trimmed_edges = 0;
@@ -649,6 +693,8 @@ enum status build_stage_whole_run(struct build *b, enum build_stage stage,
         return ingest_run(b, monitor, cost, err);
     case BUILD_STAGE_TRAIN:
         return train_run(b, cost, err);
+    case BUILD_STAGE_SAMPLE:
+        return sample_run(b, monitor, cost, err);
     case BUILD_STAGE_PARTITION:
         return partition_stage_run(b, monitor, cost, err);
     case BUILD_STAGE_GEOMETRY:

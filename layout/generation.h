@@ -137,9 +137,9 @@ NODISCARD enum status generation_load(const struct generation *generation,
                                       struct error *err);
 
 /* Full verification: every file's length and XXH3-128, every block with block_check(), their
- * records counted, the codec, navigation and hot list parsed. One pass over the data in 1 MB reads.
- * The first fault is named with file and block: "GEN/nodes.blk: block 17: checksum mismatch".
- * *blocks_checked may be NULL. */
+ * records counted, the codec, navigation, hot list and sample parsed. One pass over the data in 1
+ * MB reads. The first fault is named with file and block: "GEN/nodes.blk: block 17: checksum
+ * mismatch". *blocks_checked may be NULL. */
 NODISCARD enum status generation_verify(const struct generation *generation,
                                         uint64_t *blocks_checked, struct error *err);
 

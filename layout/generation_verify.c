@@ -19,6 +19,7 @@
 #include "layout/digest.h"
 #include "layout/generation_internal.h"
 #include "layout/navigation.h"
+#include "layout/sample.h"
 
 struct verify {
     const struct generation *generation;
@@ -182,6 +183,41 @@ static enum status verify_navigation(const struct generation *generation, struct
     return status;
 }
 
+static enum status sample_compare(const struct generation *generation, const struct sample *sample,
+                                  struct error *err)
+{
+    const struct manifest *manifest = &generation->manifest;
+    if (sample->count == manifest->sample_count && sample->k == manifest->sample_k &&
+        sample->dim == manifest->dim && sample->type == manifest->type &&
+        sample->metric == manifest->metric)
+        return STATUS_OK;
+    return error_set(err, STATUS_CORRUPT,
+                     "%s: %u %s %s queries of dim %u with %u neighbours, the manifest says %u %s "
+                     "%s, %u, %u",
+                     file_label(generation->file_paths[GENERATION_SAMPLE]), sample->count,
+                     metric_name(sample->metric), element_name(sample->type), sample->dim,
+                     sample->k, manifest->sample_count, metric_name(manifest->metric),
+                     element_name(manifest->type), manifest->dim, manifest->sample_k);
+}
+
+static enum status verify_sample(const struct generation *generation, struct error *err)
+{
+    void *data;
+    size_t bytes;
+    enum status status = generation_load(generation, GENERATION_SAMPLE, &data, &bytes, err);
+    if (status != STATUS_OK)
+        return status;
+    struct sample sample;
+    struct error inner;
+    status = sample_decode(data, bytes, &sample, &inner);
+    if (status != STATUS_OK)
+        status = verify_forward(generation, GENERATION_SAMPLE, &inner, err);
+    else
+        status = sample_compare(generation, &sample, err);
+    bulk_free(data, bytes, 1);
+    return status;
+}
+
 static enum status verify_small(struct verify *verify, struct error *err)
 {
     struct generation_scan scan = {GENERATION_CODES, BLOCK_PAGE_BYTES, verify_codes_chunk, verify};
@@ -192,6 +228,8 @@ static enum status verify_small(struct verify *verify, struct error *err)
         status = verify_navigation(verify->generation, err);
     if (status == STATUS_OK)
         status = verify_hot(verify, err);
+    if (status == STATUS_OK)
+        status = verify_sample(verify->generation, err);
     return status;
 }
 

@@ -12,11 +12,12 @@
 #include <xxhash.h>
 
 #include "layout/digest.h"
+#include "layout/sample.h"
 
 const char *const generation_file_names[GENERATION_FILE_COUNT] = {
     [GENERATION_NODES] = "nodes.blk", [GENERATION_CODES] = "codes.bin",
     [GENERATION_CODEC] = "codec.bin", [GENERATION_NAVIGATION] = "navigation.bin",
-    [GENERATION_HOT] = "hot.bin",
+    [GENERATION_HOT] = "hot.bin",     [GENERATION_SAMPLE] = "sample.bin",
 };
 
 /* ---- generation id ---- */
@@ -208,6 +209,8 @@ static enum status build_check(const struct manifest *manifest, struct error *er
         {"duplicate_vectors", manifest->duplicate_vectors, 0, count - 1},
         {"navigation_count", manifest->navigation_count, 1, count},
         {"hot_count", manifest->hot_count, 0, count},
+        {"sample_count", manifest->sample_count, 1, MIN(count, (uint64_t)SAMPLE_COUNT_MAX)},
+        {"sample_k", manifest->sample_k, count > 1, MIN(count - 1, (uint64_t)SAMPLE_K_MAX)},
     };
     status = ranges_check(ranges, ARRAY_LENGTH(ranges), err);
     if (status != STATUS_OK)
@@ -271,6 +274,11 @@ static enum status files_check(const struct manifest *manifest, struct error *er
     if (status == STATUS_OK)
         status =
             file_bytes_check(manifest, GENERATION_HOT, manifest->hot_count * sizeof(uint32_t), err);
+    if (status == STATUS_OK)
+        status = file_bytes_check(manifest, GENERATION_SAMPLE,
+                                  sample_bytes(manifest->sample_count, manifest->sample_k,
+                                               manifest->geometry.vector_bytes),
+                                  err);
     if (status != STATUS_OK)
         return status;
     /* Their lengths also depend on what is in them; their readers compare. */

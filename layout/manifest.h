@@ -13,7 +13,7 @@
 #include "layout/block.h"
 
 enum {
-    MANIFEST_FORMAT_VERSION = 3,
+    MANIFEST_FORMAT_VERSION = 4,
     MANIFEST_BYTES_MAX = 1 << 20, /* longer text is refused before it is parsed */
     MANIFEST_SHARDS_MAX = 1000,
     MANIFEST_REPLICATION_MAX = 4,
@@ -30,6 +30,7 @@ enum generation_file {
     GENERATION_CODEC,      /* codec.bin */
     GENERATION_NAVIGATION, /* navigation.bin */
     GENERATION_HOT,        /* hot.bin */
+    GENERATION_SAMPLE,     /* sample.bin */
     GENERATION_FILE_COUNT,
 };
 extern const char *const generation_file_names[GENERATION_FILE_COUNT];
@@ -80,6 +81,8 @@ struct manifest {
     uint32_t entry_node;        /* every other is reachable from it; below node_limit */
     uint32_t navigation_count;  /* nodes in navigation.bin */
     uint64_t hot_count;         /* nodes in hot.bin */
+    uint32_t sample_count;      /* queries in sample.bin */
+    uint32_t sample_k;          /* neighbours of each of them */
 
     struct manifest_file files[GENERATION_FILE_COUNT];
 };

@@ -127,6 +127,8 @@ static void put_build(struct json_writer *root, const struct manifest *manifest)
     put_u64(&facts, "entry_node", manifest->entry_node);
     put_u64(&facts, "navigation_count", manifest->navigation_count);
     put_u64(&facts, "hot_count", manifest->hot_count);
+    put_u64(&facts, "sample_count", manifest->sample_count);
+    put_u64(&facts, "sample_k", manifest->sample_k);
     root->failed |= build.failed | facts.failed;
 }
 
@@ -374,6 +376,8 @@ static void get_build(struct json_reader *root, struct manifest *manifest)
     manifest->entry_node = get_u32(&facts, "entry_node");
     manifest->navigation_count = get_u32(&facts, "navigation_count");
     manifest->hot_count = get_u64(&facts, "hot_count", UINT64_MAX);
+    manifest->sample_count = get_u32(&facts, "sample_count");
+    manifest->sample_k = get_u32(&facts, "sample_k");
     root->status = facts.status;
 }
 

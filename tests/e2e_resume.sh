@@ -121,7 +121,8 @@ whole 'a build that goes on after one stage' part
 # so nobody checks.
 for place in partition.own-1:late graph-00001.own:late graph-00001.own:start \
     graph-00001.lent:start graph-00002.lent:late merge-00000.lists:late merge-00000.lists:start \
-    pack-00001.order:late graph-00000.visits:late train.codec:late; do
+    pack-00001.order:late graph-00000.visits:late train.codec:late \
+    sample.image:late; do
     file=${place%:*}
     if [[ ! -s hurt.work/$file ]]; then
         fail "no file $file in the work directory"
@@ -177,7 +178,7 @@ each() {
             --stage "$1" --shard {} >>out 2>err
     fi
 }
-for stage in ingest train partition graph merge geometry pack navigation write check; do
+for stage in ingest train sample partition graph merge geometry pack navigation write check; do
     case $stage in
     graph | merge | pack | write) each $stage ;;
     *) "$build" "${arguments[@]}" --output pieces --stage $stage >out 2>err ;;

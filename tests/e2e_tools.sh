@@ -388,7 +388,7 @@ refused "keys that do not fit an id" 1 "does not fit its 32-bit ids" nightjar se
 check "verify" "$bin/nightjar" verify root/gen
 refused "no generation" 1 "nowhere" nightjar verify nowhere
 refused "an empty directory" 1 "manifest.json" nightjar verify taken.bin
-for file in nodes.blk codes.bin codec.bin navigation.bin hot.bin manifest.json; do
+for file in nodes.blk codes.bin codec.bin navigation.bin hot.bin sample.bin manifest.json; do
     copy_generation
     rm "broken/$file"
     refused "verify without $file" 1 "$file" nightjar verify broken

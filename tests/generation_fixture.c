@@ -19,6 +19,7 @@
 #include "common/random.h"
 #include "layout/block.h"
 #include "layout/navigation.h"
+#include "layout/sample.h"
 #include "tests/directory_fixture.h"
 
 int fixture_directory_setup(void **state)
@@ -96,6 +97,8 @@ void fixture_manifest(uint64_t seed, struct manifest *manifest)
         .block_mate_share = 1.0 / 3.0,
         .navigation_count = FIXTURE_NAVIGATION,
         .hot_count = FIXTURE_HOT,
+        .sample_count = FIXTURE_SAMPLE,
+        .sample_k = FIXTURE_SAMPLE_K,
     };
     manifest->generation_id = manifest_generation_id(manifest);
     manifest->geometry.generation_seed = manifest->generation_id.low;
@@ -108,6 +111,8 @@ void fixture_manifest_lengths(struct manifest *manifest)
     manifest->files[GENERATION_CODEC].bytes = 64 + 1024 * FIXTURE_DIM;
     manifest->files[GENERATION_NAVIGATION].bytes = navigation_bytes(FIXTURE_NAVIGATION, 2);
     manifest->files[GENERATION_HOT].bytes = FIXTURE_HOT * sizeof(uint32_t);
+    manifest->files[GENERATION_SAMPLE].bytes =
+        sample_bytes(FIXTURE_SAMPLE, FIXTURE_SAMPLE_K, FIXTURE_DIM);
 }
 
 static void fixture_vectors(uint8_t vectors[FIXTURE_VECTORS * FIXTURE_DIM])
@@ -198,6 +203,57 @@ static enum status fixture_lists(struct generation_writer *writer, struct error 
     return generation_writer_append(writer, GENERATION_HOT, hot, sizeof(hot), err);
 }
 
+/* The nearest others of node `query`, ties by node. */
+static void fixture_truth(const uint8_t *vectors, uint32_t query, uint64_t keys[FIXTURE_SAMPLE_K],
+                          float distances[FIXTURE_SAMPLE_K])
+{
+    uint32_t found = 0;
+    for (uint32_t node = 0; node < FIXTURE_VECTORS; node++) {
+        float distance = 0;
+        for (size_t d = 0; d < FIXTURE_DIM; d++) {
+            const int difference =
+                vectors[(size_t)node * FIXTURE_DIM + d] - vectors[(size_t)query * FIXTURE_DIM + d];
+            distance += (float)(difference * difference);
+        }
+        if (node == query || (found == FIXTURE_SAMPLE_K && distances[found - 1] <= distance))
+            continue;
+        uint32_t place = found < FIXTURE_SAMPLE_K ? found++ : found - 1;
+        for (; place > 0 && distances[place - 1] > distance; place--) {
+            distances[place] = distances[place - 1];
+            keys[place] = keys[place - 1];
+        }
+        distances[place] = distance;
+        keys[place] = 1000 + node;
+    }
+}
+
+static enum status fixture_sample(struct generation_writer *writer, const uint8_t *vectors,
+                                  struct error *err)
+{
+    static const uint32_t nodes[FIXTURE_SAMPLE] = {11, 50, 96};
+    uint64_t own_keys[FIXTURE_SAMPLE];
+    uint64_t keys[FIXTURE_SAMPLE * FIXTURE_SAMPLE_K];
+    float distances[FIXTURE_SAMPLE * FIXTURE_SAMPLE_K];
+    uint8_t queries[FIXTURE_SAMPLE * FIXTURE_DIM];
+    for (size_t i = 0; i < FIXTURE_SAMPLE; i++) {
+        own_keys[i] = 1000 + nodes[i];
+        memcpy(queries + i * FIXTURE_DIM, vectors + (size_t)nodes[i] * FIXTURE_DIM, FIXTURE_DIM);
+        fixture_truth(vectors, nodes[i], keys + i * FIXTURE_SAMPLE_K,
+                      distances + i * FIXTURE_SAMPLE_K);
+    }
+    const struct sample sample = {FIXTURE_SAMPLE, FIXTURE_SAMPLE_K, FIXTURE_DIM,
+                                  ELEMENT_U8,     METRIC_L2,        own_keys,
+                                  keys,           distances,        queries};
+    const size_t image_bytes = sample_bytes(FIXTURE_SAMPLE, FIXTURE_SAMPLE_K, FIXTURE_DIM);
+    uint8_t *image = malloc(image_bytes);
+    assert_non_null(image);
+    sample_encode(&sample, image);
+    enum status status =
+        generation_writer_append(writer, GENERATION_SAMPLE, image, image_bytes, err);
+    free(image);
+    return status;
+}
+
 enum status fixture_write(const char *path, uint64_t seed, struct error *err)
 {
     struct manifest manifest;
@@ -213,6 +269,8 @@ enum status fixture_write(const char *path, uint64_t seed, struct error *err)
         status = fixture_codes(writer, vectors, err);
     if (status == STATUS_OK)
         status = fixture_lists(writer, err);
+    if (status == STATUS_OK)
+        status = fixture_sample(writer, vectors, err);
     if (status == STATUS_OK)
         status = generation_writer_finish(writer, &manifest, NULL, err);
     if (status != STATUS_OK)

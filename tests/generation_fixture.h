@@ -23,6 +23,8 @@ enum {
     FIXTURE_CODE_BYTES = 4,
     FIXTURE_HOT = 20,
     FIXTURE_NAVIGATION = 5,
+    FIXTURE_SAMPLE = 3,
+    FIXTURE_SAMPLE_K = 2,
 };
 
 /* cmocka setup and teardown: *state is a temporary directory's path, removed with all in it. */

@@ -160,6 +160,8 @@ static void stages_hold_at_least_their_arrays(void **state)
         assert_true(size.shared_bytes[BUILD_STAGE_GEOMETRY] == size.shard_bytes[BUILD_STAGE_PACK]);
         assert_true(size.shared_bytes[BUILD_STAGE_WRITE] >= billion.count * sizeof(uint32_t));
         assert_true(size.shared_bytes[BUILD_STAGE_NAVIGATION] >= billion.count * sizeof(uint32_t));
+        /* 500 queries, 100 neighbours of each for every thread. */
+        assert_true(size.shared_bytes[BUILD_STAGE_SAMPLE] > params.threads * 500 * 100 * 12);
     }
 }
 

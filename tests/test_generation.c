@@ -345,6 +345,18 @@ static void misplaced_and_stale_blocks_are_named(void **state)
     close(other_fd);
 }
 
+enum { SAMPLE_TRUTH = 64 + 8 * FIXTURE_SAMPLE }; /* offset of the first neighbour's key */
+
+static uint64_t first_neighbor(const char *path)
+{
+    uint64_t key;
+    size_t bytes;
+    uint8_t *data = fixture_read(fixture_path(path, "sample.bin"), &bytes);
+    memcpy(&key, data + SAMPLE_TRUTH, sizeof(key));
+    free(data);
+    return key;
+}
+
 static void verify_reads_what_digests_cannot_tell(void **state)
 {
     const char *path = fixture_path(*state, "gen");
@@ -366,6 +378,18 @@ static void verify_reads_what_digests_cannot_tell(void **state)
     forge_digest(path, GENERATION_NAVIGATION);
 
     const uint32_t cosine = METRIC_COSINE, l2 = METRIC_L2;
+    const uint64_t itself = 1011, nearest = first_neighbor(path);
+    patch(fixture_path(path, "sample.bin"), 24, &cosine, 4);
+    forge_digest(path, GENERATION_SAMPLE);
+    fixture_expect_fault(path, "sample.bin: 3 cosine u8 queries of dim 8 with 2 neighbours, the "
+                               "manifest says 3 l2 u8, 8, 2");
+    patch(fixture_path(path, "sample.bin"), 24, &l2, 4);
+    patch(fixture_path(path, "sample.bin"), SAMPLE_TRUTH, &itself, 8);
+    forge_digest(path, GENERATION_SAMPLE);
+    fixture_expect_fault(path, "sample.bin: sample: neighbour 0 of query 0 is the query itself");
+    patch(fixture_path(path, "sample.bin"), SAMPLE_TRUTH, &nearest, 8);
+    forge_digest(path, GENERATION_SAMPLE);
+
     patch(fixture_path(path, "codec.bin"), 12, &cosine, 4);
     forge_digest(path, GENERATION_CODEC);
     fixture_expect_fault(path, "codec.bin: it is for cosine u8 vectors");
@@ -405,7 +429,7 @@ static void open_names_what_is_no_generation(void **state)
         generation_write_text(path, MANIFEST_FILE_NAME, "{\"format_version\": 1}", &err),
         STATUS_OK);
     assert_int_equal(generation_open(path, &generation, &err), STATUS_UNSUPPORTED);
-    assert_non_null(strstr(err.text, "none/manifest.json: format_version 1, this build reads 3"));
+    assert_non_null(strstr(err.text, "none/manifest.json: format_version 1, this build reads 4"));
     assert_int_equal(truncate(fixture_path(path, MANIFEST_FILE_NAME), 1 << 21), 0);
     assert_int_equal(generation_open(path, &generation, &err), STATUS_CORRUPT);
     generation_close(NULL);

@@ -16,6 +16,7 @@
 
 #include "common/random.h"
 #include "layout/manifest.h"
+#include "layout/sample.h"
 #include "tests/generation_fixture.h"
 #include "tests/golden_file.h"
 
@@ -151,6 +152,8 @@ static void manifest_round_trips_plain_lists_and_every_type(void **state)
             manifest.type = types[t];
             manifest.metric = metrics[m];
             manifest.geometry.vector_bytes = FIXTURE_DIM * (uint32_t)element_bytes(types[t]);
+            manifest.files[GENERATION_SAMPLE].bytes =
+                sample_bytes(FIXTURE_SAMPLE, FIXTURE_SAMPLE_K, manifest.geometry.vector_bytes);
             manifest.geometry.adjacency = BLOCK_ADJACENCY_PLAIN;
             char *json = NULL;
             struct error err = {0};
@@ -221,11 +224,11 @@ static void manifest_rejects_text_before_or_after_it(void **state)
 static void manifest_of_another_version_is_named(void **state)
 {
     (void)state;
-    expect_refused("\"format_version\":\t3", "\"format_version\":\t1", STATUS_UNSUPPORTED,
-                   "format_version 1, this build reads 3");
+    expect_refused("\"format_version\":\t4", "\"format_version\":\t3", STATUS_UNSUPPORTED,
+                   "format_version 3, this build reads 4");
     struct error err;
     assert_int_equal(parse("{\"format_version\": 7}", &err), STATUS_UNSUPPORTED);
-    assert_non_null(strstr(err.text, "format_version 7, this build reads 3"));
+    assert_non_null(strstr(err.text, "format_version 7, this build reads 4"));
     expect_refused("\"required_features\":\t[]", "\"required_features\":\t[\"x\"]",
                    STATUS_UNSUPPORTED, "required feature \"x\"");
 }
@@ -247,11 +250,11 @@ static void manifest_survives_hostile_json(void **state)
         "{\"format_version\":-1}",
         "{\"format_version\":1e999}",
         "{\"format_version\":2.5}",
-        "{\"format_version\":\"3\"}",
-        "{\"format_version\":3}",
-        "{\"format_version\":3,\"required_features\":{}}",
-        "{\"format_version\":3,\"required_features\":[]}",
-        "{\"format_version\":3,\"required_features\":[],\"checksum\":\"\"}",
+        "{\"format_version\":\"4\"}",
+        "{\"format_version\":4}",
+        "{\"format_version\":4,\"required_features\":{}}",
+        "{\"format_version\":4,\"required_features\":[]}",
+        "{\"format_version\":4,\"required_features\":[],\"checksum\":\"\"}",
         "\xff\xfe",
         "{\"\\u0000",
     };
@@ -355,12 +358,15 @@ static void manifest_rejects_missing_and_mistyped_members(void **state)
         "entry_node",
         "navigation_count",
         "hot_count",
+        "sample_count",
+        "sample_k",
         "files",
         "nodes.blk",
         "codes.bin",
         "codec.bin",
         "navigation.bin",
         "hot.bin",
+        "sample.bin",
         "bytes",
         "xxh3",
     };
@@ -453,11 +459,17 @@ CHANGE(duplicates, m->duplicate_vectors = FIXTURE_VECTORS)
 CHANGE(navigation_none, m->navigation_count = 0)
 CHANGE(navigation_many, m->navigation_count = FIXTURE_VECTORS + 1)
 CHANGE(hot, m->hot_count = FIXTURE_VECTORS + 1)
+CHANGE(sample_none, m->sample_count = 0)
+CHANGE(sample_many, m->sample_count = FIXTURE_VECTORS + 1)
+CHANGE(sample_k_none, m->sample_k = 0)
+CHANGE(sample_k_many, m->sample_k = FIXTURE_VECTORS)
+CHANGE(sample_wraps, m->sample_count = UINT32_MAX)
 CHANGE(nodes_bytes, m->files[GENERATION_NODES].bytes -= 4096)
 CHANGE(codes_bytes, m->files[GENERATION_CODES].bytes--)
 CHANGE(codec_bytes, m->files[GENERATION_CODEC].bytes = 0)
 CHANGE(navigation_bytes, m->files[GENERATION_NAVIGATION].bytes = 0)
 CHANGE(hot_bytes, m->files[GENERATION_HOT].bytes += 4)
+CHANGE(sample_bytes, m->files[GENERATION_SAMPLE].bytes--)
 
 static void manifest_check_names_each_contradiction(void **state)
 {
@@ -513,6 +525,12 @@ static void manifest_check_names_each_contradiction(void **state)
         {change_codec_bytes, "codec.bin"},
         {change_navigation_bytes, "navigation.bin"},
         {change_hot_bytes, "hot.bin has 84 bytes"},
+        {change_sample_bytes, "sample.bin has 183 bytes, the other fields make it 184"},
+        {change_sample_none, "sample_count is 0"},
+        {change_sample_many, "sample_count is 98"},
+        {change_sample_k_none, "sample_k is 0, must be 1..96"},
+        {change_sample_k_many, "sample_k is 97, must be 1..96"},
+        {change_sample_wraps, "sample_count"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++)
         check_refuses(cases[i].change, cases[i].words);
@@ -549,7 +567,7 @@ static void generation_id_depends_on_input_and_parameters_only(void **state)
     manifest_good(&base);
     const struct digest128 id = manifest_generation_id(&base);
     /* Pinned: a change of what goes in, or in which order, is a change of format. */
-    if (id.low != UINT64_C(0x7338de4435906b62))
+    if (id.low != UINT64_C(0x0167e098bd89a752))
         fail_msg("id 0x%016" PRIx64, id.low);
 
     other = base;
@@ -558,6 +576,8 @@ static void generation_id_depends_on_input_and_parameters_only(void **state)
     other.geometry.generation_seed = 99;
     other.mean_degree = 1;
     other.hot_count = 1;
+    other.sample_count = 1;
+    other.sample_k = 1;
     other.borrowed_rows = 1;
     other.entry_node = 1;
     other.tool_version[0] = 'T';

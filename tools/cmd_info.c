@@ -91,6 +91,8 @@ static void print_info(const char *path, const struct manifest *manifest)
     printf("entry node        %u\n", manifest->entry_node);
     printf("navigation        %u nodes\n", manifest->navigation_count);
     printf("hot list          %" PRIu64 " nodes\n", manifest->hot_count);
+    printf("sample            %u queries, %u exact neighbours each\n", manifest->sample_count,
+           manifest->sample_k);
     for (int f = 0; f < GENERATION_FILE_COUNT; f++)
         printf("%-17s %" PRIu64 " bytes, %.1f a vector\n", generation_file_names[f],
                manifest->files[f].bytes, (double)manifest->files[f].bytes / count);
@@ -126,8 +128,10 @@ static void print_info_json(const char *path, const struct manifest *manifest)
            manifest->geometry.block_bytes, manifest->geometry.nodes_per_block,
            manifest->block_count, adjacency_name(manifest), manifest->mean_degree,
            manifest->block_mate_share, manifest->trimmed_edges, manifest->repaired_nodes);
-    printf(",\"navigation_count\":%u,\"hot_count\":%" PRIu64 ",\"files\":{",
-           manifest->navigation_count, manifest->hot_count);
+    printf(",\"navigation_count\":%u,\"hot_count\":%" PRIu64
+           ",\"sample_count\":%u,\"sample_k\":%u,\"files\":{",
+           manifest->navigation_count, manifest->hot_count, manifest->sample_count,
+           manifest->sample_k);
     for (int f = 0; f < GENERATION_FILE_COUNT; f++)
         printf("%s\"%s\":%" PRIu64, f > 0 ? "," : "", generation_file_names[f],
                manifest->files[f].bytes);

@@ -1,0 +1,60 @@
+/*
+ * query_sample.h - stage 3: some rows as queries with their exact nearest others (sample.bin), so
+ * that whoever has the generation can measure its recall.
+ *
+ * One pass over the input, which may be larger than memory. The rows are chosen and compared before
+ * there is a graph, so that they cannot favour it.
+ *
+ * File of the piece {BUILD_STAGE_SAMPLE, WORK_WHOLE}:
+ *   image   sample.bin as it goes into the generation (layout/sample.h)
+ */
+#ifndef NIGHTJAR_BUILDER_QUERY_SAMPLE_H
+#define NIGHTJAR_BUILDER_QUERY_SAMPLE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "builder/build_monitor.h"
+#include "builder/work.h"
+#include "common/element.h"
+#include "common/error.h"
+#include "common/vector_file.h"
+
+enum {
+    QUERY_SAMPLE_MAX = 500, /* a recall of 0.95 is then known to within 0.004 or so */
+    QUERY_SAMPLE_NEIGHBORS = 100,
+};
+
+#define QUERY_SAMPLE_PART "image"
+
+/* What the piece's record tells. */
+struct query_sample_info {
+    uint32_t count; /* queries */
+    uint32_t k;     /* neighbours of each */
+};
+
+struct query_sample_params {
+    const struct vector_file *file; /* already checked */
+    const char *keys;               /* .u64bin, already checked, or NULL: key = row */
+    enum metric metric;
+    uint64_t seed;
+    size_t piece_bytes; /* of rows that a thread reads at a time; 0: a good number */
+};
+
+/* Queries of an index of so many vectors, and neighbours of each. */
+struct query_sample_info query_sample_shape(uint64_t count);
+
+/* Length of sample.bin. */
+uint64_t query_sample_bytes(const struct vector_shape *shape);
+
+/* Most memory that query_sample_run() holds at a time. */
+uint64_t query_sample_memory_bytes(const struct vector_shape *shape, enum metric metric,
+                                   uint32_t threads);
+
+/* Makes and commits the piece, with the caller's OpenMP team. The same at any thread count.
+ * Progress in rows; a wish to stop is heard some times a second. */
+NODISCARD enum status query_sample_run(const struct query_sample_params *params, struct work *work,
+                                       const struct build_monitor *monitor,
+                                       struct build_stage_record *cost, struct error *err);
+
+#endif
