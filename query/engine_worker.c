@@ -389,6 +389,12 @@ static void read_give_up(struct worker *w, uint32_t read, uint64_t now_ns)
     advance(w, number, now_ns);
 }
 
+/* What a tick itself begins is later than its `now_ns`. */
+static bool took_too_long(const struct worker *w, uint64_t since_ns, uint64_t now_ns)
+{
+    return since_ns + read_timeout_ns(w) <= now_ns;
+}
+
 static void slot_tick(struct worker *w, uint32_t number, uint64_t now_ns)
 {
     struct slot *slot = &w->slots[number];
@@ -396,8 +402,7 @@ static void slot_tick(struct worker *w, uint32_t number, uint64_t now_ns)
         return;
     if (past_deadline(slot->search.query, now_ns)) {
         finish_query(w, number, STATUS_TIMEOUT);
-    } else if (slot->parked_block != SEARCH_NO_BLOCK &&
-               now_ns - slot->parked_ns >= read_timeout_ns(w)) {
+    } else if (slot->parked_block != SEARCH_NO_BLOCK && took_too_long(w, slot->parked_ns, now_ns)) {
         (void)slot_unpark(w, slot);
         search_block_skipped(&slot->search);
         slot->given_up = GIVEN_UP_MAX;
@@ -419,7 +424,7 @@ static void tick(struct worker *w, uint64_t now_ns)
 {
     w->next_tick_ns = now_ns + w->tick_ns;
     while (w->oldest_read != READ_NONE &&
-           now_ns - w->reads[w->oldest_read].submitted_ns >= read_timeout_ns(w))
+           took_too_long(w, w->reads[w->oldest_read].submitted_ns, now_ns))
         read_give_up(w, w->oldest_read, now_ns);
     for (uint32_t i = 0; i < w->engine->params.slots_per_thread; i++)
         slot_tick(w, i, now_ns);
