@@ -18,7 +18,7 @@
 
 enum {
     PIECE_BYTES = 256 << 10, /* within an L2 */
-    CHUNK_PIECES = 128,      /* some tenths of a second of work for one thread */
+    CHUNK_PIECES = 64,       /* for each thread: some tenths of a second of work */
 };
 
 /* Tells the sample's random stream from others drawn from the same seed. */
@@ -218,9 +218,10 @@ static enum status rows_offer(struct run *run, const struct build_monitor *monit
                               struct error *err)
 {
     const uint64_t pieces = (run->shape.count + run->piece_rows - 1) / run->piece_rows;
+    const uint64_t chunk = (uint64_t)CHUNK_PIECES * run->threads;
     enum status status = STATUS_OK;
-    for (uint64_t begin = 0; status == STATUS_OK && begin < pieces; begin += CHUNK_PIECES) {
-        const uint64_t end = MIN(begin + CHUNK_PIECES, pieces);
+    for (uint64_t begin = 0; status == STATUS_OK && begin < pieces; begin += chunk) {
+        const uint64_t end = MIN(begin + chunk, pieces);
         status = build_monitor_check(monitor, err);
         if (status == STATUS_OK)
             status = chunk_offer(run, begin, end, err);

@@ -113,8 +113,8 @@ make_shim() {
 
 # --- nights that go well -------------------------------------------------------------------------
 
-night
-went_well "the first night" "recall=- published=yes pruned=0$"
+night REQUIRE_RECALL=0.5
+went_well "the first night" "recall=(1|0\.[5-9])[0-9.]* published=yes pruned=0$"
 first=$(live)
 night REQUIRE_RECALL=0.5 QUERIES=query.fbin GROUNDTRUTH=truth.bin
 went_well "a night that meets its gate" "recall=(1|0\.[5-9])[0-9.]* published=yes pruned=0$"
@@ -230,7 +230,7 @@ wrong_usage() {
 }
 wrong_usage "no input named" "INPUT is not set" ROOT=root "$nightly"
 wrong_usage "no such root" "no such directory" INPUT=base.fbin ROOT=nosuch "$nightly"
-wrong_usage "a gate without queries" "QUERIES" "${settings[@]}" REQUIRE_RECALL=0.9 "$nightly"
+wrong_usage "queries without a gate" "QUERIES" "${settings[@]}" QUERIES=query.fbin "$nightly"
 wrong_usage "keep nothing" "KEEP=0" "${settings[@]}" KEEP=0 "$nightly"
 echo 'KEPT=3' >settings.conf
 wrong_usage "a setting that is none" "settings.conf:1: there is no setting KEPT" "$nightly" settings.conf

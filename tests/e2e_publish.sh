@@ -118,6 +118,13 @@ says 'reads are told' '"reads_per_query":'
 says 'what was live is told' '"previous":"gen-2"'
 live 'a recall that is reached' gen-3
 recall=$(sed 's/.*"recall":\([0-9.]*\).*/\1/' out)
+refused 'a recall that is missed on its own sample' 1 'gen-3 stays live' publish --root root gen-2 \
+    --require-recall 1 -k 10 --search-list 11 --search-ratio 1
+check 'a recall that is reached on its own sample' "$tool" publish --root root gen-3 \
+    --require-recall 0.9 --search-list 60
+says 'its own sample is told' 'of its vectors'
+check 'a recall is measured again' "$tool" publish --root root gen-3 --require-recall 0.9 \
+    "${gate[@]}" --search-list 60
 check 'list' "$tool" list --root root
 if awk -v recall="$recall" '$1 == "gen-3" && $2 == "complete" && $(NF - 1) == sprintf("%.4f", recall) \
     && $NF == "live" { found = 1 } END { exit !found }' out; then
@@ -128,7 +135,7 @@ fi
 says 'list tells where a rollback goes' 'previous'
 check 'list --json' "$tool" list --root root --json
 says 'list --json' '"name":"gen-2","state":"complete","live":false,"previous":true'
-for usage in '--require-recall 0.9' '--queries q.u8bin' '--require-recall 0.9 --queries q.u8bin' \
+for usage in '--queries q.u8bin' '--require-recall 0.9 --queries q.u8bin' \
     '--require-recall 1.5' "--require-recall 0.9 ${gate[*]} -k 20 --search-list 10"; do
     # shellcheck disable=SC2086 # words
     refused "publish $usage" 2 '-' publish --root root gen-4 $usage
@@ -164,7 +171,7 @@ rm -r root/hurt
 # --- in use ------------------------------------------------------------------------------------
 
 "$tool" publish --root root gen-2 >out 2>err
-"$bin/nightjard" --root root --socket socket --threads 1 >out 2>daemon.log &
+"$bin/nightjard" --index root/gen-2 --socket socket --threads 1 >out 2>daemon.log &
 daemon=$!
 end=$((SECONDS + 120))
 until "$tool" stats --socket socket >out 2>err || ((SECONDS > end)); do

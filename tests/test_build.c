@@ -601,6 +601,7 @@ static void plan_expect_sound(const struct build_plan *plan)
                     build_size_peak_bytes(&plan->size, plan->lanes));
     }
     assert_true(plan->stage_s[BUILD_STAGE_GRAPH] > 0.0);
+    assert_true(plan->stage_s[BUILD_STAGE_SAMPLE] > 0.0);
     assert_true(plan->total_s >= plan->stage_s[BUILD_STAGE_GRAPH]);
 }
 

@@ -93,14 +93,19 @@ static enum status gate_run(struct candidate *self, struct error *err)
                                               .search_ratio = options->search_ratio};
     struct recall_gate *gate = NULL;
     struct recall_files files = {.truth_keys = NULL};
+    struct recall_own own = {.bytes = NULL};
     struct cmd_target target;
     enum status status = recall_gate_open(&params, &gate, &target, err);
-    if (status == STATUS_OK)
+    if (status == STATUS_OK && options->queries != NULL)
         status = recall_files_load(options->queries, options->groundtruth, &target, options->k,
                                    &files, err);
+    else if (status == STATUS_OK)
+        status = recall_own_load(self->generation, &own, err);
+    const struct recall_sample *sample = options->queries != NULL ? &files.sample : &own.sample;
     if (status == STATUS_OK)
-        status = recall_gate_measure(gate, &files.sample, &self->measured, err);
+        status = recall_gate_measure(gate, sample, &self->measured, err);
     recall_files_free(&files);
+    recall_own_free(&own);
     recall_gate_close(gate);
     return status != STATUS_OK ? status : gate_check(self, err);
 }
@@ -116,9 +121,10 @@ static void print_text(const struct candidate *self)
     else
         printf("%s: opens; all files but nodes.blk checked\n", self->path);
     if (options->gate)
-        printf("%s: recall@%u %.4f at L %u over %u queries, %.2f reads a query; required %g\n",
+        printf("%s: recall@%u %.4f at L %u over %u %s, %.2f reads a query; required %g\n",
                self->path, options->k, self->measured.recall, options->search_list,
-               self->measured.queries, self->measured.reads, options->require_recall);
+               self->measured.queries, options->queries != NULL ? "queries" : "of its vectors",
+               self->measured.reads, options->require_recall);
     printf("%s/%s -> %s\n", options->root, PUBLISH_LINK_NAME, self->name);
 }
 
@@ -199,8 +205,8 @@ static enum cmd_outcome publish_options_check(struct options *options, struct er
     const bool files = options->queries != NULL || options->groundtruth != NULL;
     if (!options->gate && files)
         return cmd_usage(err, "--queries and --groundtruth go with --require-recall");
-    if (options->gate && (options->queries == NULL || options->groundtruth == NULL))
-        return cmd_usage(err, "--require-recall needs --queries and --groundtruth");
+    if ((options->queries == NULL) != (options->groundtruth == NULL))
+        return cmd_usage(err, "--queries and --groundtruth go together");
     if (options->search_list == 0)
         options->search_list = MAX((uint32_t)SEARCH_LIST_DEFAULT, options->k);
     if (options->k > options->search_list)
@@ -241,7 +247,7 @@ enum cmd_outcome cmd_publish(int argc, char **argv, struct error *err)
          .kind = ARGS_STRING,
          .target = &options.queries,
          .value_name = "Q",
-         .help = "vector file of queries"},
+         .help = "vector file of queries (default: the generation's own sample)"},
         {.name = "groundtruth",
          .kind = ARGS_STRING,
          .target = &options.groundtruth,

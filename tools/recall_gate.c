@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "common/memory.h"
+#include "layout/sample.h"
 #include "tools/recall.h"
 
 enum { BATCH_QUERIES = 256 };
@@ -223,4 +224,41 @@ void recall_files_free(struct recall_files *files)
     free(files->truth_keys);
     cmd_queries_free(&files->queries);
     *files = (struct recall_files){.truth_keys = NULL};
+}
+
+enum status recall_own_load(const struct generation *generation, struct recall_own *out,
+                            struct error *err)
+{
+    struct recall_own own = {0};
+    struct sample sample;
+    struct error why;
+    enum status status =
+        generation_load(generation, GENERATION_SAMPLE, &own.bytes, &own.length, err);
+    if (status != STATUS_OK)
+        return status;
+    status = sample_decode(own.bytes, own.length, &sample, &why);
+    if (status != STATUS_OK) {
+        recall_own_free(&own);
+        return error_set(err, status, "%s/%s: %s", generation_path(generation),
+                         generation_file_names[GENERATION_SAMPLE], why.text);
+    }
+    own.sample = (struct recall_sample){
+        .name = generation_file_names[GENERATION_SAMPLE],
+        .queries = sample.vectors,
+        .row_bytes = sample.dim * element_bytes(sample.type),
+        .count = sample.count,
+        .truth_keys = sample.truth_keys,
+        .truth_distances = sample.truth_distances,
+        .truth_depth = sample.k,
+        .excluded_keys = sample.own_keys,
+    };
+    *out = own;
+    return STATUS_OK;
+}
+
+void recall_own_free(struct recall_own *own)
+{
+    if (own->bytes)
+        bulk_free(own->bytes, own->length, 1);
+    own->bytes = NULL;
 }

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "common/error.h"
+#include "layout/generation.h"
 #include "tools/cmd.h"
 
 /* Queries and what is right, wherever they come from. All arrays are borrowed. */
@@ -67,5 +68,16 @@ NODISCARD enum status recall_files_load(const char *queries, const char *groundt
                                         const struct cmd_target *target, uint32_t k,
                                         struct recall_files *out, struct error *err);
 void recall_files_free(struct recall_files *files);
+
+/* A generation's own sample.bin as a sample: queries that are vectors of it, so that its recall is
+ * a little higher than that of queries which are not. */
+struct recall_own {
+    struct recall_sample sample; /* points into the file's bytes */
+    void *bytes;
+    size_t length;
+};
+NODISCARD enum status recall_own_load(const struct generation *generation, struct recall_own *out,
+                                      struct error *err);
+void recall_own_free(struct recall_own *own);
 
 #endif

@@ -93,7 +93,6 @@ check_settings() {
     [[ -n ${ROOT-} ]] || usage "ROOT is not set: the directory of generations"
     [[ -d $ROOT ]] || usage "ROOT=$ROOT: no such directory"
     [[ $KEEP =~ ^[1-9][0-9]*$ ]] || usage "KEEP=$KEEP: want a number of at least 1"
-    [[ -n $QUERIES || -z $REQUIRE_RECALL ]] || usage "REQUIRE_RECALL without QUERIES"
     [[ -n $REQUIRE_RECALL || -z $QUERIES ]] || usage "QUERIES without REQUIRE_RECALL"
     [[ -n $QUERIES || -z $GROUNDTRUTH ]] || usage "GROUNDTRUTH without QUERIES"
 }
@@ -242,8 +241,8 @@ publish() {
     fi
     step=publish
     read -r -a options <<<"$PUBLISH_OPTIONS"
-    [[ -z $QUERIES ]] ||
-        gate=(--require-recall "$REQUIRE_RECALL" --queries "$QUERIES" --groundtruth "$truth")
+    [[ -z $REQUIRE_RECALL ]] || gate=(--require-recall "$REQUIRE_RECALL")
+    [[ -z $QUERIES ]] || gate+=(--queries "$QUERIES" --groundtruth "$truth")
     run nightjar publish --root "$ROOT" ${gate[@]+"${gate[@]}"} \
         ${options[@]+"${options[@]}"} "$name" || reject
     recall=$(sed -n 's/.* recall@[0-9]* \([0-9.]*\) at L .*/\1/p' "$tmp/out" | head -n 1)
