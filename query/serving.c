@@ -194,12 +194,11 @@ static void served_link(struct serving *serving, struct served *served)
 /* Waits for its last reference, then frees it; its counters live on. It is not live any more. */
 static void served_retire(struct serving *serving, struct served *served)
 {
+    struct engine_stats last;
     pthread_mutex_lock(&serving->lock);
     while (served->references > 0)
         pthread_cond_wait(&serving->released, &serving->lock);
-    pthread_mutex_unlock(&serving->lock);
-    struct engine_stats last;
-    pthread_mutex_lock(&serving->lock);
+    /* In one step with the wait: who asks for statistics refers to all that are alive. */
     struct served **link = &serving->alive;
     while (*link != served)
         link = &(*link)->next;
@@ -446,10 +445,10 @@ static bool root_changed(struct serving *serving)
 {
     _Alignas(struct inotify_event) char events[EVENT_BYTES];
     bool changed = false;
-    for (;;) {
+    while (serving->watch_fd >= 0) {
         ssize_t got = read(serving->watch_fd, events, sizeof(events));
         if (got <= 0)
-            return changed;
+            break;
         const struct inotify_event *event;
         for (char *at = events; at < events + got; at += sizeof(*event) + event->len) {
             event = (const void *)at;
@@ -458,6 +457,7 @@ static bool root_changed(struct serving *serving)
                 changed = true;
         }
     }
+    return changed;
 }
 
 /* Looks, and tells those who asked before it began. */
@@ -500,6 +500,8 @@ static void *keeper_main(void *context)
         if (stopping)
             return NULL;
         if (root_watch(serving) || wanted) {
+            /* This look is what changes so far call for, too. */
+            (void)root_changed(serving);
             look_and_tell(serving);
             continue;
         }
@@ -507,7 +509,7 @@ static void *keeper_main(void *context)
         uint64_t count;
         ssize_t got = read(serving->wake_fd, &count, sizeof(count));
         (void)got;
-        if ((serving->watch_fd >= 0 && root_changed(serving)) || (events == 0 && !serving->live)) {
+        if (root_changed(serving) || (events == 0 && !serving->live)) {
             pthread_mutex_lock(&serving->lock);
             serving->look_wanted = true;
             pthread_mutex_unlock(&serving->lock);
