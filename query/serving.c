@@ -6,7 +6,8 @@
  * engine's threads inherit the priority of the thread that starts them and could not raise it.
  *
  * Locks: serving.lock guards live, alive, every served.references, wishes, looks and stats. It is
- * held for a few instructions, never over anything that waits but the condition variable.
+ * held for a few instructions, never over anything that waits but the condition variable: every
+ * query takes it twice. The keeper alone writes `live` once it runs, and reads it without.
  */
 #include "query/serving.h"
 
@@ -36,7 +37,14 @@ enum {
      * let a swap take minutes under full load. */
     LOADER_NICE = 10,
     EVENT_BYTES = 16 << 10, /* of inotify, read at a time */
-    RETRY_WATCH_MS = 60000,
+    ALIVE_MAX = 2,          /* the live one, and the next or the one before */
+    /* How often the keeper looks by itself: whether the root is back, */
+    RETRY_WATCH_MS = 1000,
+    /* whether another directory has its path now, of which inotify says nothing where a symbolic
+     * link or a directory above was replaced, */
+    CHECK_WATCH_MS = 30000,
+    /* and, while nothing is live, whether something opens. */
+    RETRY_OPEN_MS = 5000,
 };
 
 struct serving {
@@ -47,7 +55,7 @@ struct serving {
     bool keeper_started;
     int wake_fd;
     int watch_fd;           /* inotify; keeper */
-    bool watched;           /* the root is; keeper */
+    int watch;              /* of the root; -1: it cannot be watched now; keeper */
     struct served *leaving; /* replaced, to be freed once those who wait have been told; keeper */
 
     pthread_mutex_t lock;
@@ -177,6 +185,7 @@ static enum status served_open(struct serving *serving, const char *path, bool g
 static void served_link(struct serving *serving, struct served *served)
 {
     pthread_mutex_lock(&serving->lock);
+    assert(!serving->alive || !serving->alive->next); /* ALIVE_MAX */
     served->next = serving->alive;
     serving->alive = served;
     pthread_mutex_unlock(&serving->lock);
@@ -185,12 +194,11 @@ static void served_link(struct serving *serving, struct served *served)
 /* Waits for its last reference, then frees it; its counters live on. It is not live any more. */
 static void served_retire(struct serving *serving, struct served *served)
 {
+    struct engine_stats last;
     pthread_mutex_lock(&serving->lock);
     while (served->references > 0)
         pthread_cond_wait(&serving->released, &serving->lock);
-    pthread_mutex_unlock(&serving->lock);
-    struct engine_stats last;
-    pthread_mutex_lock(&serving->lock);
+    /* In one step with the wait: who asks for statistics refers to all that are alive. */
     struct served **link = &serving->alive;
     while (*link != served)
         link = &(*link)->next;
@@ -236,8 +244,9 @@ static void loading_set(struct serving *serving, bool loading)
     pthread_mutex_unlock(&serving->lock);
 }
 
-/* What current names is live: whatever was wrong before is mended. */
-static void stats_clear(struct serving *serving)
+/* What `current` names is live: what was refused before is nobody's concern any more. The lock is
+ * held. */
+static void refusal_clear(struct serving *serving)
 {
     serving->stats.fallback = false;
     serving->stats.refused_name[0] = '\0';
@@ -249,7 +258,7 @@ static void swap_note(struct serving *serving, const struct served *next, uint64
     pthread_mutex_lock(&serving->lock);
     serving->stats.swaps++;
     serving->stats.load_ns = load_ns;
-    stats_clear(serving);
+    refusal_clear(serving);
     pthread_mutex_unlock(&serving->lock);
     log_info("swap", "generation=%016" PRIx64 "%016" PRIx64 " name=\"%s\" load_ms=%" PRIu64,
              next->manifest->generation_id.high, next->manifest->generation_id.low, next->name,
@@ -268,6 +277,25 @@ static void refuse(struct serving *serving, const char *name, struct serving_out
               serving->live ? serving->live->name : "", outcome->error.text);
 }
 
+/* The best of the root's other generations that opens, for when `current` is at fault. */
+static bool candidate_open(struct serving *serving, struct served **out)
+{
+    struct root_listing listing;
+    struct error why;
+    char path[PATH_MAX];
+    if (root_candidates(serving->root, &listing, &why) != STATUS_OK)
+        return false;
+    for (size_t i = 0; !*out && i < listing.count; i++) {
+        const char *name = listing.entries[i].name;
+        if (snprintf(path, sizeof(path), "%s/%s", serving->root, name) >= (int)sizeof(path))
+            continue;
+        if (served_open(serving, path, false, out, &why) != STATUS_OK)
+            log_error("refused", "name=\"%s\" live=\"\" error=\"%s\"", name, why.text);
+    }
+    root_listing_free(&listing);
+    return *out != NULL;
+}
+
 /* The next beside the live one, which serves until the switch. */
 static enum status swap_overlap(struct serving *serving, const char *path, struct served **next,
                                 struct error *err)
@@ -280,29 +308,43 @@ static enum status swap_overlap(struct serving *serving, const char *path, struc
     return STATUS_OK;
 }
 
+/* Something to answer from, in place of what did not open: the generation that was live (its path;
+ * NULL: none), whose files may be gone by now, or another. */
+static void restore(struct serving *serving, const char *before_path)
+{
+    struct served *served = NULL;
+    struct error why;
+    if (before_path && served_open(serving, before_path, false, &served, &why) == STATUS_OK)
+        log_warn("restored", "name=\"%s\"", served->name);
+    else if (candidate_open(serving, &served))
+        log_error("fallback", "serving=\"%s\"", served->name);
+    else
+        log_error("nothing-live", "root=\"%s\" retry_ms=%d", serving->root, (int)RETRY_OPEN_MS);
+    if (!served)
+        return;
+    served_link(serving, served);
+    (void)live_set(serving, served);
+}
+
 /* The live one is freed first. What can be found out about the next before that, is. */
 static enum status swap_replace(struct serving *serving, const char *path, struct served **next,
                                 struct error *err)
 {
-    enum status status = index_probe(path, serving->stats.memory_bytes, err);
-    if (status != STATUS_OK)
-        return status;
     char *before_path = NULL;
-    struct served *before = live_set(serving, NULL);
-    if (before) {
-        before_path = strdup(index_path(before->index));
-        served_retire(serving, before);
+    enum status status = index_probe(path, serving->stats.memory_bytes, err);
+    if (status == STATUS_OK && serving->live) {
+        before_path = strdup(index_path(serving->live->index));
+        served_retire(serving, live_set(serving, NULL));
     }
-    status = served_open(serving, path, false, next, err);
-    struct error ignored;
-    if (status != STATUS_OK && before_path &&
-        served_open(serving, before_path, false, next, &ignored) == STATUS_OK)
-        log_warn("restored", "name=\"%s\"", (*next)->name);
-    free(before_path);
-    if (*next) {
+    if (status == STATUS_OK)
+        status = served_open(serving, path, false, next, err);
+    if (status == STATUS_OK) {
         served_link(serving, *next);
         (void)live_set(serving, *next);
+    } else if (!serving->live) {
+        restore(serving, before_path);
     }
+    free(before_path);
     return status;
 }
 
@@ -315,14 +357,16 @@ static void look(struct serving *serving, struct serving_outcome *outcome)
     struct served *live = serving->live;
     outcome->status = publish_current(serving->root, path, sizeof(path), err);
     if (outcome->status != STATUS_OK) {
+        if (!live)
+            restore(serving, NULL);
         refuse(serving, PUBLISH_LINK_NAME, outcome);
         return;
     }
     if (is_served(live, path)) {
-        outcome_of(live, outcome);
         pthread_mutex_lock(&serving->lock);
-        stats_clear(serving);
+        refusal_clear(serving);
         pthread_mutex_unlock(&serving->lock);
+        outcome_of(live, outcome);
         return;
     }
     const char *name = strrchr(path, '/') + 1;
@@ -368,22 +412,32 @@ enum status serving_reload(struct serving *serving, struct serving_wish *wish, s
     return STATUS_OK;
 }
 
-/* errno says why. */
+/* errno says why. A root that is not there at all is reported by who reads `current`. */
 static void not_watched(const struct serving *serving)
 {
+    if (!serving->live && (errno == ENOENT || errno == ENOTDIR))
+        return;
     log_warn("not-watched", "root=\"%s\" error=\"%s\" remedy=\"reload after each publish\"",
              serving->root, strerror(errno));
 }
 
-/* Adds the watch if there is none, as after the root was moved and made anew; false: errno says why
- * it could not. */
+/* Watches the directory that has the root's path now. True when it is another than before, as
+ * after the root was moved and made anew: then its `current` is yet to be looked at. */
 static bool root_watch(struct serving *serving)
 {
-    if (serving->watched || serving->watch_fd < 0)
-        return true;
     const uint32_t events = IN_MOVED_TO | IN_CREATE | IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR;
-    serving->watched = inotify_add_watch(serving->watch_fd, serving->root, events) >= 0;
-    return serving->watched;
+    if (serving->watch_fd < 0)
+        return false;
+    /* Of a directory that is watched already this is the same number. */
+    int watch = inotify_add_watch(serving->watch_fd, serving->root, events);
+    if (watch == serving->watch)
+        return false;
+    if (watch < 0)
+        not_watched(serving);
+    if (serving->watch >= 0) /* fails where the directory is gone, and the watch with it */
+        (void)inotify_rm_watch(serving->watch_fd, serving->watch);
+    serving->watch = watch;
+    return watch >= 0;
 }
 
 /* Whether what happened in the root calls for a look. */
@@ -391,20 +445,19 @@ static bool root_changed(struct serving *serving)
 {
     _Alignas(struct inotify_event) char events[EVENT_BYTES];
     bool changed = false;
-    for (;;) {
+    while (serving->watch_fd >= 0) {
         ssize_t got = read(serving->watch_fd, events, sizeof(events));
         if (got <= 0)
-            return changed;
+            break;
         const struct inotify_event *event;
         for (char *at = events; at < events + got; at += sizeof(*event) + event->len) {
             event = (const void *)at;
-            if (event->mask & (IN_IGNORED | IN_DELETE_SELF | IN_MOVE_SELF))
-                serving->watched = false;
             if ((event->mask & IN_Q_OVERFLOW) ||
                 (event->len > 0 && strcmp(event->name, PUBLISH_LINK_NAME) == 0))
                 changed = true;
         }
     }
+    return changed;
 }
 
 /* Looks, and tells those who asked before it began. */
@@ -427,6 +480,14 @@ static void look_and_tell(struct serving *serving)
     serving->leaving = NULL;
 }
 
+/* How long the keeper may sleep. */
+static int patience_ms(const struct serving *serving)
+{
+    if (serving->watch < 0)
+        return RETRY_WATCH_MS;
+    return serving->live ? CHECK_WATCH_MS : RETRY_OPEN_MS;
+}
+
 static void *keeper_main(void *context)
 {
     struct serving *serving = context;
@@ -438,18 +499,17 @@ static void *keeper_main(void *context)
         pthread_mutex_unlock(&serving->lock);
         if (stopping)
             return NULL;
-        if (!root_watch(serving))
-            not_watched(serving);
-        if (wanted) {
+        if (root_watch(serving) || wanted) {
+            /* This look is what changes so far call for, too. */
+            (void)root_changed(serving);
             look_and_tell(serving);
             continue;
         }
-        /* A root that could not be watched is tried again now and then. */
-        (void)poll(fds, 2, serving->watched ? -1 : RETRY_WATCH_MS);
+        int events = poll(fds, 2, patience_ms(serving));
         uint64_t count;
         ssize_t got = read(serving->wake_fd, &count, sizeof(count));
         (void)got;
-        if (serving->watch_fd >= 0 && root_changed(serving)) {
+        if (root_changed(serving) || (events == 0 && !serving->live)) {
             pthread_mutex_lock(&serving->lock);
             serving->look_wanted = true;
             pthread_mutex_unlock(&serving->lock);
@@ -467,7 +527,8 @@ static enum status watch_begin(struct serving *serving, struct error *err)
     if (serving->watch_fd < 0)
         not_watched(serving);
     /* A root that is not there shows itself when it is opened. */
-    (void)root_watch(serving);
+    if (access(serving->root, F_OK) == 0)
+        (void)root_watch(serving);
     return STATUS_OK;
 }
 
@@ -486,28 +547,17 @@ static enum status keeper_start(struct serving *serving, struct error *err)
 
 /* ---- start and end ---- */
 
-/* The best other generation that opens, in place of a `current` that is at fault for `cause`. */
-static bool open_fallback(struct serving *serving, const struct error *cause, struct served **out)
+/* Another generation in place of `name`, which current names and which is at fault for `cause`. */
+static bool open_fallback(struct serving *serving, const char *name, const struct error *cause,
+                          struct served **out)
 {
-    struct root_listing listing;
-    struct error why;
-    char path[PATH_MAX];
-    if (root_candidates(serving->root, &listing, &why) != STATUS_OK)
+    if (!candidate_open(serving, out))
         return false;
-    for (size_t i = 0; !*out && i < listing.count; i++) {
-        const char *name = listing.entries[i].name;
-        if (snprintf(path, sizeof(path), "%s/%s", serving->root, name) >= (int)sizeof(path))
-            continue;
-        if (served_open(serving, path, false, out, &why) != STATUS_OK)
-            log_error("refused", "name=\"%s\" live=\"\" error=\"%s\"", name, why.text);
-    }
-    root_listing_free(&listing);
-    if (!*out)
-        return false;
-    log_error("fallback", "serving=\"%s\" error=\"%s\"", (*out)->name, cause->text);
+    log_error("fallback", "serving=\"%s\" refused=\"%s\" error=\"%s\"", (*out)->name, name,
+              cause->text);
     serving->stats.fallback = true;
     serving->stats.refused = 1;
-    text_copy(serving->stats.refused_name, sizeof(serving->stats.refused_name), PUBLISH_LINK_NAME);
+    text_copy(serving->stats.refused_name, sizeof(serving->stats.refused_name), name);
     text_copy(serving->stats.refused_reason, sizeof(serving->stats.refused_reason), cause->text);
     return true;
 }
@@ -536,6 +586,7 @@ static bool current_changed(const char *root, char *path, size_t path_bytes)
 static enum status open_first(struct serving *serving, struct served **out, struct error *err)
 {
     char path[PATH_MAX];
+    const char *name = PUBLISH_LINK_NAME;
     struct error cause;
     if (serving->index)
         return served_open(serving, serving->index, false, out, err);
@@ -543,12 +594,13 @@ static enum status open_first(struct serving *serving, struct served **out, stru
     bool hopeless = status != STATUS_OK && !link_exists(serving->root);
     bool again = status == STATUS_OK;
     while (again) {
+        name = strrchr(path, '/') + 1;
         status = served_open(serving, path, false, out, &cause);
         hopeless = status == STATUS_NO_MEMORY;
         /* One that was published meanwhile, and this one removed, is no fault of `current`. */
         again = status != STATUS_OK && current_changed(serving->root, path, sizeof(path));
     }
-    if (status == STATUS_OK || (!hopeless && open_fallback(serving, &cause, out)))
+    if (status == STATUS_OK || (!hopeless && open_fallback(serving, name, &cause, out)))
         return STATUS_OK;
     if (status == STATUS_NO_MEMORY && serving->params.swap == SERVING_OVERLAP)
         return error_set(
@@ -578,7 +630,7 @@ enum status serving_create(const struct serving_params *params, struct serving *
     if (!serving)
         return error_set(err, STATUS_NO_MEMORY, "out of memory");
     serving->params = *params;
-    serving->wake_fd = serving->watch_fd = -1;
+    serving->wake_fd = serving->watch_fd = serving->watch = -1;
     pthread_mutex_init(&serving->lock, NULL);
     pthread_cond_init(&serving->released, NULL);
     serving->stats.fixed = params->index != NULL;
@@ -647,22 +699,31 @@ void serving_destroy(struct serving *serving)
 
 void serving_stats_get(struct serving *serving, struct serving_stats *out)
 {
+    struct served *pinned[ALIVE_MAX];
+    struct engine_stats stats;
+    size_t count = 0;
     pthread_mutex_lock(&serving->lock);
     *out = serving->stats;
     out->live_ns = serving->live ? clock_monotonic_ns() - serving->live_since_ns : 0;
     out->engine = serving->retired;
-    for (const struct served *served = serving->alive; served; served = served->next) {
-        struct engine_stats stats;
-        engine_stats_get(served->engine, &stats);
-        engine_stats_add(&out->engine, &stats);
-    }
-    if (serving->live) {
-        struct engine_stats stats;
-        engine_stats_get(serving->live->engine, &stats);
-        out->engine.queued = stats.queued;
-        out->engine.in_flight = stats.in_flight;
-        out->engine.threads = stats.threads;
-        memcpy(out->engine.io, stats.io, sizeof(stats.io));
+    const struct served *live = serving->live;
+    for (struct served *served = serving->alive; served; served = served->next) {
+        served->references++;
+        pinned[count++] = served;
     }
     pthread_mutex_unlock(&serving->lock);
+    /* Without the lock: it is work for all workers and buckets, and queries wait for the lock. What
+     * is pinned here is not in `retired` yet, and keeps its counters until it is let go. */
+    for (size_t i = 0; i < count; i++) {
+        engine_stats_get(pinned[i]->engine, &stats);
+        engine_stats_add(&out->engine, &stats);
+        if (pinned[i] == live) {
+            out->engine.queued = stats.queued;
+            out->engine.in_flight = stats.in_flight;
+            out->engine.reads_in_flight = stats.reads_in_flight;
+            out->engine.threads = stats.threads;
+            memcpy(out->engine.io, stats.io, sizeof(stats.io));
+        }
+        served_release(pinned[i]);
+    }
 }

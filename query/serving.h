@@ -6,9 +6,8 @@
  * happens between two queries: those begun before it end where they began.
  *
  * One thread, the keeper, looks for the next generation when it is asked to, or when ROOT/current
- * changes (inotify); opens and verifies it, lets it answer queries of its own to prove and warm it,
- * swaps, and frees the old one after its last query. A generation that fails any of this is refused
- * and nothing changes.
+ * changes (inotify); opens it, which verifies all that is held in memory, swaps, and frees the old
+ * one after its last query. A generation that does not open is refused and nothing changes.
  */
 #ifndef NIGHTJAR_QUERY_SERVING_H
 #define NIGHTJAR_QUERY_SERVING_H
@@ -43,8 +42,7 @@ struct served {
     /* serving.c's own */
     struct serving *serving;
     struct served *next;
-    uint32_t references; /* under serving.lock */
-    uint64_t since_ns;
+    uint32_t references;    /* under serving.lock */
     uint64_t device, inode; /* of its directory */
 };
 
@@ -61,7 +59,8 @@ NODISCARD enum status serving_create(const struct serving_params *params, struct
 void serving_destroy(struct serving *serving);
 
 /* The live generation, with a reference. NULL while SERVING_REPLACE has none: answer STATUS_BUSY.
- * Any thread. */
+ * It has none while it opens the next, and when that and all others of the root fail to open, until
+ * one does. Any thread. */
 struct served *serving_acquire(struct serving *serving);
 /* Any thread, an engine's worker in complete() too. */
 void served_release(struct served *served);
@@ -92,14 +91,16 @@ struct serving_stats {
     enum serving_swap swap;
     bool fixed;            /* --index: there is no swap */
     bool loading;          /* the next generation is being opened */
-    bool fallback;         /* current was at fault when the daemon started, another is served */
+    bool fallback;         /* current was at fault when the daemon started, another is served;
+                            * until what current names is live */
     uint64_t swaps;        /* generations that went live since the start, the first aside */
     uint64_t refused;      /* that did not */
     uint64_t load_ns;      /* from the look to the switch, of the last that went live; the start's
                             * from opening to ready */
     uint64_t live_ns;      /* since the live one went live */
     uint64_t memory_bytes; /* what one generation may take */
-    char refused_name[NAME_MAX + 1]; /* the last refused; empty: none since the last swap */
+    /* The last refused; empty: none since what current named was live. */
+    char refused_name[NAME_MAX + 1];
     char refused_reason[ERROR_TEXT_BYTES];
 };
 /* Any thread. */

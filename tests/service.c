@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <limits.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,33 +53,36 @@ void service_query(uint32_t number, float query[SERVICE_DIM])
     vector_fill(SEED + 1, number, query);
 }
 
-static void generation_make(struct service_data *data)
+void service_generation_make(const struct service_data *data, const char *name, uint64_t seed,
+                             uint32_t code_bytes)
 {
-    char input[SERVICE_PATH_BYTES];
+    char input[SERVICE_PATH_BYTES], output[SERVICE_PATH_BYTES + NAME_MAX];
+    static float vectors[SERVICE_VECTORS][SERVICE_DIM];
     struct vector_writer *writer = NULL;
     struct error err;
     const struct vector_shape shape = {SERVICE_VECTORS, SERVICE_DIM, ELEMENT_F32};
     snprintf(input, sizeof(input), "%s/base.fbin", data->dir);
+    snprintf(output, sizeof(output), "%s/%s", data->root, name);
     for (uint32_t i = 0; i < SERVICE_VECTORS; i++)
-        vector_fill(SEED, i, data->vectors[i]);
+        vector_fill(seed, i, vectors[i]);
+    unlink(input);
     ASSERT_OK(vector_writer_open(input, shape, &writer, &err), err);
-    ASSERT_OK(vector_writer_append(writer, data->vectors, SERVICE_VECTORS, &err), err);
+    ASSERT_OK(vector_writer_append(writer, vectors, SERVICE_VECTORS, &err), err);
     ASSERT_OK(vector_writer_finish(writer, &err), err);
     const struct build_params params = {.input = input,
-                                        .output = data->generation,
+                                        .output = output,
                                         .metric = METRIC_L2,
                                         .degree = 16,
                                         .build_list = 32,
                                         .alpha = 1.2,
                                         .codec = CODEC_PQ,
-                                        .code_bytes = 8,
+                                        .code_bytes = code_bytes,
                                         .replication = 1.2,
                                         .threads = 1,
                                         .seed = 1,
                                         .navigation_share = 0.02,
                                         .quiet = true};
     ASSERT_OK(build_run(&params, NULL, &err), err);
-    ASSERT_OK(publish_generation(data->root, "gen", &err), err);
 }
 
 struct service_data *service_data_create(void)
@@ -91,7 +95,11 @@ struct service_data *service_data_create(void)
     snprintf(data->socket, sizeof(data->socket), "%s/s", data->dir);
     assert_int_equal(mkdir(data->root, 0755), 0);
     log_set_level(LOG_LEVEL_ERROR);
-    generation_make(data);
+    for (uint32_t i = 0; i < SERVICE_VECTORS; i++)
+        vector_fill(SEED, i, data->vectors[i]);
+    service_generation_make(data, "gen", SEED, SERVICE_CODE_BYTES);
+    struct error err;
+    ASSERT_OK(publish_generation(data->root, "gen", &err), err);
     return data;
 }
 
@@ -105,6 +113,20 @@ void service_data_destroy(struct service_data *data)
 
 /* ---- gate ---- */
 
+void gate_init(struct gate *gate, bool closed)
+{
+    pthread_mutex_init(&gate->lock, NULL);
+    pthread_cond_init(&gate->changed, NULL);
+    gate->closed = closed;
+    gate->waiting = 0;
+}
+
+void gate_fini(struct gate *gate)
+{
+    pthread_mutex_destroy(&gate->lock);
+    pthread_cond_destroy(&gate->changed);
+}
+
 static int gate_pass(void *context, uint64_t offset, void *buffer, uint32_t bytes, int result)
 {
     struct gate *gate = context;
@@ -117,6 +139,18 @@ static int gate_pass(void *context, uint64_t offset, void *buffer, uint32_t byte
     gate->waiting--;
     pthread_mutex_unlock(&gate->lock);
     return result;
+}
+
+struct block_io_faults gate_faults(struct gate *gate)
+{
+    return (struct block_io_faults){.on_read = gate_pass, .context = gate};
+}
+
+void gate_close(struct gate *gate)
+{
+    pthread_mutex_lock(&gate->lock);
+    gate->closed = true;
+    pthread_mutex_unlock(&gate->lock);
 }
 
 void gate_open(struct gate *gate)
@@ -157,11 +191,9 @@ struct service *service_start(struct service_data *data, const struct service_op
     assert_non_null(s);
     s->data = data;
     s->listener.fd = -1;
-    pthread_mutex_init(&s->gate.lock, NULL);
-    pthread_cond_init(&s->gate.changed, NULL);
-    s->gate.closed = options->gated;
+    gate_init(&s->gate, options->gated);
     if (options->gated)
-        s->faults = (struct block_io_faults){.on_read = gate_pass, .context = &s->gate};
+        s->faults = gate_faults(&s->gate);
     else if (options->reads_fail)
         s->faults = (struct block_io_faults){.on_read = read_fails};
     s->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -171,6 +203,7 @@ struct service *service_start(struct service_data *data, const struct service_op
         .root = options->root ? data->root : NULL,
         .index = options->root ? NULL : data->generation,
         .memory_bytes = options->memory_bytes,
+        .swap = options->swap,
         .engine = {.threads = options->threads ? options->threads : 1,
                    .slots_per_thread = options->slots,
                    .queue_limit = options->queue_limit,
@@ -212,10 +245,15 @@ enum status service_stop(struct service *service)
         pthread_join(service->thread, NULL);
         service->running = false;
     }
+    service_let_go(service);
+    return service->result;
+}
+
+void service_let_go(struct service *service)
+{
     if (service->served)
         served_release(service->served);
     service->served = NULL;
-    return service->result;
 }
 
 void service_destroy(struct service *service)
@@ -227,8 +265,7 @@ void service_destroy(struct service *service)
     server_destroy(service->server);
     socket_path_close(&service->listener);
     close(service->stop_fd);
-    pthread_mutex_destroy(&service->gate.lock);
-    pthread_cond_destroy(&service->gate.changed);
+    gate_fini(&service->gate);
     free(service);
 }
 

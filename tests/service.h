@@ -20,6 +20,7 @@
 enum {
     SERVICE_VECTORS = 600, /* fewer than the largest k, so that k > n can be asked */
     SERVICE_DIM = 16,
+    SERVICE_CODE_BYTES = 8,
     SERVICE_PATH_BYTES = 400,
     SERVICE_RESIDENT_BYTES = 64 << 20, /* a budget that holds every block: no reads at all */
 };
@@ -34,6 +35,9 @@ struct service_data {
 };
 struct service_data *service_data_create(void);
 void service_data_destroy(struct service_data *data);
+/* Another generation in data->root, unpublished: of other vectors, so that its answers differ. */
+void service_generation_make(const struct service_data *data, const char *name, uint64_t seed,
+                             uint32_t code_bytes);
 /* A query not in the index; any index. */
 void service_query(uint32_t number, float query[SERVICE_DIM]);
 
@@ -47,6 +51,7 @@ struct service_options {
     uint32_t stall_ms, timeout_ms, slow_ms;
     const struct peer_policy *peers;
     bool root; /* serve data->root, not the generation alone */
+    enum serving_swap swap;
 };
 
 struct gate {
@@ -59,7 +64,8 @@ struct gate {
 struct service {
     const struct service_data *data;
     struct serving *serving;
-    struct served *served; /* what was live at the start, with a reference until service_stop() */
+    struct served *served; /* what was live at the start, with a reference until service_stop() or
+                            * service_let_go() */
     struct block_io_faults faults;
     struct gate gate;
     struct socket_path listener;
@@ -73,8 +79,15 @@ struct service *service_start(struct service_data *data, const struct service_op
 /* Drains and joins; the result of server_run(). May be followed by service_destroy(). */
 enum status service_stop(struct service *service);
 void service_stop_begin(struct service *service);
+/* Drops the reference to what was live at the start, without which no swap comes to its end. */
+void service_let_go(struct service *service);
 void service_destroy(struct service *service);
 
+void gate_init(struct gate *gate, bool closed);
+void gate_fini(struct gate *gate);
+/* For an engine's reads to wait there. */
+struct block_io_faults gate_faults(struct gate *gate);
+void gate_close(struct gate *gate);
 void gate_open(struct gate *gate);
 /* Until a query waits there. */
 void gate_wait_reached(struct gate *gate);
