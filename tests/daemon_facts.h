@@ -1,0 +1,27 @@
+/*
+ * daemon_facts.h - what a running daemon tells of itself and the kernel tells of it.
+ */
+#ifndef NIGHTJAR_TESTS_DAEMON_FACTS_H
+#define NIGHTJAR_TESTS_DAEMON_FACTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/error.h"
+#include "query/client.h"
+
+struct daemon_facts {
+    bool loading; /* the next generation is being opened */
+    uint64_t swaps, refused;
+    uint64_t connections;
+    uint64_t resident_bytes;
+};
+
+/* Asks for STATS. */
+NODISCARD enum status daemon_facts_get(struct client *client, struct daemon_facts *out,
+                                       struct error *err);
+
+/* Descriptors that the process behind the socket has open. Needs its user, or root. */
+NODISCARD enum status daemon_descriptors(const char *socket_path, uint32_t *out, struct error *err);
+
+#endif
