@@ -42,7 +42,7 @@ enum status daemon_facts_get(struct client *client, struct daemon_facts *out, st
     return STATUS_OK;
 }
 
-static enum status daemon_pid(const char *socket_path, pid_t *out, struct error *err)
+enum status daemon_pid(const char *socket_path, pid_t *out, struct error *err)
 {
     struct sockaddr_un address;
     struct ucred peer;
@@ -61,13 +61,9 @@ static enum status daemon_pid(const char *socket_path, pid_t *out, struct error 
     return status;
 }
 
-enum status daemon_descriptors(const char *socket_path, uint32_t *out, struct error *err)
+enum status daemon_descriptors(pid_t pid, uint32_t *out, struct error *err)
 {
-    pid_t pid = 0;
     char path[64];
-    enum status status = daemon_pid(socket_path, &pid, err);
-    if (status != STATUS_OK)
-        return status;
     snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
     DIR *folder = opendir(path);
     if (!folder)

@@ -6,6 +6,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "common/error.h"
 #include "query/client.h"
@@ -21,7 +22,9 @@ struct daemon_facts {
 NODISCARD enum status daemon_facts_get(struct client *client, struct daemon_facts *out,
                                        struct error *err);
 
-/* Descriptors that the process behind the socket has open. Needs its user, or root. */
-NODISCARD enum status daemon_descriptors(const char *socket_path, uint32_t *out, struct error *err);
+/* The process behind the socket. Connects for a moment. */
+NODISCARD enum status daemon_pid(const char *socket_path, pid_t *out, struct error *err);
+/* Descriptors that it has open. Needs its user, or root. */
+NODISCARD enum status daemon_descriptors(pid_t pid, uint32_t *out, struct error *err);
 
 #endif
