@@ -78,7 +78,9 @@ BENCH_SRC   := $(wildcard tools/bench_*.c)
 TOOL_SRC    := $(filter-out tools/nightjar.c $(BENCH_SRC),$(wildcard tools/*.c))
 TEST_SRC    := $(wildcard tests/test_*.c)
 FUZZ_SRC    := $(wildcard tests/fuzz_*.c)
-SUPPORT_SRC := $(filter-out $(TEST_SRC) $(FUZZ_SRC),$(wildcard tests/*.c))
+SOAK_SRC    := $(wildcard tests/soak_*.c)
+SOAK_PARTS  := tests/answer_check.c tests/daemon_facts.c
+SUPPORT_SRC := $(filter-out $(TEST_SRC) $(FUZZ_SRC) $(SOAK_SRC) $(SOAK_PARTS),$(wildcard tests/*.c))
 ALL_SRC     := $(wildcard common/*.c layout/*.c builder/*.c query/*.c tools/*.c tests/*.c)
 ALL_HEADERS := $(wildcard common/*.h layout/*.h builder/*.h query/*.h tools/*.h tests/*.h)
 SCRIPTS     := $(wildcard tools/scripts/*.sh tests/*.sh .ci/run)
@@ -92,6 +94,7 @@ LIBRARIES := $(B)/libnightjar.a $(B)/libnightjar-client.a
 BENCHES  := $(patsubst %.c,$(B)/%,$(BENCH_SRC))
 TEST_PROGRAMS := $(patsubst %.c,$(B)/%,$(TEST_SRC))
 FUZZ_PROGRAMS := $(patsubst %.c,$(B)/%,$(FUZZ_SRC))
+SOAK_PROGRAMS := $(patsubst %.c,$(B)/%,$(SOAK_SRC))
 
 BASE_LIB    := $(B)/libnightjar-base.a
 BUILDER_LIB := $(B)/libnightjar-builder.a
@@ -114,6 +117,7 @@ $(B)/nightjard: $(B)/query/daemon_main.o $(QUERY_LIB) $(BASE_LIB)
 EVERYTHING := $(TOOL_LIB) $(QUERY_LIB) $(BUILDER_LIB) $(BASE_LIB)
 $(BENCHES) $(FUZZ_PROGRAMS): $(B)/%: $(B)/%.o $(EVERYTHING)
 $(TEST_PROGRAMS): $(B)/%: $(B)/%.o $(SUPPORT_LIB) $(EVERYTHING)
+$(SOAK_PROGRAMS): $(B)/%: $(B)/%.o $(call objects,$(SOAK_PARTS)) $(EVERYTHING)
 
 $(TEST_PROGRAMS): private PROGRAM_LDLIBS := -lcmocka
 # --- rules -------------------------------------------------------------------------------------
@@ -126,12 +130,13 @@ Q := @
 say = @printf '  %-7s %s\n' $(1) $(2)
 endif
 
-.PHONY: all test numa-test bench bench-kernels asan tsan fuzz lint format format-check install \
-        install-operations uninstall clean demo deps help build-tests build-fuzz run-tests FORCE
+.PHONY: all test soak overload soak-frames numa-test bench bench-kernels asan tsan fuzz lint format \
+        format-check install install-operations uninstall clean demo deps help build-tests build-fuzz \
+        run-tests FORCE
 
 all: $(PROGRAMS) $(LIBRARIES) ## the three programs and two libraries (default)
 
-build-tests: all $(TEST_PROGRAMS)
+build-tests: all $(TEST_PROGRAMS) $(SOAK_PROGRAMS)
 build-fuzz: $(FUZZ_PROGRAMS)
 
 %_avx2.o: private ISA_CFLAGS := $(AVX2_CFLAGS)
@@ -150,7 +155,7 @@ $(B)/%.a:
 	@rm -f $@
 	$(Q)$(AR) rcs $@ $^
 
-$(PROGRAMS) $(BENCHES) $(TEST_PROGRAMS) $(FUZZ_PROGRAMS):
+$(PROGRAMS) $(BENCHES) $(TEST_PROGRAMS) $(SOAK_PROGRAMS) $(FUZZ_PROGRAMS):
 	$(call say,LINK,$@)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group \
@@ -197,6 +202,16 @@ fuzz: ## each fuzz target for FUZZ_SECONDS (10)
 	@tools/scripts/install-deps.sh build sanitizers
 	@$(MAKE) --no-print-directory MODE=fuzz -j$(JOBS) build-fuzz
 	@tests/fuzz.sh $(BUILD)/fuzz $(FUZZ_SECONDS) $(TESTS)
+
+# Settings: SOAK_SECONDS, SWAP_SECONDS, FRAMES, MEMORY; tests/soak.sh tells them.
+soak: all $(SOAK_PROGRAMS) ## queries without pause while generations are swapped: DATA=DIR (else made up)
+	@tests/soak.sh $(B) swaps $(DATA)
+
+overload: all $(SOAK_PROGRAMS) ## more queries than the daemon can answer: DATA=DIR (else made up)
+	@tests/soak.sh $(B) overload $(DATA)
+
+soak-frames: all $(SOAK_PROGRAMS) ## FRAMES (10000000) random and mutated frames beside good queries
+	@tests/soak.sh $(B) frames $(DATA)
 
 numa-test: ## where memory lies on a machine of two NUMA nodes, which qemu emulates (minutes)
 	@tools/scripts/install-deps.sh build test
