@@ -153,8 +153,29 @@ static enum status engine_start(struct serving *serving, struct served *served, 
     return status;
 }
 
+enum open_mode {
+    OPEN_FIRST,   /* nothing is live: with all CPUs, and what misses some blocks is better than none
+                   */
+    OPEN_INSTEAD, /* likewise nothing is, but what was live is better than one that misses blocks */
+    OPEN_BESIDE,  /* as INSTEAD, behind live queries */
+};
+
+/* Has it answer queries of its own. */
+static enum status served_prove(struct served *served, enum open_mode mode, struct error *err)
+{
+    enum status status = proof_run(served->engine, &served->proof, err);
+    if (status != STATUS_OK || served->proof.degraded == 0)
+        return status;
+    if (mode != OPEN_FIRST)
+        return error_set(err, STATUS_IO, "%s: %u of %u searches for its own vectors miss blocks",
+                         index_path(served->index), served->proof.degraded, served->proof.queries);
+    log_error("degraded", "name=\"%s\" queries=%u degraded=%u", served->name, served->proof.queries,
+              served->proof.degraded);
+    return STATUS_OK;
+}
+
 /* Everything a generation needs to be served; it is not live yet. */
-static enum status served_open(struct serving *serving, const char *path, bool gently,
+static enum status served_open(struct serving *serving, const char *path, enum open_mode mode,
                                struct served **out, struct error *err)
 {
     struct served *served = calloc(1, sizeof(*served));
@@ -166,14 +187,18 @@ static enum status served_open(struct serving *serving, const char *path, bool g
     directory_identity(path, served);
     struct loading loading = {
         .path = path, .options = {.memory_bytes = serving->stats.memory_bytes}, .err = err};
-    enum status status = gently ? index_open_gently(&loading)
-                                : index_open(path, &loading.options, &loading.index, err);
+    enum status status = mode == OPEN_BESIDE
+                             ? index_open_gently(&loading)
+                             : index_open(path, &loading.options, &loading.index, err);
     if (status == STATUS_OK) {
         served->index = loading.index;
         served->manifest = index_manifest(loading.index);
         status = engine_start(serving, served, err);
     }
+    if (status == STATUS_OK)
+        status = served_prove(served, mode, err);
     if (status != STATUS_OK) {
+        engine_destroy(served->engine);
         index_release(served->index);
         free(served);
         return status;
@@ -260,9 +285,11 @@ static void swap_note(struct serving *serving, const struct served *next, uint64
     serving->stats.load_ns = load_ns;
     refusal_clear(serving);
     pthread_mutex_unlock(&serving->lock);
-    log_info("swap", "generation=%016" PRIx64 "%016" PRIx64 " name=\"%s\" load_ms=%" PRIu64,
+    log_info("swap",
+             "generation=%016" PRIx64 "%016" PRIx64 " name=\"%s\" load_ms=%" PRIu64
+             " sample_recall=%.4f",
              next->manifest->generation_id.high, next->manifest->generation_id.low, next->name,
-             load_ns / 1000000);
+             load_ns / 1000000, next->proof.recall);
 }
 
 static void refuse(struct serving *serving, const char *name, struct serving_outcome *outcome)
@@ -289,7 +316,7 @@ static bool candidate_open(struct serving *serving, struct served **out)
         const char *name = listing.entries[i].name;
         if (snprintf(path, sizeof(path), "%s/%s", serving->root, name) >= (int)sizeof(path))
             continue;
-        if (served_open(serving, path, false, out, &why) != STATUS_OK)
+        if (served_open(serving, path, OPEN_FIRST, out, &why) != STATUS_OK)
             log_error("refused", "name=\"%s\" live=\"\" error=\"%s\"", name, why.text);
     }
     root_listing_free(&listing);
@@ -300,7 +327,7 @@ static bool candidate_open(struct serving *serving, struct served **out)
 static enum status swap_overlap(struct serving *serving, const char *path, struct served **next,
                                 struct error *err)
 {
-    enum status status = served_open(serving, path, true, next, err);
+    enum status status = served_open(serving, path, OPEN_BESIDE, next, err);
     if (status != STATUS_OK)
         return status;
     served_link(serving, *next);
@@ -314,7 +341,7 @@ static void restore(struct serving *serving, const char *before_path)
 {
     struct served *served = NULL;
     struct error why;
-    if (before_path && served_open(serving, before_path, false, &served, &why) == STATUS_OK)
+    if (before_path && served_open(serving, before_path, OPEN_FIRST, &served, &why) == STATUS_OK)
         log_warn("restored", "name=\"%s\"", served->name);
     else if (candidate_open(serving, &served))
         log_error("fallback", "serving=\"%s\"", served->name);
@@ -337,7 +364,7 @@ static enum status swap_replace(struct serving *serving, const char *path, struc
         served_retire(serving, live_set(serving, NULL));
     }
     if (status == STATUS_OK)
-        status = served_open(serving, path, false, next, err);
+        status = served_open(serving, path, OPEN_INSTEAD, next, err);
     if (status == STATUS_OK) {
         served_link(serving, *next);
         (void)live_set(serving, *next);
@@ -589,13 +616,13 @@ static enum status open_first(struct serving *serving, struct served **out, stru
     const char *name = PUBLISH_LINK_NAME;
     struct error cause;
     if (serving->index)
-        return served_open(serving, serving->index, false, out, err);
+        return served_open(serving, serving->index, OPEN_FIRST, out, err);
     enum status status = publish_current(serving->root, path, sizeof(path), &cause);
     bool hopeless = status != STATUS_OK && !link_exists(serving->root);
     bool again = status == STATUS_OK;
     while (again) {
         name = strrchr(path, '/') + 1;
-        status = served_open(serving, path, false, out, &cause);
+        status = served_open(serving, path, OPEN_FIRST, out, &cause);
         hopeless = status == STATUS_NO_MEMORY;
         /* One that was published meanwhile, and this one removed, is no fault of `current`. */
         again = status != STATUS_OK && current_changed(serving->root, path, sizeof(path));

@@ -19,6 +19,7 @@
 #include "common/error.h"
 #include "query/engine.h"
 #include "query/index.h"
+#include "query/proof.h"
 
 enum serving_swap {
     SERVING_OVERLAP, /* the next is opened beside the live one; each has half of the memory */
@@ -39,6 +40,7 @@ struct served {
     struct engine *engine;
     const struct manifest *manifest;
     char name[NAME_MAX + 1]; /* of its directory in the root; of a fixed index: its path's end */
+    struct proof proof;      /* what it answered before it went live */
     /* serving.c's own */
     struct serving *serving;
     struct served *next;

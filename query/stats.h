@@ -15,6 +15,7 @@ struct stats {
     const char *name;                /* of the live generation's directory; borrowed */
     const struct manifest *manifest; /* of the live generation; borrowed */
     struct index_memory memory;
+    struct proof proof;
     struct serving_stats serving; /* the engine's counters are there */
     struct server_stats server;
     uint64_t resident_bytes, peak_resident_bytes; /* of the process */

@@ -41,6 +41,7 @@ static bool add_index(cJSON *root, const struct stats *stats)
     cJSON *index = add_numbers(root, "index", numbers, ARRAY_LENGTH(numbers));
     return index && cJSON_AddStringToObject(index, "generation", id) &&
            cJSON_AddStringToObject(index, "name", stats->name) &&
+           cJSON_AddNumberToObject(index, "sample_recall", stats->proof.recall) &&
            cJSON_AddStringToObject(index, "type", element_name(manifest->type)) &&
            cJSON_AddStringToObject(index, "metric", metric_name(manifest->metric));
 }
