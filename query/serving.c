@@ -153,6 +153,15 @@ static enum status engine_start(struct serving *serving, struct served *served, 
     return status;
 }
 
+/* So that who gave --memory recognises it in what is said to be too little. */
+static void explain_half(const struct serving *serving, struct error *err)
+{
+    const struct error why = *err;
+    (void)error_set(err, why.status,
+                    "%s (--swap overlap: each of two generations has half of %" PRIu64 " bytes)",
+                    why.text, serving->params.memory_bytes);
+}
+
 /* Everything a generation needs to be served; it is not live yet. */
 static enum status served_open(struct serving *serving, const char *path, bool gently,
                                struct served **out, struct error *err)
@@ -174,6 +183,9 @@ static enum status served_open(struct serving *serving, const char *path, bool g
         status = engine_start(serving, served, err);
     }
     if (status != STATUS_OK) {
+        if (status == STATUS_NO_MEMORY &&
+            serving->stats.memory_bytes != serving->params.memory_bytes)
+            explain_half(serving, err);
         index_release(served->index);
         free(served);
         return status;
