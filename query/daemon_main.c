@@ -3,8 +3,10 @@
  *
  * The order is deliberate. The socket path is probed first, so that a wrong one is reported before
  * gigabytes are loaded; it is bound only when the index is open, so that clients never wait for a
- * load. SIGTERM, SIGINT and SIGHUP are blocked before there are threads, which inherit the mask,
- * and read from signalfds by the server's loop; so a signal during the load waits for its end.
+ * load. Signals are read from signalfds by the server's loop. SIGHUP is blocked before there are
+ * threads, so that one during the load waits for its end; SIGTERM and SIGINT only after it, so that
+ * they end a load at once: there is nothing yet to end in order. The threads that then run have
+ * them blocked (serving.h).
  */
 #include <errno.h>
 #include <inttypes.h>

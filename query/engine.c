@@ -280,6 +280,18 @@ void engine_stats_get(const struct engine *engine, struct engine_stats *out)
     memcpy(out->io, engine->workers[0].io_description, sizeof(out->io));
 }
 
+void engine_stats_clear(struct engine *engine)
+{
+    _Static_assert(sizeof(struct engine_counters) % sizeof(atomic_uint_fast64_t) == 0,
+                   "nothing but counters");
+    for (uint32_t i = 0; i < engine->params.threads; i++) {
+        atomic_uint_fast64_t *counters = (void *)&engine->workers[i].counters;
+        for (size_t c = 0; c < sizeof(struct engine_counters) / sizeof(*counters); c++)
+            atomic_store_explicit(&counters[c], 0, memory_order_relaxed);
+    }
+    atomic_store_explicit(&engine->refused, 0, memory_order_relaxed);
+}
+
 void engine_stats_add(struct engine_stats *into, const struct engine_stats *from)
 {
     into->queries += from->queries;

@@ -303,6 +303,7 @@ enum status server_run(struct server *server, struct error *err)
     struct epoll_event events[EVENTS_PER_WAIT];
     uint64_t drain_until_ns = 0;
     enum status status = STATUS_OK;
+    server->tick_ns = clock_monotonic_ns();
     while (!server->draining || server->connections) {
         int count =
             epoll_wait(server->epoll_fd, events, EVENTS_PER_WAIT, wait_ms(server, drain_until_ns));

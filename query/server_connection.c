@@ -167,11 +167,22 @@ void connection_fail(struct connection *connection)
 
 bool connection_stalled(struct connection *connection, uint64_t then_ns)
 {
-    pthread_mutex_lock(&connection->mutex);
-    uint64_t output_ns = connection->output_since_ns;
-    pthread_mutex_unlock(&connection->mutex);
-    uint64_t input_ns = connection->waiting_since_ns;
-    return (output_ns != 0 && output_ns < then_ns) || (input_ns != 0 && input_ns < then_ns);
+    for (int tries = 0;; tries++) {
+        pthread_mutex_lock(&connection->mutex);
+        uint64_t output_ns = connection->output_since_ns;
+        bool failed = connection->failed; /* told of already */
+        pthread_mutex_unlock(&connection->mutex);
+        uint64_t input_ns = connection->waiting_since_ns;
+        if (!failed && input_ns != 0 && input_ns < then_ns)
+            return true;
+        if (failed || output_ns == 0 || output_ns >= then_ns)
+            return false;
+        if (tries == 1)
+            return true;
+        /* The kernel reports room when most of the buffer is free, which a slow but steady reader
+         * takes long for. What it has read so far makes room for a try. */
+        connection_flush(connection);
+    }
 }
 
 void connection_broken_note(struct connection *connection, const char *why)
@@ -309,6 +320,7 @@ void connection_input_close(struct connection *connection)
         request_abandon(connection->filling);
         connection->filling = NULL;
     }
+    connection->waiting_since_ns = 0;
     pthread_mutex_lock(&connection->mutex);
     connection->input_closed = true;
     interest_set(connection, connection->interest & ~(uint32_t)EPOLLIN);

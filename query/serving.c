@@ -153,6 +153,15 @@ static enum status engine_start(struct serving *serving, struct served *served, 
     return status;
 }
 
+/* So that who gave --memory recognises it in what is said to be too little. */
+static void explain_half(const struct serving *serving, struct error *err)
+{
+    const struct error why = *err;
+    (void)error_set(err, why.status,
+                    "%s (--swap overlap: each of two generations has half of %" PRIu64 " bytes)",
+                    why.text, serving->params.memory_bytes);
+}
+
 enum open_mode {
     OPEN_FIRST,   /* nothing is live: with all CPUs, and what misses some blocks is better than none
                    */
@@ -164,6 +173,7 @@ enum open_mode {
 static enum status served_prove(struct served *served, enum open_mode mode, struct error *err)
 {
     enum status status = proof_run(served->engine, &served->proof, err);
+    engine_stats_clear(served->engine); /* counters are of clients' queries */
     if (status != STATUS_OK || served->proof.degraded == 0)
         return status;
     if (mode != OPEN_FIRST)
@@ -198,6 +208,9 @@ static enum status served_open(struct serving *serving, const char *path, enum o
     if (status == STATUS_OK)
         status = served_prove(served, mode, err);
     if (status != STATUS_OK) {
+        if (status == STATUS_NO_MEMORY &&
+            serving->stats.memory_bytes != serving->params.memory_bytes)
+            explain_half(serving, err);
         engine_destroy(served->engine);
         index_release(served->index);
         free(served);
@@ -629,11 +642,6 @@ static enum status open_first(struct serving *serving, struct served **out, stru
     }
     if (status == STATUS_OK || (!hopeless && open_fallback(serving, name, &cause, out)))
         return STATUS_OK;
-    if (status == STATUS_NO_MEMORY && serving->params.swap == SERVING_OVERLAP)
-        return error_set(
-            err, status,
-            "%s (half of --memory, as there are two while they are swapped; see --swap)",
-            cause.text);
     return error_set(err, status, "%s", cause.text);
 }
 

@@ -485,12 +485,50 @@ done
 for name in reads hops exact_distances code_distances; do
     same_numbers "daemon and index count alike" resident.json $name daemon.json $name
 done
+# The daemon may have seen the publish by itself before it is asked.
+cp -r root/gen root/next
+"$bin/nightjar" publish --root root next >out
+check "reload" "$bin/nightjar" reload --socket socket
+says "reload" "next: live "
+check "reload again" "$bin/nightjar" reload --socket socket
+says "reload again" "next: live already"
+check "reload --json" "$bin/nightjar" reload --socket socket --json
+says "reload --json" '{"name":"next","generation":"'
+says "reload --json" '"swapped":false}'
+ln -sfn short root/current
+refused "reload: a bad generation" 1 "short/codes.bin" nightjar reload --socket socket
+check "stats: a bad generation" "$bin/nightjar" stats --socket socket
+says "stats: a bad generation" "refused_name: short"
+check "the daemon still answers" "$bin/nightjar" search --socket socket --queries q.u8bin \
+    --search-list 20 --output ids.ibin
+"$bin/nightjar" publish --root root gen >out
+check "reload: a good one" "$bin/nightjar" reload --socket socket
+says "reload: a good one" "gen: live "
+refused "reload: no daemon" 1 "nowhere" nightjar reload --socket nowhere
+refused "reload: no socket" 2 "--socket" nightjar reload
+if ((EUID == 0)) && command -v setpriv >/dev/null; then
+    # Somebody else, who can reach the program and the socket.
+    cp "$bin/nightjar" stranger
+    chmod 0755 . stranger
+    chmod 0666 socket
+    status=0
+    setpriv --reuid 54321 --regid 54321 --clear-groups ./stranger reload --socket socket \
+        >out 2>err || status=$?
+    if ((status == 1)) && grep -q "^nightjar: .*only the daemon's user" err; then
+        pass
+    else
+        fail "reload of a stranger: exit $status"
+    fi
+else
+    skip "reload of a stranger: not root"
+fi
 # A daemon that was killed leaves its socket file, which the next replaces.
 kill -KILL "$daemon"
 wait "$daemon" 2>/dev/null || :
 if [[ -S socket ]]; then
     start --index root/gen --io pool --threads 1
     says "a stale socket is replaced; stats name the pool" "pool"
+    refused "reload: a fixed index" 1 "--index" nightjar reload --socket socket
     kill -TERM "$daemon"
     status=0
     wait "$daemon" || status=$?

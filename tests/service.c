@@ -113,12 +113,12 @@ void service_data_destroy(struct service_data *data)
 
 /* ---- gate ---- */
 
-void gate_init(struct gate *gate, bool closed)
+void gate_init(struct gate *gate)
 {
     pthread_mutex_init(&gate->lock, NULL);
     pthread_cond_init(&gate->changed, NULL);
-    gate->closed = closed;
-    gate->waiting = 0;
+    gate->closed = false;
+    gate->waiting = gate->known_count = 0;
 }
 
 void gate_fini(struct gate *gate)
@@ -127,16 +127,30 @@ void gate_fini(struct gate *gate)
     pthread_cond_destroy(&gate->changed);
 }
 
+/* The lock is held. */
+static bool gate_knows(const struct gate *gate)
+{
+    for (uint32_t i = 0; i < gate->known_count; i++)
+        if (pthread_equal(gate->known[i], pthread_self()))
+            return true;
+    return false;
+}
+
 static int gate_pass(void *context, uint64_t offset, void *buffer, uint32_t bytes, int result)
 {
     struct gate *gate = context;
     (void)offset, (void)buffer, (void)bytes;
     pthread_mutex_lock(&gate->lock);
-    gate->waiting++;
+    bool known = gate_knows(gate);
+    if (!known && !gate->closed) {
+        assert_true(gate->known_count < GATE_THREADS_MAX);
+        gate->known[gate->known_count++] = pthread_self();
+    }
+    gate->waiting += known;
     pthread_cond_broadcast(&gate->changed);
-    while (gate->closed)
+    while (gate->closed && known)
         pthread_cond_wait(&gate->changed, &gate->lock);
-    gate->waiting--;
+    gate->waiting -= known;
     pthread_mutex_unlock(&gate->lock);
     return result;
 }
@@ -191,7 +205,7 @@ struct service *service_start(struct service_data *data, const struct service_op
     assert_non_null(s);
     s->data = data;
     s->listener.fd = -1;
-    gate_init(&s->gate, options->gated);
+    gate_init(&s->gate);
     if (options->gated)
         s->faults = gate_faults(&s->gate);
     else if (options->reads_fail)
@@ -212,6 +226,8 @@ struct service *service_start(struct service_data *data, const struct service_op
     };
     ASSERT_OK(serving_create(&serving_params, &s->serving, &err), err);
     s->served = serving_acquire(s->serving);
+    if (options->gated)
+        gate_close(&s->gate);
     ASSERT_OK(socket_path_listen(data->socket, NULL, 64, &s->listener, &err), err);
     const struct server_params server_params = {.serving = s->serving,
                                                 .listener = &s->listener,

@@ -54,11 +54,17 @@ struct service_options {
     enum serving_swap swap;
 };
 
+enum { GATE_THREADS_MAX = 64 };
+
+/* Holds the reads of engines that were there before it was closed. One that is opened later passes:
+ * it has to answer queries of its own before it goes live. */
 struct gate {
     pthread_mutex_t lock; /* guards all */
     pthread_cond_t changed;
     bool closed;
     uint32_t waiting;
+    pthread_t known[GATE_THREADS_MAX]; /* threads that came while it was open */
+    uint32_t known_count;
 };
 
 struct service {
@@ -83,7 +89,8 @@ void service_stop_begin(struct service *service);
 void service_let_go(struct service *service);
 void service_destroy(struct service *service);
 
-void gate_init(struct gate *gate, bool closed);
+/* Open. */
+void gate_init(struct gate *gate);
 void gate_fini(struct gate *gate);
 /* For an engine's reads to wait there. */
 struct block_io_faults gate_faults(struct gate *gate);

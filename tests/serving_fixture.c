@@ -135,7 +135,7 @@ int serving_test_setup(void **state)
     assert_int_equal(mkdir(f->root, 0755), 0);
     *above = '/';
     assert_int_equal(mkdir(f->root, 0755), 0);
-    gate_init(&f->gate, false);
+    gate_init(&f->gate);
     f->faults = gate_faults(&f->gate);
     log_set_level(LOG_LEVEL_NONE); /* refusals are wanted here */
     return 0;
