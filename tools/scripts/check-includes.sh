@@ -54,8 +54,9 @@ only() {
 
 check_owners() {
     only 'liburing\.h' 'query/block_io_uring\.c'
-    # One writer and reader of JSON on disk, one of JSON on the wire.
-    only 'cjson/cJSON\.h' 'layout/manifest_json\.c|query/stats_json\.c|tests/.*\.c'
+    # One writer and reader of JSON on disk, two of JSON on the wire.
+    only 'cjson/cJSON\.h' 'layout/manifest_json\.c|query/(stats_json|http_search)\.c|tests/.*\.c'
+    only 'microhttpd\.h' 'query/http\.c'
     only '(hwloc(/.*)?|numa|numaif)\.h' 'common/topology\.c'
     only 'linux/mempolicy\.h' 'common/topology\.c|tests/test_topology\.c'
     # Instruction sets: files named for one, and the headers that only those include.
