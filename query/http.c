@@ -33,6 +33,7 @@ enum {
     BODY_DISCARD_MAX = 2 * HTTP_BODY_BYTES_MAX, /* then it is cut off, answer or not */
     LOG_EVERY_MS = 1000,
     RETRY_AFTER_S = 1,
+    CODE_TOO_LARGE = 413, /* microhttpd.h has called it by several names */
 };
 /* Set in trace ids, which are then others than those of frames. */
 #define HTTP_TRACE (UINT64_C(1) << 63)
@@ -42,10 +43,13 @@ enum {
 #define TEXT_TYPE       "text/plain; charset=utf-8"
 #define PROMETHEUS_TYPE "text/plain; version=0.0.4; charset=utf-8"
 
+/* Lines that a client or a disk can cause at will. */
+enum log_kind { LOG_DENIED, LOG_SEARCH, LOG_KINDS };
+
 struct http {
     struct http_params params; /* defaults filled in */
     struct MHD_Daemon *daemon;
-    _Atomic uint64_t logged_ns;
+    _Atomic uint64_t logged_ns[LOG_KINDS];
     uint32_t client_number;     /* MHD's thread */
     uint32_t queries_in_flight; /* MHD's thread: given back when it sees that a search is done */
 
@@ -107,14 +111,14 @@ void http_counters_get(const struct http_counters *counters, struct http_stats *
     out->errors = atomic_load_explicit(&counters->errors, memory_order_relaxed);
 }
 
-/* What clients and disks can cause at will is logged once in LOG_EVERY_MS. */
-static bool may_log(struct http *http)
+/* Of a kind, once in LOG_EVERY_MS. */
+static bool may_log(struct http *http, enum log_kind kind)
 {
     uint64_t now_ns = clock_monotonic_ns();
-    uint64_t last_ns = atomic_load_explicit(&http->logged_ns, memory_order_relaxed);
+    uint64_t last_ns = atomic_load_explicit(&http->logged_ns[kind], memory_order_relaxed);
     if (last_ns != 0 && now_ns - last_ns < LOG_EVERY_MS * UINT64_C(1000000))
         return false;
-    return atomic_compare_exchange_strong_explicit(&http->logged_ns, &last_ns, now_ns,
+    return atomic_compare_exchange_strong_explicit(&http->logged_ns[kind], &last_ns, now_ns,
                                                    memory_order_relaxed, memory_order_relaxed);
 }
 
@@ -170,7 +174,7 @@ static void headers_add(const struct request *request, struct MHD_Response *resp
     if (code == MHD_HTTP_METHOD_NOT_ALLOWED)
         (void)MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW,
                                       request->route == ROUTE_SEARCH ? "POST" : "GET, HEAD");
-    if (code == MHD_HTTP_FORBIDDEN || code == MHD_HTTP_CONTENT_TOO_LARGE)
+    if (code == MHD_HTTP_FORBIDDEN || code == CODE_TOO_LARGE)
         (void)MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
 }
 
@@ -256,7 +260,7 @@ static void search_log(const struct request *request, enum status failure)
     }
     bool degraded = (flags & SEARCH_DEGRADED) != 0;
     bool slow = slow_ms != 0 && took_ns >= slow_ms * UINT64_C(1000000);
-    if ((degraded || slow) && may_log(request->http))
+    if ((degraded || slow) && may_log(request->http, LOG_SEARCH))
         log_warn(degraded ? "degraded" : "slow",
                  "trace=%016" PRIx64 " request_id=\"%s\" http_connection=%u pid=%d"
                  " generation=\"%s\" status=%s queries=%u k=%u took_us=%" PRIu64 " reads=%u",
@@ -495,7 +499,7 @@ static enum MHD_Result respond_too_large(struct request *request)
 {
     struct error err;
     (void)error_set(&err, STATUS_INVALID, "a body has at most %d bytes", HTTP_BODY_BYTES_MAX);
-    return respond_error(request, MHD_HTTP_CONTENT_TOO_LARGE, STATUS_INVALID, err.text);
+    return respond_error(request, CODE_TOO_LARGE, STATUS_INVALID, err.text);
 }
 
 /* The header is there. Answers only what is refused for it, after which MHD closes. */
@@ -521,7 +525,7 @@ static enum MHD_Result request_begin(struct http *http, struct MHD_Connection *c
     request_id_take(request);
     if (!client->allowed) {
         struct error err;
-        if (may_log(http))
+        if (may_log(http, LOG_DENIED))
             log_warn("denied", "uid=%u gid=%u pid=%d request=http", client->peer.uid,
                      client->peer.gid, client->peer.pid);
         (void)error_set(&err, STATUS_DENIED, "uid %u is not among those who may connect",

@@ -313,6 +313,23 @@ static void wrong_places_and_methods_are_refused(void **state)
     assert_int_equal(stats.errors, 4);
 }
 
+static void a_body_that_nobody_wants_is_let_go_by(void **state)
+{
+    (void)state;
+    static struct response r;
+    start((struct service_options){0}, (struct http_params){0});
+    int fd = raw_connect(fixture.path);
+    say(fd, "GET /healthz HTTP/1.1\r\nHost: h\r\nContent-Length: 37\r\n\r\n"
+            "GET /nothing HTTP/1.1\r\nHost: hidden\r\n"
+            "GET /stats HTTP/1.1\r\nHost: h\r\n\r\n");
+    listen_for(fd, true, &r);
+    assert_string_equal(r.body, "ok\ngeneration: gen\n");
+    listen_for(fd, true, &r);
+    assert_int_equal(r.status, 200);
+    assert_string_equal(header(&r, "Content-Type"), "application/json");
+    close(fd);
+}
+
 /* ---- searches ---- */
 
 static void answers_equal_those_of_the_engine_in_process(void **state)
@@ -731,6 +748,7 @@ int main(void)
         TEST(head_has_no_body),
         TEST(queries_that_do_not_end_are_ill_health),
         TEST(wrong_places_and_methods_are_refused),
+        TEST(a_body_that_nobody_wants_is_let_go_by),
         TEST(answers_equal_those_of_the_engine_in_process),
         TEST(a_connection_is_kept_for_further_requests),
         TEST(chunks_and_slow_bodies_are_put_together),
