@@ -59,7 +59,7 @@ MODE_LDFLAGS_fuzz := -fsanitize=fuzzer,address,undefined
 ALL_CPPFLAGS := -D_GNU_SOURCE -I. $(CPPFLAGS)
 ALL_CFLAGS    = $(COMMON_CFLAGS) $(MODE_CFLAGS_$(MODE)) $(ISA_CFLAGS) $(CFLAGS)
 ALL_LDFLAGS  := -fopenmp $(MODE_LDFLAGS_$(MODE)) $(LDFLAGS)
-ALL_LDLIBS   := -luring -lcjson -lxxhash -lhwloc -lm -lpthread $(LDLIBS)
+ALL_LDLIBS   := -luring -lcjson -lmicrohttpd -lxxhash -lhwloc -lm -lpthread $(LDLIBS)
 
 # Instruction sets beyond the baseline go only to the files that are named for them.
 AVX2_CFLAGS   := -mavx2 -mfma -mf16c

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -21,6 +22,7 @@
 #include "common/error.h"
 #include "common/log.h"
 #include "query/daemon_options.h"
+#include "query/http.h"
 #include "query/server.h"
 #include "query/serving.h"
 #include "query/supervisor.h"
@@ -28,7 +30,7 @@
 enum {
     LISTEN_BACKLOG = 1024,
     SOCKETS_MAX = 2,                      /* handed over: for searches, for HTTP */
-    STUCK_NS_PER_READ_TIMEOUT = 10,       /* see watchdog_due() */
+    STUCK_NS_PER_READ_TIMEOUT = 10,       /* see progress_look() */
 };
 
 /* Everything main owns, empty until made. */
@@ -37,13 +39,18 @@ struct daemon {
     struct serving *serving;
     struct socket_path listener;
     struct server *server;
+    struct socket_path http_listener;
+    struct http_counters http_counters;
+    struct http *http; /* NULL: none is wanted */
     int stop_fd, reload_fd;
     /* the service manager's */
     uint64_t watchdog_ns; /* between two signs of life; 0: none wanted */
     uint64_t signed_ns;   /* when the last was given */
+    char told_name[NAME_MAX + 1];
+    /* whether queries end */
     uint64_t queries;     /* completed when last looked at */
     uint64_t progress_ns; /* when that last changed, or nothing was in flight */
-    char told_name[NAME_MAX + 1];
+    _Atomic bool stuck;
 };
 
 /* Each connection is a descriptor, and the usual soft limit is 1024. */
@@ -101,10 +108,9 @@ static void tell_serving(struct daemon *daemon, const char *state)
         served_release(served);
 }
 
-/* A sign of life means that queries come to an end, not only that this thread runs. A read ends by
- * its timeout if by nothing else, so queries that are in flight while none has ended for many such
- * times are stuck. */
-static bool watchdog_due(struct daemon *daemon, uint64_t now_ns)
+/* A read ends by its timeout if by nothing else, so queries that are in flight while none has ended
+ * for many such times are stuck. */
+static void progress_look(struct daemon *daemon, uint64_t now_ns)
 {
     struct serving_stats stats;
     serving_stats_get(daemon->serving, &stats);
@@ -113,8 +119,15 @@ static bool watchdog_due(struct daemon *daemon, uint64_t now_ns)
     if (stats.engine.queries != daemon->queries || stats.engine.in_flight == 0)
         daemon->progress_ns = now_ns;
     daemon->queries = stats.engine.queries;
-    return now_ns - daemon->signed_ns >= daemon->watchdog_ns / 2 &&
-           now_ns - daemon->progress_ns < patience_ns;
+    atomic_store_explicit(&daemon->stuck, now_ns - daemon->progress_ns >= patience_ns,
+                          memory_order_relaxed);
+}
+
+/* Any thread. */
+static bool is_stuck(void *context)
+{
+    struct daemon *daemon = context;
+    return atomic_load_explicit(&daemon->stuck, memory_order_relaxed);
 }
 
 /* On the server's thread. */
@@ -123,7 +136,10 @@ static void on_tick(void *context)
     struct daemon *daemon = context;
     uint64_t now_ns = clock_monotonic_ns();
     tell_serving(daemon, "");
-    if (daemon->watchdog_ns == 0 || !watchdog_due(daemon, now_ns))
+    progress_look(daemon, now_ns);
+    /* A sign of life means that queries come to an end, not only that this thread runs. */
+    if (daemon->watchdog_ns == 0 || is_stuck(daemon) ||
+        now_ns - daemon->signed_ns < daemon->watchdog_ns / 2)
         return;
     daemon->signed_ns = now_ns;
     tell("WATCHDOG=1");
@@ -156,38 +172,59 @@ static void log_start(const struct daemon *daemon)
     served_release(served);
 }
 
+/* What the service manager hands over; NULL where it does not. */
+struct handed {
+    struct supervisor_fd fds[SOCKETS_MAX];
+    const struct supervisor_fd *search, *http;
+};
+
 /* The socket of the service manager, or one of our own. */
-static enum status listener_open(struct daemon *daemon, const struct supervisor_fd *handed,
-                                 struct error *err)
+static enum status listener_open(const struct daemon *daemon, const struct supervisor_fd *handed,
+                                 const char *path, struct socket_path *out, struct error *err)
 {
-    const struct daemon_options *options = &daemon->options;
     if (handed)
-        return socket_path_adopt(handed->fd, &daemon->listener, err);
-    return socket_path_listen(options->socket, &options->socket_options, LISTEN_BACKLOG,
-                              &daemon->listener, err);
+        return socket_path_adopt(handed->fd, out, err);
+    return socket_path_listen(path, &daemon->options.socket_options, LISTEN_BACKLOG, out, err);
 }
 
-/* Which handed-over socket is for searches: the only one, or the one that is called so. */
-static enum status sockets_take(struct daemon *daemon, struct supervisor_fd fds[SOCKETS_MAX],
-                                const struct supervisor_fd **search, struct error *err)
+/* A socket that is handed over and one that is to be made are one too many. Where it is to be made,
+ * it must be possible. */
+static enum status socket_check(const char *option, const char *path,
+                                const struct supervisor_fd *handed, struct error *err)
 {
-    uint32_t count = 0;
-    enum status status = supervisor_listen_fds(fds, SOCKETS_MAX, &count, err);
+    if (handed && path)
+        return error_set(err, STATUS_INVALID,
+                         "%s %s, but the service manager hands over a socket too", option, path);
+    return path ? socket_path_probe(path, err) : STATUS_OK;
+}
+
+/* Which handed-over socket is for what: "http" by its name; for searches the only other one, or the
+ * one that is called "search". */
+static enum status sockets_take(struct daemon *daemon, struct handed *handed, struct error *err)
+{
+    const struct daemon_options *options = &daemon->options;
+    uint32_t count = 0, others = 0;
+    enum status status = supervisor_listen_fds(handed->fds, SOCKETS_MAX, &count, err);
     if (status != STATUS_OK)
         return status;
     for (uint32_t i = 0; i < count; i++)
-        if (count == 1 || strcmp(fds[i].name, "search") == 0)
-            *search = &fds[i];
-    if (count > 0 && !*search)
+        others += strcmp(handed->fds[i].name, "http") != 0;
+    for (uint32_t i = 0; i < count; i++) {
+        const struct supervisor_fd *fd = &handed->fds[i];
+        if (strcmp(fd->name, "http") == 0)
+            handed->http = fd;
+        else if (others == 1 || strcmp(fd->name, "search") == 0)
+            handed->search = fd;
+    }
+    if (others > 0 && !handed->search)
         return error_set(err, STATUS_INVALID,
                          "none of the sockets handed over is called \"search\"");
-    if (*search && daemon->options.socket)
-        return error_set(err, STATUS_INVALID,
-                         "--socket %s, but the service manager hands over a socket too",
-                         daemon->options.socket);
-    if (!*search && !daemon->options.socket)
+    if (!handed->search && !options->socket)
         return error_set(err, STATUS_INVALID, "no socket: give --socket PATH");
-    return *search ? STATUS_OK : socket_path_probe(daemon->options.socket, err);
+    status = socket_check("--socket", options->socket, handed->search, err);
+    if (status == STATUS_OK)
+        status = socket_check("--http-socket", options->http_socket, handed->http, err);
+    return status;
 }
 
 static enum status serving_start(struct daemon *daemon, struct error *err)
@@ -220,18 +257,41 @@ static enum status server_start(struct daemon *daemon, struct error *err)
         .stall_ms = options->stall_ms,
         .timeout_ms = options->timeout_ms,
         .slow_ms = options->slow_ms,
+        .http = &daemon->http_counters,
         .on_tick = on_tick,
         .context = daemon,
     };
     return server_create(&params, &daemon->server, err);
 }
 
+/* Where it is wanted. */
+static enum status http_start(struct daemon *daemon, const struct supervisor_fd *handed,
+                              struct error *err)
+{
+    const struct daemon_options *options = &daemon->options;
+    if (!handed && !options->http_socket)
+        return STATUS_OK;
+    const struct http_params params = {
+        .serving = daemon->serving,
+        .server = daemon->server,
+        .listener = &daemon->http_listener,
+        .peers = &options->peers,
+        .counters = &daemon->http_counters,
+        .timeout_ms = options->timeout_ms,
+        .slow_ms = options->slow_ms,
+        .stuck = is_stuck,
+        .context = daemon,
+    };
+    enum status status =
+        listener_open(daemon, handed, options->http_socket, &daemon->http_listener, err);
+    return status == STATUS_OK ? http_create(&params, &daemon->http, err) : status;
+}
+
 static enum status daemon_start(struct daemon *daemon, struct error *err)
 {
     static const int stop[] = {SIGTERM, SIGINT, 0}, reload[] = {SIGHUP, 0};
-    struct supervisor_fd handed[SOCKETS_MAX];
-    const struct supervisor_fd *search = NULL;
-    enum status status = sockets_take(daemon, handed, &search, err);
+    struct handed handed = {0};
+    enum status status = sockets_take(daemon, &handed, err);
     if (status == STATUS_OK)
         status = signals_take(reload, &daemon->reload_fd, err);
     if (status == STATUS_OK)
@@ -239,16 +299,21 @@ static enum status daemon_start(struct daemon *daemon, struct error *err)
     if (status == STATUS_OK)
         status = signals_take(stop, &daemon->stop_fd, err);
     if (status == STATUS_OK)
-        status = listener_open(daemon, search, err);
+        status =
+            listener_open(daemon, handed.search, daemon->options.socket, &daemon->listener, err);
     if (status == STATUS_OK)
         status = server_start(daemon, err);
+    if (status == STATUS_OK)
+        status = http_start(daemon, handed.http, err);
     return status;
 }
 
 static void daemon_stop(struct daemon *daemon)
 {
+    http_destroy(daemon->http);
     serving_destroy(daemon->serving);
     server_destroy(daemon->server);
+    socket_path_close(&daemon->http_listener);
     socket_path_close(&daemon->listener);
     if (daemon->stop_fd >= 0)
         close(daemon->stop_fd);
@@ -259,8 +324,13 @@ static void daemon_stop(struct daemon *daemon)
 static enum status daemon_run(struct daemon *daemon, struct error *err)
 {
     daemon->watchdog_ns = supervisor_watchdog_ns();
+    daemon->progress_ns = clock_monotonic_ns();
     log_start(daemon);
-    log_info("ready", "socket=%s", daemon->options.socket ? daemon->options.socket : "handed-over");
+    log_info("ready", "socket=%s http_socket=%s",
+             daemon->options.socket ? daemon->options.socket : "handed-over",
+             !daemon->http                 ? "none"
+             : daemon->options.http_socket ? daemon->options.http_socket
+                                           : "handed-over");
     tell_serving(daemon, "READY=1\n");
     enum status status = server_run(daemon->server, err);
     tell("STOPPING=1");
@@ -275,7 +345,8 @@ static enum status daemon_run(struct daemon *daemon, struct error *err)
 
 int main(int argc, char **argv)
 {
-    struct daemon daemon = {.listener.fd = -1, .stop_fd = -1, .reload_fd = -1};
+    struct daemon daemon = {
+        .listener.fd = -1, .http_listener.fd = -1, .stop_fd = -1, .reload_fd = -1};
     struct error err;
     switch (daemon_options_parse(&daemon.options, argc, argv)) {
     case ARGS_RUN:

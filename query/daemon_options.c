@@ -38,6 +38,12 @@ static enum args_result options_scan(struct daemon_options *options, struct word
          .target = &options->socket,
          .value_name = "PATH",
          .help = "Unix socket to listen on (or one handed over by the service manager)"},
+        {.name = "http-socket",
+         .kind = ARGS_STRING,
+         .target = &options->http_socket,
+         .value_name = "PATH",
+         .help = "Unix socket for HTTP: GET /healthz, /metrics, /stats; POST /search (default: "
+                 "none)"},
         {.name = "memory",
          .kind = ARGS_MEMORY,
          .target = &options->memory_bytes,

@@ -29,6 +29,8 @@ enum {
     SERVER_STATUS_COUNT = STATUS_DENIED + 1,
 };
 
+struct http_counters;
+
 struct server_params {
     struct serving *serving;      /* borrowed; see server_destroy() */
     struct socket_path *listener; /* borrowed; closed when a drain begins */
@@ -45,7 +47,8 @@ struct server_params {
     uint32_t timeout_ms; /* of requests that give none; 0: none */
     uint32_t slow_ms;    /* requests that take longer are logged; 0: none is */
     uint32_t drain_ms;   /* longest drain; 0: default */
-    void (*on_tick)(void *context); /* called about once a second by server_run(); NULL */
+    const struct http_counters *http; /* http.h's, for server_stats_text(); borrowed; NULL: none */
+    void (*on_tick)(void *context);   /* called about once a second by server_run(); NULL */
     void *context;
 };
 

@@ -10,6 +10,7 @@
 
 #include "common/log.h"
 #include "common/memory.h"
+#include "query/http.h"
 #include "query/stats.h"
 
 static enum status nothing_live(struct error *err)
@@ -67,6 +68,8 @@ enum status server_stats_text(struct server *server, enum protocol_stats_format 
     stats.proof = served->proof;
     serving_stats_get(server->params.serving, &stats.serving);
     server_stats_get(server, &stats.server);
+    if (server->params.http)
+        http_counters_get(server->params.http, &stats.http);
     stats.resident_bytes = memory_rss();
     stats.peak_resident_bytes = memory_peak_rss();
     enum status status = format == PROTOCOL_STATS_PROMETHEUS

@@ -11,6 +11,12 @@
 #include "query/server.h"
 #include "query/serving.h"
 
+/* Of the HTTP socket; zeros when there is none. */
+struct http_stats {
+    uint64_t requests;
+    uint64_t errors; /* of these, answered with a status of 400 or more */
+};
+
 struct stats {
     const char *name;                /* of the live generation's directory; borrowed */
     const struct manifest *manifest; /* of the live generation; borrowed */
@@ -18,6 +24,7 @@ struct stats {
     struct proof proof;
     struct serving_stats serving; /* the engine's counters are there */
     struct server_stats server;
+    struct http_stats http;
     uint64_t resident_bytes, peak_resident_bytes; /* of the process */
 };
 

@@ -1,5 +1,5 @@
 /*
- * stats_json.c - see stats.h. The only file in query/ that knows cJSON. Pure: no state.
+ * stats_json.c - see stats.h. Pure: no state.
  *
  * Counters become JSON numbers, exact up to 2^53; ids, which use all their bits, are hex text.
  */
@@ -161,6 +161,12 @@ static bool add_server(cJSON *root, const struct server_stats *server)
     return object && add_numbers(object, "errors", errors, ARRAY_LENGTH(errors));
 }
 
+static bool add_http(cJSON *root, const struct http_stats *http)
+{
+    const struct number numbers[] = {{"requests", http->requests}, {"errors", http->errors}};
+    return add_numbers(root, "http", numbers, ARRAY_LENGTH(numbers));
+}
+
 static bool add_process(cJSON *root, const struct stats *stats)
 {
     const struct number numbers[] = {
@@ -176,7 +182,8 @@ enum status stats_json_format(const struct stats *stats, char **text, struct err
     char *line = NULL;
     if (root && add_index(root, stats) && add_memory(root, &stats->memory) &&
         add_swap(root, &stats->serving) && add_engine(root, &stats->serving.engine) &&
-        add_server(root, &stats->server) && add_process(root, stats))
+        add_server(root, &stats->server) && add_http(root, &stats->http) &&
+        add_process(root, stats))
         line = cJSON_PrintUnformatted(root);
     cJSON_Delete(root);
     if (!line)

@@ -54,8 +54,10 @@ only() {
 
 check_owners() {
     only 'liburing\.h' 'query/block_io_uring\.c'
-    # One writer and reader of JSON on disk, one writer of statistics on the wire, one reader.
-    only 'cjson/cJSON\.h' 'layout/manifest_json\.c|query/stats_json\.c|tools/top\.c|tests/.*\.c'
+    # One writer and reader of JSON on disk, two of JSON on the wire, one reader of statistics.
+    only 'cjson/cJSON\.h' \
+        'layout/manifest_json\.c|query/(stats_json|http_search)\.c|tools/top\.c|tests/.*\.c'
+    only 'microhttpd\.h' 'query/http\.c'
     only '(hwloc(/.*)?|numa|numaif)\.h' 'common/topology\.c'
     only 'linux/mempolicy\.h' 'common/topology\.c|tests/test_topology\.c'
     # Instruction sets: files named for one, and the headers that only those include.

@@ -53,11 +53,13 @@ liburing-dev    | have_header liburing.h
 libcjson-dev    | have_header cjson/cJSON.h
 libxxhash-dev   | have_header xxhash.h
 libhwloc-dev    | have_header hwloc.h
+libmicrohttpd-dev | have_header microhttpd.h
 "
 readonly TEST_NEEDS="
 libcmocka-dev   | have_header cmocka.h
 parallel        | have_command parallel
 rsync           | have_command rsync
+curl            | have_command curl
 "
 readonly SANITIZERS_NEEDS="
 clang           | have_command clang

@@ -1,0 +1,53 @@
+/*
+ * fuzz_http_search.c - the JSON of POST /search, for each element type: what the parser takes keeps
+ * the promises of http_search.h (AddressSanitizer watches the text's and the vectors' ends).
+ */
+#include <assert.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "query/http_search.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void fuzz_shape(const char *text, size_t size, const struct protocol_shape *shape)
+{
+    struct http_search search;
+    struct error err;
+    if (http_search_parse(text, size, shape, &search, &err) != STATUS_OK) {
+        assert(err.text[0] != '\0');
+        char *answer = http_error_format(err.status, err.text);
+        assert(!answer || !strchr(answer, '\r'));
+        free(answer);
+        return;
+    }
+    assert(search.query_count >= 1 && search.query_count <= shape->queries_max);
+    assert(search.k >= 1 && search.k <= PROTOCOL_K_MAX);
+    assert(isfinite(search.search_ratio));
+    assert(element_all_finite(shape->type, search.vectors, (size_t)search.query_count * shape->dim,
+                              NULL) ||
+           shape->type == ELEMENT_F16); /* a large float; engine_query_check() refuses it */
+    http_search_free(&search);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static const struct protocol_shape shapes[] = {
+        {ELEMENT_U8, 2, 1},
+        {ELEMENT_I8, 1, 3},
+        {ELEMENT_F16, 2, PROTOCOL_QUERIES_MAX},
+        {ELEMENT_F32, 2, 2},
+    };
+    /* Memory of its exact size, without a terminator. */
+    char *text = malloc(size ? size : 1);
+    if (!text)
+        return 0;
+    memcpy(text, data, size);
+    for (size_t i = 0; i < ARRAY_LENGTH(shapes); i++)
+        fuzz_shape(text, size, &shapes[i]);
+    free(text);
+    return 0;
+}
