@@ -7,7 +7,9 @@
 # DATA has base.*, query.* and their exact neighbours (gt* or truth*); without it, vectors are made
 # up. Settings, by environment:
 #   SOAK_SECONDS  30        of the part swaps
-#   SWAP_SECONDS  3         between two publications in it; every fourth is of a damaged generation
+#   SWAP_SECONDS  3         between two publications in it; every fourth, from the second on, is of a
+#                           damaged generation
+#   SWAPS         0         that there must be before it ends
 #   STEP_SECONDS  5         a step of the part overload
 #   FRAMES        10000000  of the part frames
 #   FRAMES_ARGS   -         more arguments for soak_frames
@@ -167,13 +169,13 @@ run_swaps() {
     event begin
     event end gen-1
     "$build/tests/soak_client" --socket socket --queries "$query" --events events \
-        --duration "$soak_seconds" --warmup $((3 * swap_seconds)) ${json:+--json} \
+        --duration "$soak_seconds" --warmup $((3 * swap_seconds)) --swaps "${SWAPS:-0}" ${json:+--json} \
         "${generations[@]}" >client.out &
     client=$!
     pause "$swap_seconds"
     while kill -0 "$client" 2>/dev/null; do
         number=$((number + 1))
-        if ((number % 4 == 0)); then
+        if ((number % 4 == 2)); then
             publish_bad "gen-$live"
         else
             live=$((live % 3 + 1))

@@ -37,10 +37,12 @@ enum {
 
 struct options {
     const char *socket, *queries, *events;
-    uint32_t connections, k, search_list, poll_ms;
+    uint32_t connections, k, search_list, poll_ms, swaps;
     double duration_s, warmup_s, search_ratio;
     bool allow_busy, json;
 };
+
+#define SWAPS_WAIT_NS UINT64_C(300000000000) /* far more than some swaps take */
 
 /* An answer, in 8 bytes: there are millions. */
 struct asked {
@@ -57,6 +59,7 @@ struct soak {
     struct options options;
     struct answer_check check;
     uint64_t start_ns, end_ns;
+    atomic_bool stop; /* set by the main thread; read, relaxed, before each query */
     atomic_uint complaints;
 };
 
@@ -172,7 +175,8 @@ static void *ask(void *context)
     struct soak *soak = self->soak;
     const struct options *options = &soak->options;
     struct error err;
-    for (uint64_t query = self->number; self->counts.failed < FAILURES_MAX;
+    for (uint64_t query = self->number; self->counts.failed < FAILURES_MAX &&
+                                        !atomic_load_explicit(&soak->stop, memory_order_relaxed);
          query += options->connections) {
         const struct client_search search = {
             .vectors = answer_check_query(&soak->check, query),
@@ -184,8 +188,6 @@ static void *ask(void *context)
         };
         struct client_answer answer;
         uint64_t began_ns = clock_monotonic_ns();
-        if (began_ns >= soak->end_ns)
-            break;
         enum status status = client_search(self->client, &search, &answer, &err);
         if (status == STATUS_OK) {
             take_answer(self, query, began_ns, &answer);
@@ -205,23 +207,29 @@ static void *ask(void *context)
 
 /* ---- watching ---- */
 
-static enum status watch(struct soak *soak, struct client *client, struct samples *samples,
+/* Whether the time is over, and the swaps that were wanted have been, unless they never come. */
+static bool is_over(const struct soak *soak, const struct samples *samples)
+{
+    const struct sample *first = &samples->items[0], *last = &samples->items[samples->count - 1];
+    bool swapped = last->facts.swaps - first->facts.swaps >= soak->options.swaps;
+    return last->time_ns >= soak->end_ns + (swapped ? 0 : SWAPS_WAIT_NS);
+}
+
+static enum status watch(const struct soak *soak, struct client *client, struct samples *samples,
                          struct error *err)
 {
     const struct timespec pause = {.tv_nsec = (long)(soak->options.poll_ms * 1000000)};
-    enum status status = STATUS_OK;
-    while (status == STATUS_OK) {
+    for (;;) {
         struct sample sample = {.time_ns = clock_monotonic_ns()};
-        status = daemon_facts_get(client, &sample.facts, err);
+        enum status status = daemon_facts_get(client, &sample.facts, err);
         if (status != STATUS_OK)
-            break;
+            return status;
         samples->items = grown(samples->items, samples->count, &samples->capacity, sizeof(sample));
         samples->items[samples->count++] = sample;
-        if (sample.time_ns >= soak->end_ns)
-            break;
+        if (is_over(soak, samples))
+            return STATUS_OK;
         nanosleep(&pause, NULL);
     }
-    return status;
 }
 
 /* ---- when swaps were ---- */
@@ -457,8 +465,8 @@ static enum status measure(struct soak *soak, struct connection *connections,
     }
     if (status == STATUS_OK)
         status = watch(soak, watcher, samples, err);
-    else
-        soak->end_ns = 0;
+    atomic_store(&soak->stop, true);
+    soak->end_ns = clock_monotonic_ns();
     for (uint32_t c = 0; c < soak->options.connections; c++)
         if (connections[c].started)
             pthread_join(connections[c].thread, NULL);
@@ -483,7 +491,8 @@ static enum status judge(struct soak *soak, const struct connection *connections
             report_add(report, &connections[c], &intervals);
         report_memory(report, samples, &intervals,
                       soak->start_ns + (uint64_t)(soak->options.warmup_s * 1e9));
-        (soak->options.json ? print_json : print_text)(soak, report, soak->options.duration_s);
+        (soak->options.json ? print_json : print_text)(
+            soak, report, (double)(soak->end_ns - soak->start_ns) * 1e-9);
         const struct counts *counts = &report->counts;
         if (counts->failed + counts->wrong + counts->degraded + report->stale > 0)
             status = error_set(err, STATUS_CORRUPT, "not every answer was right");
@@ -556,6 +565,10 @@ static enum args_result parse(struct options *options, int argc, char **argv,
          .min = 0.01,
          .max = 40000,
          .help = "seconds"},
+        {.name = "swaps",
+         .kind = ARGS_U32,
+         .target = &options->swaps,
+         .help = "go on until there were so many, too"},
         {.name = "warmup",
          .kind = ARGS_DOUBLE,
          .target = &options->warmup_s,

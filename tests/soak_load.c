@@ -171,7 +171,7 @@ static bool has_room(const struct load *load, const struct connection *connectio
            !load->flights[load->next % FLIGHTS].open;
 }
 
-/* One that can be written to neither now nor later shows as lag. */
+/* False: there is no room for it now; it stays due, which shows as lag. */
 static bool add_query(struct load *load, struct connection *connection, uint64_t due_ns,
                       uint64_t now_ns)
 {
@@ -185,29 +185,34 @@ static bool add_query(struct load *load, struct connection *connection, uint64_t
     return true;
 }
 
-/* All that are due, on the connections in turn: a few for each, so that a call carries several. */
+/* Whether another query is to leave now. */
+static bool is_due(const struct load *load, uint64_t now_ns)
+{
+    const struct step *step = load->step;
+    if (now_ns >= step->end_ns)
+        return false;
+    return step->rate > 0 ? step->next_due_ns <= now_ns
+                          : load->unanswered < load->options.in_flight;
+}
+
+/* All that are due, on the connections in turn: a batch for each, so that a call carries several.
+ * Once around at most, as answers are to be looked at too. */
 static enum status offer(struct load *load, uint64_t now_ns, struct error *err)
 {
     struct step *step = load->step;
     enum status status = STATUS_OK;
-    while (status == STATUS_OK && now_ns < step->end_ns &&
-           (step->rate > 0 ? step->next_due_ns <= now_ns
-                           : load->unanswered < load->options.in_flight)) {
+    for (uint32_t c = 0;
+         status == STATUS_OK && c < load->options.connections && is_due(load, now_ns); c++) {
         struct connection *connection = &load->connections[load->turn];
-        for (uint32_t i = 0; i < BATCH; i++) {
-            uint64_t due_ns = step->rate > 0 ? step->next_due_ns : now_ns;
-            bool wanted =
-                step->rate > 0 ? due_ns <= now_ns : load->unanswered < load->options.in_flight;
-            if (!wanted || !add_query(load, connection, due_ns, now_ns))
+        for (uint32_t i = 0; i < BATCH && is_due(load, now_ns); i++) {
+            if (!add_query(load, connection, step->rate > 0 ? step->next_due_ns : now_ns, now_ns))
                 break;
-            if (step->rate > 0)
+            if (step->rate > 0) /* gaps of a Poisson process */
                 step->next_due_ns +=
                     (uint64_t)(-log1p(-random_unit(1, load->next)) / step->rate * 1e9);
         }
-        load->turn = (load->turn + 1) % load->options.connections;
+        load->turn = load->turn + 1 < load->options.connections ? load->turn + 1 : 0;
         status = flush_out(connection, err);
-        if (load->turn == 0)
-            break; /* answers are to be looked at too */
     }
     return status;
 }
