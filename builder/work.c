@@ -25,6 +25,7 @@
 #include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -44,6 +45,9 @@ enum {
     SHARD_DIGITS_MAX = 10,
     /* 2001 outputs of a partition, or inputs from each of 1000 shards, and the input's own files */
     DESCRIPTORS_WANTED = 8192,
+    /* One that was killed holds the lock until the kernel has taken its memory from it. */
+    LOCK_ATTEMPTS = 100,
+    LOCK_WAIT_MS = 20,
 };
 
 /* ---- names ---- */
@@ -299,9 +303,12 @@ static enum status lock_take(struct work *work, enum work_hold hold, struct erro
         return status;
     work->lock_fd = file.fd;
     int locked;
-    do {
+    for (int attempt = 0;; attempt++) {
         locked = flock(work->lock_fd, (hold == WORK_ALONE ? LOCK_EX : LOCK_SH) | LOCK_NB);
-    } while (locked != 0 && errno == EINTR);
+        if (locked == 0 || attempt == LOCK_ATTEMPTS || (errno != EWOULDBLOCK && errno != EINTR))
+            break;
+        nanosleep(&(struct timespec){.tv_nsec = LOCK_WAIT_MS * 1000000L}, NULL);
+    }
     if (locked != 0 && errno == EWOULDBLOCK)
         return error_set(err, STATUS_EXISTS,
                          "%s: another process works in it; wait for its end or name another one",

@@ -99,7 +99,7 @@ bench_gate() {
 
 prepare u8 u8bin u8 $large l2
 # Too little memory for every block: the search reads.
-start_daemon --root u8/root --memory 1M --threads 2
+start_daemon --root u8/root --memory 2M --threads 2
 files=(--queries u8/queries.u8bin --groundtruth u8/truth.bin)
 bench_gate "u8 over the socket" --socket socket "${files[@]}" --concurrency 8
 if [[ $mode == release ]]; then

@@ -300,6 +300,8 @@ end_group() {
 before=$(live)
 begin_long
 end_group KILL "-$group"
+# The kernel may take a while to end what was killed.
+until_true flock -n root/.nightly.lock true || fail "what was killed ends"
 begun=$(head -n 1 root/.nightly-building)
 if [[ $(live) == "$before" && -d root/$begun.work && ! -e root/$begun/manifest.json ]]; then
     pass
@@ -323,6 +325,8 @@ fi
 
 begin_long
 end_group KILL "-$group"
+# The kernel may take a while to end what was killed.
+until_true flock -n root/.nightly.lock true || fail "what was killed ends"
 begun=$(head -n 1 root/.nightly-building)
 night
 went_well "other work after a kill" "recall=-"
@@ -376,6 +380,8 @@ fi
 # What was kept cannot be gone on with: that night starts over by itself.
 begin_long
 end_group KILL "-$group"
+# The kernel may take a while to end what was killed.
+until_true flock -n root/.nightly.lock true || fail "what was killed ends"
 begun=$(head -n 1 root/.nightly-building)
 mkdir -p "root/$begun"
 touch "root/$begun/not of a generation"

@@ -49,6 +49,8 @@ if [[ $mode == tsan ]]; then
 fi
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/nightjar-tests.XXXXXX") || exit 1
+# Some tests connect as another user, who has to get there.
+chmod 711 "$work"
 cleanup() {
     rm -rf "$work"
 }
