@@ -463,6 +463,7 @@ static void those_behind_go_when_all_hold_too_much(void **state)
 {
     struct service *service =
         start(state, (struct service_options){.output_total_max = 256 << 10,
+                                              .stall_ms = 600000, /* not for that reason */
                                               .memory_bytes = SERVICE_RESIDENT_BYTES});
     int other = raw_connect(service->data->socket);
     raw_expect_hello(other);

@@ -22,7 +22,7 @@
 #include "tests/generation_fixture.h"
 #include "tests/serving_fixture.h"
 
-enum { FIRST = 0, SECOND = 1, THIRD = 2 };
+enum { FIRST = 0, SECOND = 1, THIRD = 2, PAGE = 4096 };
 
 /* Serves FIRST as "a". */
 static struct serving_fixture *serve_first(void **state)
@@ -69,10 +69,12 @@ static const struct fault faults[] = {
     {truncate_file, "codec.bin", "codec.bin"},
     {truncate_file, "navigation.bin", "navigation.bin"},
     {truncate_file, "hot.bin", "hot.bin"},
+    {truncate_file, "sample.bin", "sample.bin"},
     {flip_file, "manifest.json", "manifest.json"},
     {flip_file, "codes.bin", "codes.bin"},
     {flip_file, "codec.bin", "codec.bin"},
     {flip_file, "navigation.bin", "navigation.bin"},
+    {flip_file, "sample.bin", "sample.bin"},
     {remove_file, "manifest.json", "manifest.json"},
     {remove_file, "codes.bin", "codes.bin"},
 };
@@ -219,6 +221,39 @@ static void a_generation_at_fault_is_refused_and_the_live_one_serves_on(void **s
     assert_string_equal(stats.refused_reason, "");
     assert_int_equal(stats.refused, ARRAY_LENGTH(faults));
     expect_live(f, "b", SECOND);
+}
+
+/* A bit of each block, of which nothing tells but reading it. */
+static void spoil_blocks(const struct serving_fixture *f, const char *name)
+{
+    char path[SERVICE_PATH_BYTES + 2 * NAME_MAX];
+    snprintf(path, sizeof(path), "%s/nodes.blk", root_path(f, name));
+    uint64_t bytes = fixture_length(path);
+    for (uint64_t at = PAGE / 2; at < bytes; at += PAGE)
+        fixture_flip_bit(path, at * 8);
+}
+
+static void one_that_misses_its_own_vectors_is_refused(void **state)
+{
+    struct serving_fixture *f = *state;
+    struct serving_params params = serving_usual(f);
+    root_add_and_publish(f, "a", FIRST);
+    root_add(f, "bad", SECOND);
+    spoil_blocks(f, "bad");
+    for (int swap = SERVING_OVERLAP; swap <= SERVING_REPLACE; swap++) {
+        params.swap = (enum serving_swap)swap;
+        root_publish(f, "a");
+        serving_start(f, &params);
+        uint32_t fds = process_count("fd"), tasks = process_count("task");
+        root_link(f, "bad");
+        const struct serving_outcome outcome = serving_look(f);
+        assert_int_equal(outcome.status, STATUS_IO);
+        assert_non_null(strstr(outcome.error.text, "its own vectors"));
+        expect_live(f, "a", FIRST);
+        assert_int_equal(process_count("fd"), fds);
+        assert_int_equal(process_count("task"), tasks);
+        serving_stop(f);
+    }
 }
 
 static void a_link_that_leads_nowhere_good_is_refused(void **state)
@@ -528,6 +563,7 @@ int main(void)
         TEST(a_root_that_comes_back_published_is_looked_at),
         TEST(a_directory_of_the_same_name_is_another_generation),
         TEST(a_generation_at_fault_is_refused_and_the_live_one_serves_on),
+        TEST(one_that_misses_its_own_vectors_is_refused),
         TEST(a_link_that_leads_nowhere_good_is_refused),
         TEST(without_current_the_live_one_serves_on),
         TEST(a_generation_that_the_budget_does_not_hold_is_refused),
