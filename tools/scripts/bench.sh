@@ -9,8 +9,10 @@
 #   QUICK=1       short runs, few queries, no one-thread build: a look, not a measurement
 #   PARTS="..."   of: build local socket device memory resident loaded metrics threads (default: these),
 #                 and shards replication scaling: sharded builds, by budget, by borrowing, by size;
-#                 graphs faiss dims: pipnn beside vamana and Faiss HNSW, f32. Without build,
+#                 graphs faiss dims: pipnn beside vamana and Faiss HNSW, f32;
+#                 start: from the start of a daemon to its first answer, and swaps. Without build,
 #                 the first nine measure the generation that an earlier run left in OUT_DIR
+#   GENERATION=DIR  what the part start serves, asked the queries of DATA_DIR; MEMORY=0 for each
 #   THREADS=2     of every build, search engine and daemon
 #   COUNT=200000  vectors to generate
 #   DURATION=3    least seconds of each line of a table
@@ -443,6 +445,75 @@ if wanted scaling; then
                 print row " " e " |"
             }
         }' "$work/scaling"
+fi
+
+# --- from start to first answer, and from one generation to the next -----------------------------
+
+now_s() {
+    date +%s.%N
+}
+# first_answer MEMORY: starts a daemon, and waits for an answer; its time in $took
+first_answer() {
+    local from
+    from=$(now_s)
+    nightjard --root "$work/start" --socket "$work/socket" --memory "$1" --threads "$threads" \
+        2>>"$log" &
+    daemon=$!
+    until nightjar search --socket "$work/socket" --queries "$query" --limit 1 -k 10 \
+        --search-list 40 >/dev/null 2>&1; do
+        kill -0 "$daemon" 2>/dev/null || die "the daemon ended: $(tail -n 1 "$log")"
+        sleep 0.01
+    done
+    took=$(calc %.3f "$(now_s) - $from")
+}
+# swap_to NAME: from the publication until it is live; its time in $took
+swap_to() {
+    local from
+    from=$(now_s)
+    nightjar publish --root "$work/start" "$1" >>"$log"
+    nightjar reload --socket "$work/socket" >>"$log"
+    took=$(calc %.3f "$(now_s) - $from")
+}
+start_times() {
+    local generation=${GENERATION:-$gen} memory=${MEMORY:-0} cold='warm only' first again idle busy
+    mkdir "$work/start"
+    # Links: directories of their own, and thus two generations, of the same files.
+    cp -al "$generation" "$work/start/a" 2>/dev/null || cp -a "$generation" "$work/start/a"
+    cp -al "$work/start/a" "$work/start/b"
+    nightjar publish --root "$work/start" a >>"$log"
+    if sync && echo 3 2>/dev/null >/proc/sys/vm/drop_caches; then
+        cold='page cache dropped'
+    fi
+    # Each of two generations has half.
+    first_answer $((memory * 2))
+    first=$took
+    kill -TERM "$daemon"
+    wait "$daemon" || die "the daemon ended with status $?"
+    first_answer $((memory * 2))
+    again=$took
+    swap_to b
+    idle=$took
+    while nightjar search --socket "$work/socket" --queries "$query" -k 10 --search-list 60 \
+        --search-ratio 1.06 --output "$work/hits.ibin" >>"$log" && [[ ! -e $work/swapped ]]; do :; done &
+    local load=$!
+    sleep 1
+    swap_to a
+    busy=$took
+    touch "$work/swapped"
+    wait "$load" || die "the load failed"
+    kill -TERM "$daemon"
+    wait "$daemon" || die "the daemon ended with status $?"
+    daemon=
+    printf '{"memory":%s,"cold":"%s","first_s":%.3f,"again_s":%.3f,"swap_idle_s":%.3f,"swap_loaded_s":%.3f}\n' \
+        "$memory" "$cold" "$first" "$again" "$idle" "$busy" >"$out/start.json"
+    printf '| to the first answer s (%s) | again s | publish to live, idle s | under load s |\n' "$cold"
+    printf '|---:|---:|---:|---:|\n| %.2f | %.2f | %.2f | %.2f |\n' "$first" "$again" "$idle" "$busy"
+}
+
+if wanted start; then
+    [[ -f ${GENERATION:-$gen}/manifest.json ]] || die "${GENERATION:-$gen}: no generation"
+    heading "Start and swap"
+    start_times
 fi
 
 for part in local socket device memory resident loaded metrics threads build; do
