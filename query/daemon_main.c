@@ -29,8 +29,8 @@
 
 enum {
     LISTEN_BACKLOG = 1024,
-    SOCKETS_MAX = 2,                      /* handed over: for searches, for HTTP */
-    STUCK_NS_PER_READ_TIMEOUT = 10,       /* see progress_look() */
+    SOCKETS_MAX = 2,                /* handed over: for searches, for HTTP */
+    STUCK_NS_PER_READ_TIMEOUT = 10, /* see progress_look() */
 };
 
 /* Everything main owns, empty until made. */

@@ -127,8 +127,8 @@ struct engine_stats {
 };
 /* Any thread. */
 void engine_stats_get(const struct engine *engine, struct engine_stats *out);
-/* Sets counters to 0. While nothing is in flight or submitted, that is, by whoever has the engine to
- * himself. */
+/* Sets counters to 0. While nothing is in flight or submitted, that is, by whoever has the engine
+ * to himself. */
 void engine_stats_clear(struct engine *engine);
 /* Adds counters and histograms, as of an engine that another has replaced; the rest stays. */
 void engine_stats_add(struct engine_stats *into, const struct engine_stats *from);
