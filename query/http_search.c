@@ -163,7 +163,7 @@ static enum status vector_read(const cJSON *array, uint32_t number,
 {
     uint8_t *at = out;
     uint32_t count = 0;
-    if (!cJSON_IsArray(array))
+    if (!array || !cJSON_IsArray(array))
         return error_set(err, STATUS_INVALID, "query %u: want an array of numbers", number);
     for (const cJSON *item = array->child; item; item = item->next, count++) {
         if (count == shape->dim)
@@ -214,9 +214,11 @@ static enum status vectors_read(const struct members *members, const struct prot
     search->vectors = malloc(search->query_count * vector_bytes);
     if (!search->vectors)
         return error_set(err, STATUS_NO_MEMORY, "no memory for %u queries", search->query_count);
-    const cJSON *array = members->vector ? members->vector : members->vectors->child;
-    for (uint32_t q = 0; status == STATUS_OK && q < search->query_count; q++, array = array->next)
+    const cJSON *array = members->vectors ? members->vectors->child : members->vector;
+    for (uint32_t q = 0; status == STATUS_OK && q < search->query_count; q++) {
         status = vector_read(array, q, shape, (uint8_t *)search->vectors + q * vector_bytes, err);
+        array = array ? array->next : NULL;
+    }
     return status;
 }
 
