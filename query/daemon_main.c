@@ -308,13 +308,26 @@ static enum status daemon_start(struct daemon *daemon, struct error *err)
     return status;
 }
 
+/* A generation that is being opened would be waited for, perhaps for minutes. Nothing that is held
+ * outlasts the process but the socket's file. */
+static bool daemon_leaves(const struct daemon *daemon)
+{
+    struct serving_stats stats = {0};
+    if (daemon->serving)
+        serving_stats_get(daemon->serving, &stats);
+    return stats.loading;
+}
+
+/* At the end of the program. */
 static void daemon_stop(struct daemon *daemon)
 {
     http_destroy(daemon->http);
-    serving_destroy(daemon->serving);
-    server_destroy(daemon->server);
     socket_path_close(&daemon->http_listener);
     socket_path_close(&daemon->listener);
+    if (daemon_leaves(daemon))
+        return;
+    serving_destroy(daemon->serving);
+    server_destroy(daemon->server);
     if (daemon->stop_fd >= 0)
         close(daemon->stop_fd);
     if (daemon->reload_fd >= 0)

@@ -3,7 +3,7 @@
  *
  * One thread, the caller of server_run(), accepts, reads and parses under epoll; the engine's
  * workers send the answers. PROTOCOL.md is what is spoken. What is served is serving.h's business:
- * each request holds the generation that it was checked against until it is answered.
+ * each request holds the generation that is live when it is complete until it is answered.
  */
 #ifndef NIGHTJAR_QUERY_SERVER_H
 #define NIGHTJAR_QUERY_SERVER_H

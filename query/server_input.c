@@ -94,23 +94,31 @@ static enum input_state frame_admin(struct connection *connection,
 
 /* ---- SEARCH ---- */
 
-/* The request that the frame makes. None, without a failure: the window is full (*state tells), the
- * frame stays where it is and is parsed again. */
-static enum status search_begin(struct connection *connection, const struct protocol_header *header,
-                                struct served *served, struct request **out,
-                                enum input_state *state, struct error *err)
+/* What is live now says what a request must look like. */
+static enum status shape_now(struct server *server, struct protocol_shape *out, struct error *err)
 {
-    const struct protocol_shape shape = server_shape(connection->server, served);
+    struct served *served = serving_acquire(server->params.serving);
+    if (!served)
+        return error_set(err, STATUS_BUSY, "the next generation is being opened: try again");
+    *out = server_shape(server, served);
+    served_release(served);
+    return STATUS_OK;
+}
+
+/* The request that the frame makes. None, without a failure: the window is full, the frame stays
+ * where it is and is parsed again. */
+static enum status search_begin(struct connection *connection, const struct protocol_header *header,
+                                struct request **out, struct error *err)
+{
+    struct protocol_shape shape;
     struct protocol_search search;
-    enum status status = protocol_search_decode(input_at(connection, PROTOCOL_HEADER_BYTES),
-                                                header->payload_bytes, &shape, &search, err);
-    if (status != STATUS_OK)
+    enum status status = shape_now(connection->server, &shape, err);
+    if (status == STATUS_OK)
+        status = protocol_search_decode(input_at(connection, PROTOCOL_HEADER_BYTES),
+                                        header->payload_bytes, &shape, &search, err);
+    if (status != STATUS_OK || !connection_window_take(connection, search.query_count))
         return status;
-    if (!connection_window_take(connection, search.query_count)) {
-        *state = INPUT_STOPPED;
-        return STATUS_OK;
-    }
-    status = request_create(connection, served, header->request_id, &search, out, err);
+    status = request_create(connection, header->request_id, &search, out, err);
     if (status != STATUS_OK)
         connection_answer(connection, search.query_count, NULL, 0);
     return status;
@@ -121,19 +129,13 @@ static enum input_state frame_search(struct connection *connection,
 {
     struct request *request = NULL;
     struct error err;
-    enum status status = STATUS_OK;
-    struct served *served = serving_acquire(connection->server->params.serving);
-    if (!served)
-        status = error_set(&err, STATUS_BUSY, "the next generation is being opened: try again");
-    enum input_state state = INPUT_FRAME;
-    if (status == STATUS_OK)
-        status = search_begin(connection, header, served, &request, &state, &err);
-    if (!request && served)
-        served_release(served);
-    if (status != STATUS_OK)
+    enum status status = search_begin(connection, header, &request, &err);
+    if (status != STATUS_OK) {
         frame_refuse(connection, header, status, &err);
+        return INPUT_FRAME;
+    }
     if (!request)
-        return state;
+        return INPUT_STOPPED;
     input_consume(connection, PROTOCOL_HEADER_BYTES + (uint32_t)sizeof(struct protocol_search));
     uint32_t here = (uint32_t)MIN((uint64_t)input_held(connection), request->vectors_bytes);
     memcpy(request->vectors, input_at(connection, 0), here);

@@ -56,12 +56,14 @@ struct request {
     struct request *next;          /* in a free list */
     struct connection *connection; /* reference held */
     struct server *server;
-    struct served *served; /* reference held: what answers it */
+    struct served *served; /* reference held from its submission: what answers it; NULL before */
     uint64_t id;
     uint64_t trace_id;
     uint64_t arrived_ns;
     uint64_t deadline_ns;
     uint32_t query_count, k;
+    uint32_t dim;
+    enum element_type type;
     uint32_t flags; /* enum protocol_search_flags */
     uint32_t timeout_ms;
     uint32_t memory_class;
@@ -212,13 +214,13 @@ void connection_input(struct connection *connection, bool readable);
 
 /* ---- server_request.c ---- */
 
-/* Memory for a SEARCH that was checked against `served`, of which it keeps the caller's reference
- * on success, and whose window is taken; references its connection. STATUS_BUSY when large requests
- * hold REQUEST_MEMORY_MAX. */
-NODISCARD enum status request_create(struct connection *connection, struct served *served,
-                                     uint64_t id, const struct protocol_search *search,
-                                     struct request **out, struct error *err);
-/* Its vectors are complete: checks and submits all queries. The request is gone for the caller. */
+/* Memory for a checked SEARCH whose window is taken; references its connection. STATUS_BUSY when
+ * large requests hold REQUEST_MEMORY_MAX. */
+NODISCARD enum status request_create(struct connection *connection, uint64_t id,
+                                     const struct protocol_search *search, struct request **out,
+                                     struct error *err);
+/* Its vectors are complete: checks all queries against what is live now, and submits them. The
+ * request is gone for the caller. */
 void request_submit(struct request *request);
 /* Its connection will not complete it: gives window and memory back, unanswered. */
 void request_abandon(struct request *request);

@@ -125,7 +125,8 @@ static void request_release(struct request *request)
 {
     struct server *server = request->server;
     connection_release(request->connection);
-    served_release(request->served);
+    if (request->served)
+        served_release(request->served);
     pool_give(server, request->memory_class, request);
 }
 
@@ -304,13 +305,13 @@ static void queries_init(struct request *request, const struct protocol_search *
         };
 }
 
-enum status request_create(struct connection *connection, struct served *served, uint64_t id,
+enum status request_create(struct connection *connection, uint64_t id,
                            const struct protocol_search *search, struct request **out,
                            struct error *err)
 {
     struct server *server = connection->server;
-    uint64_t vectors_bytes =
-        (uint64_t)search->query_count * search->dim * element_bytes(served->manifest->type);
+    enum element_type type = (enum element_type)search->element_type; /* which was checked */
+    uint64_t vectors_bytes = (uint64_t)search->query_count * search->dim * element_bytes(type);
     uint64_t frame_bytes =
         protocol_answer_frame_bytes(search->query_count, search->k, search->flags);
     struct request_layout at = layout_of(vectors_bytes, search->query_count, frame_bytes);
@@ -332,12 +333,13 @@ enum status request_create(struct connection *connection, struct served *served,
     *request = (struct request){
         .connection = connection,
         .server = server,
-        .served = served,
         .id = id,
         .trace_id = (uint64_t)connection->number << 32 | ++connection->requests,
         .arrived_ns = now_ns,
         .query_count = search->query_count,
         .k = search->k,
+        .dim = search->dim,
+        .type = type,
         .flags = search->flags,
         .timeout_ms = timeout_ms,
         .deadline_ns = timeout_ms ? now_ns + (uint64_t)timeout_ms * 1000000 : 0,
@@ -356,25 +358,52 @@ enum status request_create(struct connection *connection, struct served *served,
     return STATUS_OK;
 }
 
+/* Takes what is live now to answer it. Between its header, when its shape was checked, and its last
+ * byte there may have been a swap: a slow client does not keep the generation before alive. */
+static enum status request_attach(struct request *request, struct error *err)
+{
+    request->served = serving_acquire(request->server->params.serving);
+    if (!request->served)
+        return error_set(err, STATUS_BUSY, "the next generation is being opened: try again");
+    const struct manifest *manifest = request->served->manifest;
+    if (manifest->dim == request->dim && manifest->type == request->type)
+        return STATUS_OK;
+    return error_set(err, STATUS_INVALID,
+                     "queries are %u %s, but the index has become one of dim %u (%s)", request->dim,
+                     element_name(request->type), manifest->dim, element_name(manifest->type));
+}
+
+static enum status queries_check(const struct request *request, struct error *err)
+{
+    const struct engine *engine = request->served->engine;
+    struct error why;
+    for (uint32_t q = 0; q < request->query_count; q++) {
+        enum status status = engine_query_check(engine, &request->queries[q], &why);
+        if (status == STATUS_OK)
+            continue;
+        if (request->query_count > 1)
+            return error_set(err, status, "query %u: %s", q, why.text);
+        return error_set(err, status, "%s", why.text);
+    }
+    return STATUS_OK;
+}
+
 void request_submit(struct request *request)
 {
     struct server *server = request->server;
-    struct engine *engine = request->served->engine;
     uint32_t count = request->query_count;
     struct error err;
-    for (uint32_t q = 0; q < count; q++) {
-        enum status status = engine_query_check(engine, &request->queries[q], &err);
-        if (status == STATUS_OK)
-            continue;
-        struct error named;
-        if (count > 1)
-            (void)error_set(&named, status, "query %u: %s", q, err.text);
-        request_answer_error(request, status, count > 1 ? named.text : err.text);
+    enum status status = request_attach(request, &err);
+    if (status == STATUS_OK)
+        status = queries_check(request, &err);
+    if (status != STATUS_OK) {
+        request_answer_error(request, status, err.text);
         return;
     }
+    struct engine *engine = request->served->engine;
     uint32_t submitted = 0;
     while (submitted < count) {
-        enum status status = engine_submit(engine, &request->queries[submitted]);
+        status = engine_submit(engine, &request->queries[submitted]);
         if (status != STATUS_OK) {
             request_note_failure(request, status);
             break;

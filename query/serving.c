@@ -43,7 +43,8 @@ enum {
     /* whether another directory has its path now, of which inotify says nothing where a symbolic
      * link or a directory above was replaced, */
     CHECK_WATCH_MS = 30000,
-    /* and, while nothing is live, whether something opens. */
+    /* and, while nothing is live, whether something opens. What was refused for a reason that may
+     * pass (no descriptor, no memory, a device that failed) is tried again at CHECK_WATCH_MS. */
     RETRY_OPEN_MS = 5000,
 };
 
@@ -57,6 +58,7 @@ struct serving {
     int watch_fd;           /* inotify; keeper */
     int watch;              /* of the root; -1: it cannot be watched now; keeper */
     struct served *leaving; /* replaced, to be freed once those who wait have been told; keeper */
+    bool may_pass;          /* what was last refused may open the next time; keeper */
 
     pthread_mutex_t lock;
     pthread_cond_t released; /* some references fell to 0 */
@@ -162,21 +164,24 @@ static void explain_half(const struct serving *serving, struct error *err)
                     why.text, serving->params.memory_bytes);
 }
 
+/* How a generation is opened, and how many of its own queries it must answer in full. */
 enum open_mode {
-    OPEN_FIRST,   /* nothing is live: with all CPUs, and what misses some blocks is better than none
-                   */
-    OPEN_INSTEAD, /* likewise nothing is, but what was live is better than one that misses blocks */
-    OPEN_BESIDE,  /* as INSTEAD, behind live queries */
+    OPEN_BESIDE,  /* the live one, behind its queries: all */
+    OPEN_INSTEAD, /* of what was live, with all CPUs: all */
+    OPEN_SOUND,   /* where nothing is live, but there may be others: half */
+    OPEN_ANYHOW,  /* where there is nothing else: any */
 };
 
 /* Has it answer queries of its own. */
 static enum status served_prove(struct served *served, enum open_mode mode, struct error *err)
 {
+    const struct proof *proof = &served->proof;
     enum status status = proof_run(served->engine, &served->proof, err);
     engine_stats_clear(served->engine); /* counters are of clients' queries */
-    if (status != STATUS_OK || served->proof.degraded == 0)
+    if (status != STATUS_OK || proof->degraded == 0)
         return status;
-    if (mode != OPEN_FIRST)
+    bool sound = proof->degraded <= proof->queries / 2;
+    if (mode < OPEN_SOUND || (mode == OPEN_SOUND && !sound))
         return error_set(err, STATUS_IO, "%s: %u of %u searches for its own vectors miss blocks",
                          index_path(served->index), served->proof.degraded, served->proof.queries);
     log_error("degraded", "name=\"%s\" queries=%u degraded=%u", served->name, served->proof.queries,
@@ -329,7 +334,7 @@ static bool candidate_open(struct serving *serving, struct served **out)
         const char *name = listing.entries[i].name;
         if (snprintf(path, sizeof(path), "%s/%s", serving->root, name) >= (int)sizeof(path))
             continue;
-        if (served_open(serving, path, OPEN_FIRST, out, &why) != STATUS_OK)
+        if (served_open(serving, path, OPEN_SOUND, out, &why) != STATUS_OK)
             log_error("refused", "name=\"%s\" live=\"\" error=\"%s\"", name, why.text);
     }
     root_listing_free(&listing);
@@ -354,7 +359,7 @@ static void restore(struct serving *serving, const char *before_path)
 {
     struct served *served = NULL;
     struct error why;
-    if (before_path && served_open(serving, before_path, OPEN_FIRST, &served, &why) == STATUS_OK)
+    if (before_path && served_open(serving, before_path, OPEN_ANYHOW, &served, &why) == STATUS_OK)
         log_warn("restored", "name=\"%s\"", served->name);
     else if (candidate_open(serving, &served))
         log_error("fallback", "serving=\"%s\"", served->name);
@@ -510,6 +515,8 @@ static void look_and_tell(struct serving *serving)
     pthread_mutex_unlock(&serving->lock);
     struct serving_outcome outcome = {0};
     look(serving, &outcome);
+    serving->may_pass = outcome.status == STATUS_IO || outcome.status == STATUS_NO_MEMORY ||
+                        outcome.status == STATUS_BUSY;
     while (wishes) {
         struct serving_wish *wish = wishes;
         wishes = wish->next;
@@ -549,7 +556,8 @@ static void *keeper_main(void *context)
         uint64_t count;
         ssize_t got = read(serving->wake_fd, &count, sizeof(count));
         (void)got;
-        if (root_changed(serving) || (events == 0 && !serving->live)) {
+        bool retry = events == 0 && (!serving->live || serving->may_pass);
+        if (root_changed(serving) || retry) {
             pthread_mutex_lock(&serving->lock);
             serving->look_wanted = true;
             pthread_mutex_unlock(&serving->lock);
@@ -629,18 +637,23 @@ static enum status open_first(struct serving *serving, struct served **out, stru
     const char *name = PUBLISH_LINK_NAME;
     struct error cause;
     if (serving->index)
-        return served_open(serving, serving->index, OPEN_FIRST, out, err);
+        return served_open(serving, serving->index, OPEN_ANYHOW, out, err);
     enum status status = publish_current(serving->root, path, sizeof(path), &cause);
     bool hopeless = status != STATUS_OK && !link_exists(serving->root);
     bool again = status == STATUS_OK;
     while (again) {
         name = strrchr(path, '/') + 1;
-        status = served_open(serving, path, OPEN_FIRST, out, &cause);
+        status = served_open(serving, path, OPEN_SOUND, out, &cause);
         hopeless = status == STATUS_NO_MEMORY;
         /* One that was published meanwhile, and this one removed, is no fault of `current`. */
         again = status != STATUS_OK && current_changed(serving->root, path, sizeof(path));
     }
     if (status == STATUS_OK || (!hopeless && open_fallback(serving, name, &cause, out)))
+        return STATUS_OK;
+    /* What misses blocks is better than nothing. */
+    struct error again_too;
+    if (status == STATUS_IO &&
+        served_open(serving, path, OPEN_ANYHOW, out, &again_too) == STATUS_OK)
         return STATUS_OK;
     return error_set(err, status, "%s", cause.text);
 }
