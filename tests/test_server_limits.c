@@ -133,6 +133,11 @@ static void answers_tell_their_origin_when_asked(void **state)
 
 /* ---- RELOAD ---- */
 
+static bool one_in_flight(const struct server_stats *stats)
+{
+    return stats->requests_in_flight == 1;
+}
+
 static void a_reload_tells_what_is_live(void **state)
 {
     struct service *service = start(state, (struct service_options){.root = true});
@@ -189,6 +194,37 @@ static void send_reload(int fd, uint64_t id, uint32_t payload_bytes)
     uint8_t frame[PROTOCOL_HEADER_BYTES + 64] = {0};
     protocol_header_encode(frame, PROTOCOL_RELOAD, id, payload_bytes);
     raw_send(fd, frame, PROTOCOL_HEADER_BYTES + payload_bytes);
+}
+
+/* The second reload waits for the last reference to what the first one replaced. */
+static void a_half_sent_request_keeps_no_generation(void **state)
+{
+    struct service *service =
+        start(state, (struct service_options){.root = true, .stall_ms = 3600000});
+    ALIGNED(8) uint8_t frame[RAW_SEARCH_BYTES];
+    struct raw_frame answer;
+    int asking = raw_connect(service->data->socket), reloading = raw_connect(service->data->socket);
+    size_t length = raw_search(frame, 7, fixture.queries[0], 1, K);
+    raw_search_fields(frame)->flags = PROTOCOL_SEARCH_ORIGIN;
+    service_let_go(service);
+    raw_send(asking, frame, length - 4);
+    service_wait(service, one_in_flight);
+    for (uint64_t id = 1; id <= 3; id++) {
+        publish(id % 2 ? "second" : "gen");
+        send_reload(reloading, id, 0);
+        assert_true(raw_receive(reloading, &answer));
+        assert_int_equal(answer.header.type, PROTOCOL_RELOAD_OK);
+    }
+    struct protocol_reload_ok live;
+    memcpy(&live, answer.payload, sizeof(live));
+    raw_send(asking, frame + length - 4, 4);
+    assert_true(raw_receive(asking, &answer));
+    assert_int_equal(answer.header.type, PROTOCOL_SEARCH_OK);
+    struct protocol_origin origin;
+    memcpy(&origin, answer.payload + answer.header.payload_bytes - sizeof(origin), sizeof(origin));
+    assert_int_equal(origin.generation_low, live.generation_low);
+    close(asking);
+    close(reloading);
 }
 
 static void a_reload_with_a_payload_is_refused_and_skipped(void **state)
@@ -556,6 +592,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(answers_tell_their_origin_when_asked),
+        TEST(a_half_sent_request_keeps_no_generation),
         TEST(a_reload_tells_what_is_live),
         TEST(a_refused_reload_tells_why),
         TEST(a_fixed_index_is_not_reloaded),

@@ -387,6 +387,27 @@ static void a_start_falls_back_to_the_newest_good_one(void **state)
     expect_live(f, "c", THIRD);
 }
 
+static void a_current_that_answers_nothing_gives_way_to_one_that_does(void **state)
+{
+    struct serving_fixture *f = *state;
+    const struct serving_params params = serving_usual(f);
+    root_add_and_publish(f, "a", FIRST);
+    root_add_and_publish(f, "bad", SECOND);
+    spoil_blocks(f, "bad");
+    serving_start(f, &params);
+    expect_live(f, "a", FIRST);
+    assert_true(serving_stats_of(f).fallback);
+    serving_stop(f);
+    /* It is better than nothing. */
+    spoil_blocks(f, "a");
+    serving_start(f, &params);
+    struct served *served = serving_acquire(f->serving);
+    assert_non_null(served);
+    assert_string_equal(served->name, "bad");
+    assert_int_equal(served->proof.degraded, served->proof.queries);
+    served_release(served);
+}
+
 static void a_fallback_ends_when_current_names_what_is_live(void **state)
 {
     struct serving_fixture *f = *state;
@@ -569,6 +590,7 @@ int main(void)
         TEST(a_generation_that_the_budget_does_not_hold_is_refused),
         TEST(a_fixed_index_has_no_next),
         TEST(a_start_falls_back_to_the_newest_good_one),
+        TEST(a_current_that_answers_nothing_gives_way_to_one_that_does),
         TEST(a_fallback_ends_when_current_names_what_is_live),
         TEST(a_start_that_no_other_generation_would_mend_fails),
         TEST(a_start_without_any_good_one_tells_of_current),
