@@ -41,8 +41,8 @@ mkdir root
 step nightjar-build --input base.u8bin --output root/gen-1 --degree 64 --code-bytes 32
 step nightjar publish --root root gen-1
 
-printf '\n$ nightjard --root root --socket nightjar.sock --memory 8M &\n'
-nightjard --root root --socket nightjar.sock --memory 8M &
+printf '\n$ nightjard --root root --socket nightjar.sock --memory 16M &\n'
+nightjard --root root --socket nightjar.sock --memory 16M &
 daemon=$!
 # Until it answers, but 30 s at most.
 for ((attempt = 1; ; attempt++)); do
