@@ -277,6 +277,7 @@ enum cmd_outcome cmd_doctor(int argc, char **argv, struct error *err)
     self->question = (struct doctor_question){
         .root = "",
         .memory_bytes = options.memory_bytes,
+        .generations = options.root != NULL ? 2 : 1,
         .connections = options.connections,
         .workers = doctor_cpus_allowed(""),
         .block_bytes = BLOCK_BYTES,

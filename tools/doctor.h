@@ -73,6 +73,7 @@ const char *doctor_size(uint64_t bytes, char text[DOCTOR_SIZE_BYTES]);
 struct doctor_question {
     const char *root;      /* "": this machine */
     uint64_t memory_bytes; /* --memory */
+    uint32_t generations;  /* that share it: 2 where one is swapped for the next; 0 is 1 */
     uint32_t connections;  /* --max-connections */
     uint32_t workers;
     uint32_t block_bytes;

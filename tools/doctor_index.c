@@ -79,23 +79,27 @@ void doctor_budget(struct doctor_report *report, const struct doctor_question *q
     uint32_t count = index_plan_steps(manifest, steps);
     char budget[DOCTOR_SIZE_BYTES], other[DOCTOR_SIZE_BYTES], words[DOCTOR_TEXT_BYTES];
     struct index_plan plan;
+    const uint32_t generations = MAX(question->generations, 1u);
+    const uint64_t each = question->memory_bytes / generations;
+    const char *share = generations > 1 ? " (half for each of two generations)" : "";
     doctor_size(question->memory_bytes, budget);
-    if (index_plan_make(manifest, question->memory_bytes, &plan, NULL) != STATUS_OK) {
+    if (index_plan_make(manifest, each, &plan, NULL) != STATUS_OK) {
         struct doctor_finding *finding =
-            doctor_add(report, "budget", "--memory %s: codes and navigation alone take %s", budget,
-                       doctor_size(steps[0].budget, other));
-        doctor_object(finding, DOCTOR_FAIL, "--memory %" PRIu64 " or more", steps[0].budget);
+            doctor_add(report, "budget", "--memory %s%s: codes and navigation alone take %s",
+                       budget, share, doctor_size(steps[0].budget, other));
+        doctor_object(finding, DOCTOR_FAIL, "--memory %" PRIu64 " or more%s",
+                      steps[0].budget * generations, generations > 1 ? ", or --swap replace" : "");
         return;
     }
     plan_words(manifest, &plan, words);
     for (uint32_t i = 0; i < count; i++) {
-        if (steps[i].budget <= question->memory_bytes || i == 0)
+        if (steps[i].budget <= each || i == 0)
             continue;
         char more[DOCTOR_TEXT_BYTES];
         plan_words(manifest, &steps[i].plan, more);
-        doctor_add(report, "budget", "--memory %s buys %.80s; from %s: %.80s", budget, words,
-                   doctor_size(steps[i].budget, other), more);
+        doctor_add(report, "budget", "--memory %s%s buys %.80s; from %s: %.80s", budget, share,
+                   words, doctor_size(steps[i].budget * generations, other), more);
         return;
     }
-    doctor_add(report, "budget", "--memory %s buys %.80s", budget, words);
+    doctor_add(report, "budget", "--memory %s%s buys %.80s", budget, share, words);
 }
