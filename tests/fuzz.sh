@@ -3,8 +3,9 @@
 #
 #   tests/fuzz.sh BUILD_DIR SECONDS [NAME...]
 #
-# The corpus grows in BUILD_DIR/corpus/NAME and starts from the files of tests/golden whose path
-# holds the target's word (fuzz_block: tests/golden/block*). A crash input is left in
+# The corpus grows in BUILD_DIR/corpus/NAME. It starts from the files of tests/golden whose path holds
+# the target's word (fuzz_block: tests/golden/block*), and of tests/corpus/NAME: small inputs of
+# earlier runs, of which each reaches something that the others do not. A crash input is left in
 # BUILD_DIR/crashes and belongs, once fixed, among the golden files. Last line as in run.sh.
 set -uo pipefail
 
@@ -34,7 +35,10 @@ for source in "$here"/fuzz_*.c; do
     mkdir -p "$corpus" "$build/crashes"
     while IFS= read -r seed; do
         cp -n "$seed" "$corpus/$(basename "$seed")"
-    done < <(find "$here/golden" -type f -path "*${name#fuzz_}*" -size -256k 2>/dev/null)
+    done < <(
+        find "$here/golden" -type f -path "*${name#fuzz_}*" -size -256k 2>/dev/null
+        find "$here/corpus/$name" -type f 2>/dev/null
+    )
     if "$build/tests/$name" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
         -max_len=65536 -artifact_prefix="$build/crashes/$name-" "$corpus" >"$log" 2>&1; then
         runs=$(sed -n 's/^Done \([0-9]*\) runs.*/\1/p' "$log")

@@ -18,12 +18,14 @@ static enum status reload_run(const char *socket, bool json, struct error *err)
     client_close(client);
     if (status != STATUS_OK)
         return status;
-    if (json)
-        printf("{\"name\":\"%s\",\"generation\":\"%016" PRIx64 "%016" PRIx64 "\",\"swapped\":%s}\n",
-               reload.name, reload.generation_high, reload.generation_low,
-               reload.swapped ? "true" : "false");
-    else
+    if (!json) {
         printf("%s: %s\n", reload.name, reload.swapped ? "live now" : "live already");
+        return STATUS_OK;
+    }
+    printf("{\"name\":");
+    cmd_json_string(stdout, reload.name);
+    printf(",\"generation\":\"%016" PRIx64 "%016" PRIx64 "\",\"swapped\":%s}\n",
+           reload.generation_high, reload.generation_low, reload.swapped ? "true" : "false");
     return STATUS_OK;
 }
 
