@@ -431,33 +431,44 @@ static void print_report(const struct frames *self, const struct asker *asker, d
            (double)after->resident_bytes, before->descriptors, after->descriptors);
 }
 
+/* What came of it, but for the queries beside it. */
+struct storm {
+    struct footprint before, after;
+    double seconds;
+};
+
 /* Sends all frames; the daemon's footprint is taken after some, when what it keeps is allocated,
  * and at the end. */
-static enum status storm(struct frames *self, struct asker *asker, struct client *watcher,
+static enum status storm(struct frames *self, struct client *watcher, struct storm *out,
                          struct error *err)
 {
-    struct footprint before = {0}, after = {0};
     pid_t pid = 0;
     uint64_t start_ns = clock_monotonic_ns();
+    *out = (struct storm){0};
     enum status status = daemon_pid(self->options.socket, &pid, err);
     while (status == STATUS_OK && self->sent < self->options.frames) {
         status = round_run(self, err);
-        if (status == STATUS_OK && before.resident_bytes == 0 &&
+        if (status == STATUS_OK && out->before.resident_bytes == 0 &&
             self->sent >= self->options.frames / 10)
-            status = footprint_get(watcher, pid, &before, err);
+            status = footprint_get(watcher, pid, &out->before, err);
     }
     if (status == STATUS_OK)
-        status = footprint_get(watcher, pid, &after, err);
-    if (status != STATUS_OK)
-        return status;
-    print_report(self, asker, (double)(clock_monotonic_ns() - start_ns) * 1e-9, &before, &after);
-    if (after.descriptors > before.descriptors)
+        status = footprint_get(watcher, pid, &out->after, err);
+    out->seconds = (double)(clock_monotonic_ns() - start_ns) * 1e-9;
+    return status;
+}
+
+static enum status storm_judge(const struct frames *self, const struct storm *storm,
+                               struct error *err)
+{
+    const struct footprint *before = &storm->before, *after = &storm->after;
+    if (after->descriptors > before->descriptors)
         return error_set(err, STATUS_CORRUPT, "the daemon has %u descriptors open, %u before",
-                         after.descriptors, before.descriptors);
-    if (after.resident_bytes > before.resident_bytes + self->options.growth_bytes)
+                         after->descriptors, before->descriptors);
+    if (after->resident_bytes > before->resident_bytes + self->options.growth_bytes)
         return error_set(err, STATUS_CORRUPT,
                          "the daemon grew from %" PRIu64 " to %" PRIu64 " bytes",
-                         before.resident_bytes, after.resident_bytes);
+                         before->resident_bytes, after->resident_bytes);
     return STATUS_OK;
 }
 
@@ -465,6 +476,7 @@ static enum status storm_beside_queries(struct frames *self, struct error *err)
 {
     struct asker *asker = calloc(1, sizeof(*asker));
     struct client *watcher = NULL;
+    struct storm result;
     pthread_t thread;
     bool started = false;
     if (!asker)
@@ -482,12 +494,16 @@ static enum status storm_beside_queries(struct frames *self, struct error *err)
             status = error_set_os(err, failed, "cannot start a thread");
     }
     if (status == STATUS_OK)
-        status = storm(self, asker, watcher, err);
+        status = storm(self, watcher, &result, err);
     atomic_store(&asker->stop, true);
     if (started)
         pthread_join(thread, NULL);
     if (status == STATUS_OK && asker->status != STATUS_OK)
         status = error_set(err, asker->status, "the client with manners: %s", asker->error.text);
+    if (status == STATUS_OK) {
+        print_report(self, asker, result.seconds, &result.before, &result.after);
+        status = storm_judge(self, &result, err);
+    }
     client_close(asker->client);
     client_close(watcher);
     free(asker);
