@@ -50,11 +50,26 @@ static void fuzz_answer(const uint8_t *payload, uint32_t length, uint32_t flags)
         end = (const uint8_t *)(answer.explanations + answer.query_count);
         sum += answer.explanations[answer.query_count - 1].total_ns;
     }
+    if (answer.origin) {
+        assert(end == (const uint8_t *)answer.origin);
+        end = (const uint8_t *)(answer.origin + 1);
+        sum += answer.origin->trace_id;
+    }
     assert(end == payload + length);
     for (uint32_t q = 0; q < answer.query_count; q++)
         for (uint32_t i = 0; i < answer.results[q].hit_count; i++)
             sum += answer.hits[(size_t)q * answer.k + i].key;
     (void)sum;
+}
+
+static void fuzz_reload_ok(const uint8_t *payload, uint32_t length)
+{
+    struct protocol_reload_ok reload;
+    const char *name;
+    struct error err;
+    if (protocol_reload_ok_decode(payload, length, &reload, &name, &err) != STATUS_OK)
+        return;
+    assert((const uint8_t *)name + reload.name_bytes == payload + length);
 }
 
 static void fuzz_error(const uint8_t *payload, uint32_t length)
@@ -73,6 +88,7 @@ static void fuzz_payload(uint8_t type, const uint8_t *payload, uint32_t length)
 {
     struct protocol_hello hello;
     struct protocol_hello_ok hello_ok;
+    enum protocol_stats_format format;
     struct error err;
     enum status status = STATUS_OK;
     switch (type) {
@@ -90,6 +106,12 @@ static void fuzz_payload(uint8_t type, const uint8_t *payload, uint32_t length)
         break;
     case PROTOCOL_EXPLAIN_OK:
         fuzz_answer(payload, length, PROTOCOL_SEARCH_EXPLAIN);
+        break;
+    case PROTOCOL_STATS:
+        status = protocol_stats_decode(payload, length, &format, &err);
+        break;
+    case PROTOCOL_RELOAD_OK:
+        fuzz_reload_ok(payload, length);
         break;
     case PROTOCOL_ERROR:
         fuzz_error(payload, length);

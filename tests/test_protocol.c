@@ -339,6 +339,116 @@ static void explain_ok_is_no_search_ok_and_neither_may_be_cut(void **state)
             STATUS_CORRUPT);
 }
 
+static const struct protocol_origin good_origin = {
+    .generation_low = 0x1111111122222222u,
+    .generation_high = 0x3333333344444444u,
+    .trace_id = 0x0000000700000003u,
+};
+
+static void an_origin_may_end_either_answer(void **state)
+{
+    (void)state;
+    struct {
+        struct small_answer plain;
+        struct protocol_origin origin;
+    } named = {good_answer(), good_origin};
+    struct {
+        struct explained_answer explained;
+        struct protocol_origin origin;
+    } both = {good_explained_answer(), good_origin};
+    struct protocol_answer answer;
+    const uint32_t origin = PROTOCOL_SEARCH_ORIGIN, explain = PROTOCOL_SEARCH_EXPLAIN;
+    assert_int_equal(protocol_answer_type(origin), PROTOCOL_SEARCH_OK);
+    assert_int_equal(protocol_answer_type(origin | explain), PROTOCOL_EXPLAIN_OK);
+    assert_int_equal(protocol_answer_frame_bytes(2, 3, origin), 24 + sizeof(named));
+    assert_int_equal(protocol_answer_frame_bytes(2, 3, origin | explain), 24 + sizeof(both));
+    assert_int_equal(protocol_answer_decode(&named, sizeof(named), 0, &answer, NULL), STATUS_OK);
+    assert_memory_equal(answer.origin, &good_origin, sizeof(good_origin));
+    assert_null(answer.explanations);
+    assert_int_equal(protocol_answer_decode(&both, sizeof(both), explain, &answer, NULL),
+                     STATUS_OK);
+    assert_memory_equal(answer.origin, &good_origin, sizeof(good_origin));
+    assert_memory_equal(answer.explanations, both.explained.explanations,
+                        sizeof(both.explained.explanations));
+    assert_int_equal(protocol_answer_decode(&named, sizeof(named.plain), 0, &answer, NULL),
+                     STATUS_OK);
+    assert_null(answer.origin);
+    for (uint32_t cut = 1; cut < sizeof(good_origin); cut++)
+        assert_int_equal(protocol_answer_decode(&named, sizeof(named) - cut, 0, &answer, NULL),
+                         STATUS_CORRUPT);
+}
+
+static void stats_formats_are_told_apart(void **state)
+{
+    (void)state;
+    struct protocol_stats stats = {.format = PROTOCOL_STATS_PROMETHEUS};
+    enum protocol_stats_format format = PROTOCOL_STATS_PROMETHEUS;
+    assert_int_equal(protocol_stats_decode(&stats, 0, &format, NULL), STATUS_OK);
+    assert_int_equal(format, PROTOCOL_STATS_JSON);
+    assert_int_equal(protocol_stats_decode(&stats, 8, &format, NULL), STATUS_OK);
+    assert_int_equal(format, PROTOCOL_STATS_PROMETHEUS);
+    assert_int_equal(protocol_stats_decode(&stats, 4, &format, NULL), STATUS_CORRUPT);
+    assert_int_equal(protocol_stats_decode(&stats, 9, &format, NULL), STATUS_CORRUPT);
+    stats.format = PROTOCOL_STATS_PROMETHEUS + 1;
+    assert_int_equal(protocol_stats_decode(&stats, 8, &format, NULL), STATUS_UNSUPPORTED);
+    stats = (struct protocol_stats){.reserved = 1};
+    assert_int_equal(protocol_stats_decode(&stats, 8, &format, NULL), STATUS_CORRUPT);
+}
+
+struct small_reload_ok {
+    struct protocol_reload_ok fixed;
+    char name[5];
+};
+static const struct small_reload_ok good_reload_ok = {
+    .fixed = {.generation_low = 1, .generation_high = 2, .swapped = 1, .name_bytes = 5},
+    .name = {'g', 'e', 'n', '-', '7'},
+};
+enum { RELOAD_OK_BYTES = offsetof(struct small_reload_ok, name) + 5 };
+
+static void reload_ok_names_what_is_live(void **state)
+{
+    (void)state;
+    struct small_reload_ok bytes = good_reload_ok;
+    struct protocol_reload_ok out;
+    const char *name = NULL;
+    assert_int_equal(protocol_reload_ok_decode(&bytes, RELOAD_OK_BYTES, &out, &name, NULL),
+                     STATUS_OK);
+    assert_memory_equal(name, "gen-7", 5);
+    assert_memory_equal(&out, &bytes.fixed, sizeof(out));
+    for (uint32_t length = 0; length < RELOAD_OK_BYTES; length++)
+        assert_int_equal(protocol_reload_ok_decode(&bytes, length, &out, &name, NULL),
+                         STATUS_CORRUPT);
+    bytes.fixed.name_bytes = UINT32_MAX;
+    assert_int_equal(protocol_reload_ok_decode(&bytes, RELOAD_OK_BYTES, &out, &name, NULL),
+                     STATUS_CORRUPT);
+}
+
+static void frames_of_origins_and_reloads_match_their_golden_files(void **state)
+{
+    (void)state;
+    struct {
+        uint8_t stats_header[PROTOCOL_HEADER_BYTES];
+        struct protocol_stats stats;
+        uint8_t reload_header[PROTOCOL_HEADER_BYTES];
+    } client = {.stats = {.format = PROTOCOL_STATS_PROMETHEUS}};
+    struct {
+        uint8_t answer_header[PROTOCOL_HEADER_BYTES];
+        struct small_answer answer;
+        struct protocol_origin origin;
+        uint8_t reload_header[PROTOCOL_HEADER_BYTES];
+        uint8_t reload[RELOAD_OK_BYTES];
+        uint8_t fill[3];
+    } daemon = {.answer = good_answer(), .origin = good_origin};
+    protocol_header_encode(client.stats_header, PROTOCOL_STATS, 1, sizeof(client.stats));
+    protocol_header_encode(client.reload_header, PROTOCOL_RELOAD, 2, 0);
+    protocol_header_encode(daemon.answer_header, PROTOCOL_SEARCH_OK, 3,
+                           sizeof(daemon.answer) + sizeof(daemon.origin));
+    protocol_header_encode(daemon.reload_header, PROTOCOL_RELOAD_OK, 2, RELOAD_OK_BYTES);
+    memcpy(daemon.reload, &good_reload_ok, RELOAD_OK_BYTES);
+    golden_file_compare("frame/reload_client.bin", &client, sizeof(client));
+    golden_file_compare("frame/reload_daemon.bin", &daemon, sizeof(daemon) - sizeof(daemon.fill));
+}
+
 static void explain_frames_match_their_golden_files(void **state)
 {
     (void)state;
@@ -477,6 +587,10 @@ int main(void)
         cmocka_unit_test(explain_ok_survives_a_round_trip),
         cmocka_unit_test(explain_ok_is_no_search_ok_and_neither_may_be_cut),
         cmocka_unit_test(explain_frames_match_their_golden_files),
+        cmocka_unit_test(an_origin_may_end_either_answer),
+        cmocka_unit_test(stats_formats_are_told_apart),
+        cmocka_unit_test(reload_ok_names_what_is_live),
+        cmocka_unit_test(frames_of_origins_and_reloads_match_their_golden_files),
         cmocka_unit_test(error_survives_a_round_trip),
         cmocka_unit_test(error_text_is_cut_and_stays_one_line),
         cmocka_unit_test(error_faults_are_refused),
