@@ -267,8 +267,9 @@ size_t block_io_poll(struct block_io *io, bool wait, uint64_t timeout_ns,
                      struct block_completion *out, size_t max)
 {
     size_t count = 0;
-    if (UNLIKELY(io->held_count > 0)) {
+    if (UNLIKELY(io->faults && io->faults->holds)) {
         count = held_collect(io, out, max);
+        /* Also when none is held yet: the back end may take one that is, and then sleep. */
         timeout_ns = MIN(timeout_ns, (uint64_t)HELD_LOOK_NS);
     }
     bool sleeps = wait && timeout_ns > 0 && max > 0 && count == 0;

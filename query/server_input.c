@@ -111,7 +111,7 @@ static enum status search_begin(struct connection *connection, const struct prot
                                 struct request **out, struct error *err)
 {
     struct protocol_shape shape;
-    struct protocol_search search;
+    struct protocol_search search = {0};
     enum status status = shape_now(connection->server, &shape, err);
     if (status == STATUS_OK)
         status = protocol_search_decode(input_at(connection, PROTOCOL_HEADER_BYTES),

@@ -104,7 +104,7 @@ static void expect_origin(struct client *client, const struct service *service, 
     assert_int_equal(answer.generation_high, id.high);
     assert_int_equal(answer.results[2].hit_count, K);
     assert_true((answer.explanations != NULL) == explain);
-    if (explain)
+    if (answer.explanations)
         assert_true(answer.explanations[2].hops > 0);
     assert_int_not_equal(answer.trace_id, *trace_id);
     *trace_id = answer.trace_id;
