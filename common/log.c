@@ -14,6 +14,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/clock.h"
+
+#define EVERY_NS UINT64_C(1000000000)
+
 static _Atomic int log_level_now = LOG_LEVEL_INFO;
 
 void log_set_level(enum log_level level)
@@ -90,4 +94,15 @@ void log_error(const char *event, const char *format, ...)
     va_start(args, format);
     log_line(LOG_LEVEL_ERROR, event, format, args);
     va_end(args);
+}
+
+bool log_due(_Atomic uint64_t *last_ns)
+{
+    uint64_t now_ns = clock_monotonic_ns();
+    uint64_t before_ns = atomic_load_explicit(last_ns, memory_order_relaxed);
+    if (before_ns != 0 && now_ns - before_ns < EVERY_NS)
+        return false;
+    /* Of threads that come at once, one. */
+    return atomic_compare_exchange_strong_explicit(last_ns, &before_ns, now_ns,
+                                                   memory_order_relaxed, memory_order_relaxed);
 }

@@ -15,6 +15,10 @@
 #ifndef NIGHTJAR_COMMON_LOG_H
 #define NIGHTJAR_COMMON_LOG_H
 
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
 #include "common/compiler.h"
 
 enum { LOG_LINE_BYTES = 1024 };
@@ -28,6 +32,10 @@ enum log_level {
 
 /* Lines below `level` are dropped. The level at start is LOG_LEVEL_INFO. Any thread. */
 void log_set_level(enum log_level level);
+
+/* Whether a line of a kind that others can cause at will may be logged now: one a second, so that a
+ * flood of faults is not a flood of lines. *last_ns, 0 at first, is the kind's. Any threads. */
+bool log_due(_Atomic uint64_t *last_ns);
 
 void log_info(const char *event, const char *format, ...) PRINTF_LIKE(2, 3);
 void log_warn(const char *event, const char *format, ...) PRINTF_LIKE(2, 3);

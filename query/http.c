@@ -31,7 +31,6 @@ enum {
     CONNECTION_MEMORY_BYTES = 32 << 10, /* header lines, and what is read at once */
     BODY_BYTES_MIN = 4 << 10,
     BODY_DISCARD_MAX = 2 * HTTP_BODY_BYTES_MAX, /* then it is cut off, answer or not */
-    LOG_EVERY_MS = 1000,
     RETRY_AFTER_S = 1,
     CODE_TOO_LARGE = 413, /* microhttpd.h has called it by several names */
 };
@@ -111,15 +110,9 @@ void http_counters_get(const struct http_counters *counters, struct http_stats *
     out->errors = atomic_load_explicit(&counters->errors, memory_order_relaxed);
 }
 
-/* Of a kind, once in LOG_EVERY_MS. */
 static bool may_log(struct http *http, enum log_kind kind)
 {
-    uint64_t now_ns = clock_monotonic_ns();
-    uint64_t last_ns = atomic_load_explicit(&http->logged_ns[kind], memory_order_relaxed);
-    if (last_ns != 0 && now_ns - last_ns < LOG_EVERY_MS * UINT64_C(1000000))
-        return false;
-    return atomic_compare_exchange_strong_explicit(&http->logged_ns[kind], &last_ns, now_ns,
-                                                   memory_order_relaxed, memory_order_relaxed);
+    return log_due(&http->logged_ns[kind]);
 }
 
 /* ---- answers ---- */

@@ -35,14 +35,7 @@ struct protocol_shape server_shape(const struct server *server, const struct ser
 
 bool server_may_log(struct server *server, enum server_log kind)
 {
-    const uint64_t every_ns = (uint64_t)LOG_EVERY_MS * 1000000;
-    uint64_t now_ns = clock_monotonic_ns();
-    uint64_t last_ns = atomic_load_explicit(&server->logged_ns[kind], memory_order_relaxed);
-    if (last_ns != 0 && now_ns - last_ns < every_ns)
-        return false;
-    /* Of threads that come at once, one. */
-    return atomic_compare_exchange_strong_explicit(&server->logged_ns[kind], &last_ns, now_ns,
-                                                   memory_order_relaxed, memory_order_relaxed);
+    return log_due(&server->logged_ns[kind]);
 }
 
 /* ---- waking ---- */

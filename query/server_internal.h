@@ -31,7 +31,6 @@ enum {
                                          * a connection is behind when it has more to send */
     RELOADS_WAITING_MAX = 64,
     TICK_MS = 1000,
-    LOG_EVERY_MS = 1000,
     REQUEST_CLASS_MIN = 9,          /* log2 bytes of the smallest request memory class */
     REQUEST_CLASS_MAX = 26,         /* 16 MiB of vectors + 16 MiB of answer + queries < 64 MiB */
     REQUEST_SMALL_BYTES = 64 << 10, /* not held against REQUEST_MEMORY_MAX, see server_request.c */
