@@ -13,7 +13,7 @@
 #include "layout/block.h"
 
 enum {
-    MANIFEST_FORMAT_VERSION = 4,
+    MANIFEST_FORMAT_VERSION = 5,
     MANIFEST_BYTES_MAX = 1 << 20, /* longer text is refused before it is parsed */
     MANIFEST_SHARDS_MAX = 1000,
     MANIFEST_REPLICATION_MAX = 4,

@@ -42,17 +42,32 @@ struct search_stats {
 };
 
 enum search_flags {
-    SEARCH_DEGRADED = 1u << 0, /* a block could not be read: the answer may miss neighbours */
+    SEARCH_DEGRADED = 1u << 0,  /* a block could not be read: the answer may miss neighbours */
+    SEARCH_TRUNCATED = 1u << 1, /* within the radius there are more than k */
+};
+
+/* Where the page before ended: hits at or before it, by (distance, key), are left out. */
+struct search_after {
+    bool set;
+    uint32_t rank; /* hits on all pages before; the search list must hold rank + k */
+    float distance;
+    uint64_t key;
 };
 
 /* A query, owned by the caller and untouched by it between engine_submit() and complete(). */
 struct search_query {
     /* in */
-    const void *vector;      /* dim elements of the index's type */
-    uint32_t k;              /* 1..ENGINE_K_MAX, <= search_list, <= vector_count */
-    uint32_t search_list;    /* L, k..ENGINE_SEARCH_LIST_MAX */
-    uint32_t beam_width;     /* W; 0: the engine chooses by load */
-    float search_ratio;      /* stop early beyond this ratio; 0: never (L alone decides) */
+    const void *vector;          /* dim elements of the index's type */
+    uint32_t k;                  /* 1..ENGINE_K_MAX, <= search_list, <= vector_count */
+    uint32_t search_list;        /* L, k..ENGINE_SEARCH_LIST_MAX */
+    uint32_t beam_width;         /* W; 0: the engine chooses by load */
+    float search_ratio;          /* stop early beyond this ratio; 0: never (L alone decides) */
+    const struct filter *filter; /* hits match it; NULL: no filter. Borrowed until complete() */
+    bool within_radius;          /* hits are all within `radius`, the nearest k if there are more */
+    float radius;                /* a distance of the metric; what lies on it is within */
+    struct search_after after;
+    bool excludes; /* as if excluded_node were not in the index: neither a hit nor on the way */
+    uint32_t excluded_node;
     uint64_t deadline_ns;    /* CLOCK_MONOTONIC; 0: none. Passed: completes with STATUS_TIMEOUT */
     uint32_t flow;           /* whose it is: queries of different flows take turns; 0 is fine */
     struct search_hit *hits; /* room for k */

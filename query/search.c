@@ -127,6 +127,11 @@ static bool blocks_add(struct search *s, uint32_t block)
 
 /* ---- entry points ---- */
 
+ALWAYS_INLINE bool is_excluded(const struct search_query *query, uint32_t node)
+{
+    return query->excludes && node == query->excluded_node;
+}
+
 /* Greedy search of the navigation graph by code distance; the best NAVIGATION_LIST become the first
  * candidates. Ids inside are places in navigation.nodes. */
 static void find_entries(struct search *s)
@@ -162,6 +167,8 @@ static void find_entries(struct search *s)
     }
     for (uint32_t i = 0; i < f.size; i++) {
         uint32_t node = nav->nodes[frontier_node(f.entries[i])];
+        if (is_excluded(s->query, node))
+            continue;
         float distance = frontier_distance(f.entries[i]);
         seen_add(s->seen, SEEN_SLOTS - 1, node);
         frontier_insert(&s->frontier, frontier_entry(distance, node), FRONTIER_NEW);
@@ -230,7 +237,8 @@ static void score_records(struct search *s, const struct block_view *view)
                   view->geometry->vector_bytes, view->record_count, exact);
     s->stats.exact_distances += view->record_count;
     for (uint32_t slot = 0; slot < view->record_count; slot++)
-        if (query->hit_count < query->k || exact[slot] <= query->hits[query->k - 1].distance)
+        if (!is_excluded(query, view->first_node + slot) &&
+            (query->hit_count < query->k || exact[slot] <= query->hits[query->k - 1].distance))
             hit_add(query, exact[slot], block_key(view, slot), view->first_node + slot);
 }
 
@@ -244,7 +252,7 @@ static void offer(struct search *s, uint32_t count)
     s->stats.code_distances += count;
     for (uint32_t i = 0; i < count; i++) {
         uint64_t entry = frontier_entry(distances[i], ids[i]);
-        if (entry >= frontier_bound(&s->frontier))
+        if (entry >= frontier_bound(&s->frontier) || is_excluded(s->query, ids[i]))
             continue;
         /* A block already asked for has had, or will have, all its records considered. */
         if (blocks_contain(s, index_block_of(index, ids[i])))
@@ -278,6 +286,8 @@ static uint32_t rank_records(struct search *s, const struct block_view *view, ui
     float bound = expand_bound(s);
     uint32_t count = 0;
     for (uint32_t slot = 0; slot < view->record_count; slot++) {
+        if (is_excluded(s->query, ids[slot]))
+            continue;
         uint64_t entry = frontier_entry(distances[slot], ids[slot]);
         bool ranks = frontier_insert(&s->frontier, entry, FRONTIER_DONE) != FRONTIER_NONE;
         if (ranks || exact[slot] <= bound)
