@@ -391,6 +391,7 @@ static enum status search_prepare(struct request *request, struct error *err)
         .type = search->served->manifest->type,
         .dim = search->served->manifest->dim,
         .queries_max = MIN(http->params.queries_max, (uint32_t)PROTOCOL_QUERIES_MAX),
+        .metric = search->served->manifest->metric,
     };
     enum status status = http_search_parse(request->body ? request->body : "", request->body_bytes,
                                            &shape, &search->asked, err);

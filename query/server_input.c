@@ -111,16 +111,19 @@ static enum status search_begin(struct connection *connection, const struct prot
                                 struct request **out, struct error *err)
 {
     struct protocol_shape shape;
-    struct protocol_search search = {0};
+    struct protocol_search_head head = {0};
     enum status status = shape_now(connection->server, &shape, err);
     if (status == STATUS_OK)
         status = protocol_search_decode(input_at(connection, PROTOCOL_HEADER_BYTES),
-                                        header->payload_bytes, &shape, &search, err);
-    if (status != STATUS_OK || !connection_window_take(connection, search.query_count))
+                                        header->payload_bytes, &shape, &head, err);
+    if (status == STATUS_OK &&
+        ((head.fixed.flags & PROTOCOL_SEARCH_EXTENDED) != 0 || head.fixed.recall_target != 0.0f))
+        status = error_set(err, STATUS_UNSUPPORTED, "this daemon cannot do that yet");
+    if (status != STATUS_OK || !connection_window_take(connection, head.fixed.query_count))
         return status;
-    status = request_create(connection, header->request_id, &search, out, err);
+    status = request_create(connection, header->request_id, &head.fixed, out, err);
     if (status != STATUS_OK)
-        connection_answer(connection, search.query_count, NULL, 0);
+        connection_answer(connection, head.fixed.query_count, NULL, 0);
     return status;
 }
 

@@ -36,10 +36,10 @@ static void fuzz_shape(const char *text, size_t size, const struct protocol_shap
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const struct protocol_shape shapes[] = {
-        {ELEMENT_U8, 2, 1},
-        {ELEMENT_I8, 1, 3},
-        {ELEMENT_F16, 2, PROTOCOL_QUERIES_MAX},
-        {ELEMENT_F32, 2, 2},
+        {ELEMENT_U8, 2, 1, METRIC_L2},
+        {ELEMENT_I8, 1, 3, METRIC_COSINE},
+        {ELEMENT_F16, 2, PROTOCOL_QUERIES_MAX, METRIC_IP},
+        {ELEMENT_F32, 2, 2, METRIC_L2},
     };
     /* Memory of its exact size, without a terminator. */
     char *text = malloc(size ? size : 1);
