@@ -232,6 +232,13 @@ static enum status search_check_lengths(const struct protocol_search_head *head,
                          payload_bytes, fixed->query_count, fixed->dim,
                          element_name((enum element_type)fixed->element_type),
                          (unsigned long long)wanted);
+    /* Keys stand for vectors, which take memory as if they had been sent. */
+    enum element_type type = (enum element_type)fixed->element_type;
+    uint64_t vectors = protocol_search_frame_bytes(fixed->query_count, fixed->dim, type);
+    if (head->extension.form == PROTOCOL_FORM_KEYS && vectors > PROTOCOL_FRAME_BYTES_MAX)
+        return error_set(err, STATUS_INVALID,
+                         "the vectors of %u keys are %llu bytes with a header, a frame holds %u",
+                         fixed->query_count, (unsigned long long)vectors, PROTOCOL_FRAME_BYTES_MAX);
     uint64_t answer = protocol_answer_frame_bytes(fixed->query_count, fixed->k, fixed->flags);
     if (answer > PROTOCOL_FRAME_BYTES_MAX)
         return error_set(err, STATUS_INVALID,

@@ -149,6 +149,18 @@ static void a_radius_is_a_distance_of_the_metric(void **state)
     expect_head(head, &l2_shape, STATUS_INVALID, "the k nearest");
 }
 
+static void keys_are_no_more_than_their_vectors_fit_a_frame(void **state)
+{
+    (void)state;
+    struct protocol_shape wide = l2_shape;
+    struct protocol_search_head head = good_head();
+    wide.dim = head.fixed.dim = VECTOR_DIM_MAX;
+    head.fixed.query_count = 511; /* of 32 KiB each, and there are headers */
+    expect_head(head, &wide, STATUS_OK, "");
+    head.fixed.query_count = 512;
+    expect_head(head, &wide, STATUS_INVALID, "the vectors of 512 keys");
+}
+
 static void a_recall_target_goes_with_an_extension(void **state)
 {
     (void)state;
@@ -391,6 +403,7 @@ int main(void)
         cmocka_unit_test(extended_lengths_must_add_up),
         cmocka_unit_test(unknown_forms_modes_and_reserved_bytes_are_refused),
         cmocka_unit_test(a_radius_is_a_distance_of_the_metric),
+        cmocka_unit_test(keys_are_no_more_than_their_vectors_fit_a_frame),
         cmocka_unit_test(a_recall_target_goes_with_an_extension),
         cmocka_unit_test(cursors_are_read_wherever_they_begin),
         cmocka_unit_test(what_was_chosen_comes_before_the_origin),
