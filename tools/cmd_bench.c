@@ -345,6 +345,8 @@ static enum cmd_outcome parse_ratios(struct options *options, struct error *err)
 static enum cmd_outcome check_options(struct options *options, struct error *err)
 {
     enum cmd_outcome outcome = parse_ratios(options, err);
+    if (outcome == CMD_OK && options->common.queries == NULL)
+        return cmd_usage(err, "wanted --queries");
     if (outcome == CMD_OK && options->rate > 0 && options->common.socket != NULL)
         return cmd_usage(err, "--rate needs --index");
     for (uint32_t r = 0; outcome == CMD_OK && r < options->ratio_count; r++)
