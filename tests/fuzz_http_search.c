@@ -27,7 +27,17 @@ static void fuzz_shape(const char *text, size_t size, const struct protocol_shap
     assert(search.query_count >= 1 && search.query_count <= shape->queries_max);
     assert(search.k >= 1 && search.k <= PROTOCOL_K_MAX);
     assert(isfinite(search.search_ratio));
-    assert(element_all_finite(shape->type, search.vectors, (size_t)search.query_count * shape->dim,
+    assert(isfinite(search.radius) && isfinite(search.recall_target));
+    assert(!search.vectors != !search.keys);
+    assert(!search.filter || strlen(search.filter) < size);
+    uint64_t sum = 0;
+    for (uint32_t q = 0; q < search.query_count; q++) {
+        sum += search.keys ? search.keys[q] : 0;
+        sum += search.after ? search.after[q].key + search.after[q].rank : 0;
+    }
+    (void)sum;
+    assert(!search.vectors ||
+           element_all_finite(shape->type, search.vectors, (size_t)search.query_count * shape->dim,
                               NULL) ||
            shape->type == ELEMENT_F16); /* a large float; engine_query_check() refuses it */
     http_search_free(&search);
