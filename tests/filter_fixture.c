@@ -222,3 +222,31 @@ void filter_fixture_fini(struct filter_fixture *fixture)
     while (fixture->memory_count > 0)
         free(fixture->memory[--fixture->memory_count]);
 }
+
+/* ---- filters ---- */
+
+struct filter *filter_fixture_compile(const char *text, const struct attributes *attributes)
+{
+    struct filter *filter = NULL;
+    struct error err = {0};
+    /* Of its exact length, so that ASan sees a read past it. */
+    const size_t length = strlen(text);
+    char *exact = malloc(length + !length);
+    assert_non_null(exact);
+    memcpy(exact, text, length);
+    if (filter_compile(exact, length, attributes, &filter, &err) != STATUS_OK)
+        fail_msg("%s: %s", text, err.text);
+    free(exact);
+    assert_string_equal(filter_text(filter), text);
+    return filter;
+}
+
+uint32_t filter_fixture_matches(const char *text, const struct attributes *attributes)
+{
+    uint32_t count = 0;
+    struct filter *filter = filter_fixture_compile(text, attributes);
+    for (uint32_t i = 0; i < attributes->node_limit; i++)
+        count += attributes_node_exists(attributes, i) && filter_match(filter, i);
+    filter_free(filter);
+    return count;
+}

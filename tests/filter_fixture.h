@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "layout/attributes.h"
+#include "query/filter.h"
 
 enum {
     FIXTURE_NUMBERS = 6, /* columns of numbers, which come first */
@@ -36,5 +36,11 @@ struct filter_fixture {
 /* About one slot of seven is a hole. */
 void filter_fixture_init(struct filter_fixture *fixture, uint32_t node_limit, uint64_t seed);
 void filter_fixture_fini(struct filter_fixture *fixture);
+
+/* What must compile; the caller's. */
+struct filter *filter_fixture_compile(const char *text, const struct attributes *attributes);
+
+/* Nodes that filter_match() says match. */
+uint32_t filter_fixture_matches(const char *text, const struct attributes *attributes);
 
 #endif

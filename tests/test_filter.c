@@ -1,7 +1,7 @@
 /*
  * test_filter.c - filters against the values themselves: random expressions are evaluated while
- * they are written down, and tests, scans, estimates and spreads have to agree with that. Then each
- * error, each limit, and the ends of numbers.
+ * they are written down, and tests, scans, estimates and spreads have to agree with that. Then the
+ * ends of numbers, and what scans, estimates and spreads promise.
  */
 #include <inttypes.h>
 #include <setjmp.h>
@@ -244,22 +244,6 @@ static void write_either(struct writer *writer, uint32_t depth, struct set *set)
 
 /* ---- checks of one filter ---- */
 
-static struct filter *compile(const char *text, const struct attributes *attributes)
-{
-    struct filter *filter = NULL;
-    struct error err = {0};
-    /* Of its exact length, so that ASan sees a read past it. */
-    const size_t length = strlen(text);
-    char *exact = malloc(length + !length);
-    assert_non_null(exact);
-    memcpy(exact, text, length);
-    if (filter_compile(exact, length, attributes, &filter, &err) != STATUS_OK)
-        fail_msg("%s: %s", text, err.text);
-    free(exact);
-    assert_string_equal(filter_text(filter), text);
-    return filter;
-}
-
 static void check_match(const struct filter *filter, const struct set *set)
 {
     for (uint32_t i = 0; i < NODES; i++)
@@ -351,7 +335,7 @@ static void random_expressions_agree_with_the_values(void **state)
         write_either(&writer, 4, &set);
         if (writer.full || writer.terms > FILTER_TERMS_MAX)
             continue;
-        struct filter *filter = compile(writer.text, &small.attributes);
+        struct filter *filter = filter_fixture_compile(writer.text, &small.attributes);
         check_match(filter, &set);
         check_scan(filter, &set, SEED + i);
         check_spread(filter, &set, SEED + i);
@@ -361,6 +345,233 @@ static void random_expressions_agree_with_the_values(void **state)
     }
     assert_true(checked > EXPRESSIONS * 9 / 10);
     assert_true(some > EXPRESSIONS / 2);
+}
+
+/* ---- single ones ---- */
+
+static uint32_t equal_to(uint32_t column, __int128 value)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < NODES; i++)
+        count += attributes_node_exists(&small.attributes, i) && small.numbers[column][i] == value;
+    assert_true(count > 0);
+    return count;
+}
+
+static void ends_of_numbers_are_compared_as_their_type(void **state)
+{
+    (void)state;
+    const struct attributes *attributes = &small.attributes;
+    const uint32_t all = (uint32_t)attributes->vector_count;
+    const uint32_t zero = equal_to(1, 0);
+    const uint32_t most = equal_to(1, UINT64_MAX);
+    const uint32_t lowest = equal_to(2, INT64_MIN);
+    const uint32_t highest = equal_to(2, INT64_MAX);
+    const struct {
+        const char *text;
+        uint32_t count;
+    } cases[] = {
+        {"big = 0", zero},
+        {"big = -0", zero},
+        {"big = 000", zero},
+        {"big < 0", 0},
+        {"big <= 0", zero},
+        {"big > 0", all - zero},
+        {"big >= 0", all},
+        {"big = 18446744073709551615", most},
+        {"big != 18446744073709551615", all - most},
+        {"big > 18446744073709551615", 0},
+        {"big >= 18446744073709551615", most},
+        {"big < 18446744073709551615", all - most},
+        {"big <= 18446744073709551615", all},
+        {"not big in (0, 18446744073709551615)", all - zero - most},
+        {"big > 0 and big < 18446744073709551615", all - zero - most},
+        {"signed = -9223372036854775808", lowest},
+        {"signed < -9223372036854775808", 0},
+        {"signed > -9223372036854775808", all - lowest},
+        {"signed >= 9223372036854775807", highest},
+        {"signed > 9223372036854775807", 0},
+        {"signed <= 9223372036854775807", all},
+        {"signed < 0 or signed >= 0", all},
+        {"signed < 0 and signed >= 0", 0},
+        {"same = 7", all},
+        {"same != 7", 0},
+        {"same in (6, 8)", 0},
+        {"same = 8 or big = 0", zero},
+        {"same = 7 and big = 0", zero},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++)
+        if (filter_fixture_matches(cases[i].text, attributes) != cases[i].count)
+            fail_msg("%s: %u match, want %u", cases[i].text,
+                     filter_fixture_matches(cases[i].text, attributes), cases[i].count);
+}
+
+static void what_cannot_match_has_no_scan(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {
+        "year > 3000",
+        "none = \"x\"",
+        "tags = \"t0\"",
+        "tags any (\"t0\", \"T01\", \"t011\", \"\")",
+        "tags all (\"t01\", \"no one's\")",
+        "year < 2000 and year > 2010",
+        "lang = \"en\" and (year = 1 or none any (\"x\"))",
+        "not (big >= 0 or lang = \"en\")",
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(texts); i++) {
+        struct filter *filter = filter_fixture_compile(texts[i], &small.attributes);
+        uint32_t nodes[4];
+        bool done = false;
+        struct filter_scan scan;
+        filter_scan_begin(filter, &scan);
+        assert_true(filter_scan_length(filter) == 0);
+        assert_true(filter_match_estimate(filter) == 0);
+        assert_int_equal(filter_scan_next(&scan, 10, nodes, 4, &done), 0);
+        assert_true(done);
+        assert_int_equal(filter_spread(filter, nodes, 4), 0);
+        filter_free(filter);
+    }
+}
+
+/* The other way round: all of them, and no label is needed for it. */
+static void what_always_matches_is_all_nodes(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"year >= 0", "none != \"x\"",
+                                        "not tags all (\"t01\", \"t0\")",
+                                        "tags = \"t01\" or not (year < 5 and tags = \"t02\")"};
+    for (size_t i = 0; i < ARRAY_LENGTH(texts); i++) {
+        struct filter *filter = filter_fixture_compile(texts[i], &small.attributes);
+        assert_true(filter_scan_length(filter) == NODES);
+        assert_true(filter_match_estimate(filter) == small.attributes.vector_count);
+        assert_int_equal(filter_fixture_matches(texts[i], &small.attributes),
+                         small.attributes.vector_count);
+        filter_free(filter);
+    }
+}
+
+static uint64_t scan_length_of(const char *text)
+{
+    struct filter *filter = filter_fixture_compile(text, &large.attributes);
+    const uint64_t length = filter_scan_length(filter);
+    filter_free(filter);
+    return length;
+}
+
+static void scans_look_at_the_narrowest_runs(void **state)
+{
+    (void)state;
+    const struct attributes *attributes = &large.attributes;
+    const uint64_t year = filter_fixture_matches("year = 2000", attributes);
+    const uint64_t years = filter_fixture_matches("year >= 2000 and year < 2005", attributes);
+    const uint64_t german = filter_fixture_matches("lang = \"de\"", attributes);
+    const uint64_t english = filter_fixture_matches("lang = \"en\"", attributes);
+    const uint64_t rare = filter_fixture_matches("tags = \"t60\"", attributes);
+    assert_true(rare > 0 && rare < german && year < german);
+    assert_true(scan_length_of("year = 2000") == year);
+    assert_true(scan_length_of("year < 2005 and lang = \"de\" and year >= 2000") ==
+                MIN(years, german));
+    assert_true(scan_length_of("lang in (\"de\", \"en\", \"xx\")") == german + english);
+    assert_true(scan_length_of("tags all (\"t01\", \"t60\", \"t00\")") == rare);
+    assert_true(scan_length_of("lang = \"de\" and year = 2000 and not tags = \"t01\"") == year);
+    assert_true(scan_length_of("tags = \"t60\" or (year = 2000 and lang = \"de\")") == rare + year);
+    assert_true(scan_length_of("lang != \"de\"") == MANY_NODES);
+    assert_true(scan_length_of("lang != \"de\" or year = 2000") == MANY_NODES);
+    assert_true(scan_length_of("tags any (\"t00\", \"t01\") or lang in (\"de\", \"en\") or "
+                               "year < 2027 or lang = \"fr\"") == MANY_NODES);
+}
+
+static void estimates_of_one_term_are_exact_and_others_near(void **state)
+{
+    (void)state;
+    static const char *const exact[] = {
+        "year >= 1995",
+        "not year >= 2003",
+        "year in (1990, 1991, 1993, 1999, 2001, 2005, 2011, 2013, 2020, 2021, 2024)",
+        "price < 1000000",
+        "lang != \"de\"",
+        "not tags all (\"t01\")",
+        "year >= 1995 and year != 2000"};
+    static const char *const sampled[] = {
+        "year < 2010 and lang != \"de\"", "tags any (\"t00\", \"t01\", \"t02\", \"t03\", \"t04\")",
+        "lang != \"de\" or tags = \"t01\"", "price < 2000000 and lang in (\"de\", \"en\", \"fr\")",
+        "not (lang = \"de\" and year < 2000)"};
+    for (size_t i = 0; i < ARRAY_LENGTH(exact); i++) {
+        struct filter *filter = filter_fixture_compile(exact[i], &large.attributes);
+        assert_true(filter_match_estimate(filter) > FILTER_COUNTED_MAX);
+        assert_true(filter_match_estimate(filter) ==
+                    filter_fixture_matches(exact[i], &large.attributes));
+        filter_free(filter);
+    }
+    for (size_t i = 0; i < ARRAY_LENGTH(sampled); i++) {
+        struct filter *filter = filter_fixture_compile(sampled[i], &large.attributes);
+        const double estimate = (double)filter_match_estimate(filter);
+        const double truth = filter_fixture_matches(sampled[i], &large.attributes);
+        assert_true(filter_scan_length(filter) > FILTER_COUNTED_MAX);
+        if (estimate < 0.85 * truth || estimate > 1.15 * truth)
+            fail_msg("%s: estimate %g of %g", sampled[i], estimate, truth);
+        filter_free(filter);
+    }
+}
+
+/* A match may be there where the sample saw none. */
+static void estimates_are_nothing_only_where_nothing_matches(void **state)
+{
+    (void)state;
+    struct filter *filter = filter_fixture_compile(
+        "lang != \"de\" and not tags = \"t00\" and tags all (\"t00\", \"t01\")", &large.attributes);
+    assert_true(filter_match_estimate(filter) == 0); /* counted */
+    filter_free(filter);
+    filter = filter_fixture_compile(
+        "(year < 2020 or lang = \"de\") and lang != \"de\" and not year < 2020", &large.attributes);
+    assert_true(filter_scan_length(filter) > FILTER_COUNTED_MAX);
+    assert_int_equal(filter_fixture_matches(filter_text(filter), &large.attributes), 0);
+    assert_true(filter_match_estimate(filter) == 1);
+    filter_free(filter);
+}
+
+static void spread_leaves_no_wide_gaps(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"year >= 0", "lang != \"de\"", "not year in (1990, 2000)"};
+    enum { MAX_NODES = 100 };
+    for (size_t i = 0; i < ARRAY_LENGTH(texts); i++) {
+        struct filter *filter = filter_fixture_compile(texts[i], &large.attributes);
+        uint32_t nodes[MAX_NODES];
+        uint32_t order[MANY_NODES];
+        bool done = false;
+        struct filter_scan scan;
+        filter_scan_begin(filter, &scan);
+        const uint32_t all = filter_scan_next(&scan, UINT64_MAX, order, MANY_NODES, &done);
+        assert_true(done);
+        assert_int_equal(filter_spread(filter, nodes, MAX_NODES), MAX_NODES);
+        uint32_t gap = 0;
+        for (uint32_t j = 0; j < all; j++) {
+            bool taken = false;
+            for (uint32_t k = 0; k < MAX_NODES; k++)
+                taken = taken || nodes[k] == order[j];
+            gap = taken ? 0 : gap + 1;
+            assert_true(gap < 4 * all / MAX_NODES);
+        }
+        filter_free(filter);
+    }
+}
+
+/* One in some thousands cannot be found by 16 looks, and all may be looked at by none. */
+static void spread_gives_up_in_time(void **state)
+{
+    (void)state;
+    struct filter *filter = filter_fixture_compile(
+        "not (lang != \"de\" or year != 2000 or price > 200000)", &large.attributes);
+    uint32_t nodes[MANY_NODES];
+    const uint32_t all = filter_fixture_matches(filter_text(filter), &large.attributes);
+    assert_true(all > 0 && all < filter_scan_length(filter) / 16);
+    assert_true(filter_spread(filter, nodes, 1) <= 1);
+    assert_true(filter_spread(filter, nodes, all) < all);
+    assert_int_equal(filter_spread(filter, nodes, MANY_NODES), all);
+    assert_int_equal(filter_spread(filter, nodes, 0), 0);
+    filter_free(filter);
 }
 
 /* ---- all ---- */
@@ -385,6 +596,14 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_expressions_agree_with_the_values),
+        cmocka_unit_test(ends_of_numbers_are_compared_as_their_type),
+        cmocka_unit_test(what_cannot_match_has_no_scan),
+        cmocka_unit_test(what_always_matches_is_all_nodes),
+        cmocka_unit_test(scans_look_at_the_narrowest_runs),
+        cmocka_unit_test(estimates_of_one_term_are_exact_and_others_near),
+        cmocka_unit_test(estimates_are_nothing_only_where_nothing_matches),
+        cmocka_unit_test(spread_leaves_no_wide_gaps),
+        cmocka_unit_test(spread_gives_up_in_time),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
