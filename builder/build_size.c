@@ -270,7 +270,7 @@ static uint64_t navigation_bytes_max(const struct size_input *in)
                      2 * sample * (NAVIGATION_DEGREE + 1) * sizeof(uint32_t);
     /* Visits; each as u64, twice while sorted; ranked entries and their ids. */
     uint64_t ranking = visits * (sizeof(uint32_t) + 2 * sizeof(uint64_t) + 9 * sizeof(uint32_t));
-    return MAX(MAX(graph, ranking), query_sample_bytes(in->shape)) + STREAMS_BYTES;
+    return MAX(MAX(graph, ranking), 2 * query_sample_bytes(in->shape)) + STREAMS_BYTES;
 }
 
 uint64_t build_size_stage_bytes(const struct build_size *size, enum build_stage stage,

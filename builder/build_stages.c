@@ -23,6 +23,7 @@
 #include "common/memory.h"
 #include "layout/block_walk.h"
 #include "layout/digest.h"
+#include "layout/sample.h"
 
 static const struct work_piece train_piece = {BUILD_STAGE_TRAIN, WORK_WHOLE};
 static const struct work_piece sample_piece = {BUILD_STAGE_SAMPLE, WORK_WHOLE};
@@ -291,6 +292,8 @@ static enum status partition_stage_run(struct build *b, const struct build_monit
         .sample_count =
             navigation_sample_count((uint32_t)b->shape.count, b->params.navigation_share),
         .sample_seed = b->params.seed ^ NAVIGATION_STREAM,
+        .query_count = query_sample_shape(b->shape.count).count,
+        .query_seed = query_sample_seed(b->params.seed),
         .seed = b->params.seed,
     };
     struct partition_info *info = calloc(1, sizeof(*info));
@@ -324,11 +327,59 @@ static enum status codec_copy(struct build *b, struct navigation_info *info, str
     return status;
 }
 
+/* Where the queries were put: the partition tells their positions. */
+static enum status query_nodes_read(const struct build *b, uint32_t *nodes, uint32_t count,
+                                    struct error *err)
+{
+    const struct shard_plan *plan = &b->plan;
+    struct work_input *input = NULL;
+    enum status status =
+        work_input_open(b->work, (struct work_piece){BUILD_STAGE_PARTITION, WORK_WHOLE}, "queries",
+                        0, 0, &input, err);
+    for (uint32_t i = 0; status == STATUS_OK && i < count; i++) {
+        uint32_t place[2]; /* owner, index */
+        status = work_input_read(input, place, sizeof(place), err);
+        if (status == STATUS_OK &&
+            (place[0] >= plan->shard_count || place[1] >= shard_own_count(plan, place[0])))
+            status = work_input_discard(input, "names a row that is not there", err);
+        if (status == STATUS_OK)
+            nodes[i] = b->node_of_position[plan->starts[place[0]] + place[1]];
+    }
+    work_input_close(input);
+    return status;
+}
+
+/* Fills in the nodes of an image of sample.bin. */
+static enum status sample_place(const struct build *b, uint8_t *image, size_t bytes,
+                                struct error *err)
+{
+    struct sample sample;
+    enum status status = sample_decode(image, bytes, &sample, err);
+    if (status != STATUS_OK)
+        return status;
+    uint32_t *nodes = calloc(sample.count, sizeof(*nodes));
+    uint8_t *copy = malloc(bytes); /* encoding reads what it would overwrite */
+    if (nodes == NULL || copy == NULL)
+        status = error_set(err, STATUS_NO_MEMORY, "no memory for the nodes of a sample");
+    if (status == STATUS_OK)
+        status = query_nodes_read(b, nodes, sample.count, err);
+    if (status == STATUS_OK) {
+        sample.own_nodes = nodes;
+        sample_encode(&sample, copy);
+        memcpy(image, copy, bytes);
+    }
+    free(copy);
+    free(nodes);
+    return status;
+}
+
 static enum status sample_copy(struct build *b, struct navigation_info *info, struct error *err)
 {
     uint8_t *image = NULL;
     size_t bytes = 0;
     enum status status = piece_file_read(b, sample_piece, QUERY_SAMPLE_PART, &image, &bytes, err);
+    if (status == STATUS_OK)
+        status = sample_place(b, image, bytes, err);
     if (status == STATUS_OK)
         status = small_file_write(b, GENERATION_SAMPLE, image, bytes, info, err);
     free(image);

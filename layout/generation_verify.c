@@ -216,6 +216,10 @@ static enum status verify_sample(const struct generation *generation, struct err
         status = verify_forward(generation, GENERATION_SAMPLE, &inner, err);
     else
         status = sample_compare(generation, &sample, err);
+    if (status == STATUS_OK &&
+        sample_nodes_check(&sample, generation->manifest.geometry.node_limit, &inner) != STATUS_OK)
+        status = error_set(err, inner.status, "%s: %s",
+                           file_label(generation->file_paths[GENERATION_SAMPLE]), inner.text);
     bulk_free(data, bytes, 1);
     return status;
 }

@@ -100,6 +100,14 @@ void fixture_manifest(uint64_t seed, struct manifest *manifest)
         .hot_count = FIXTURE_HOT,
         .sample_count = FIXTURE_SAMPLE,
         .sample_k = FIXTURE_SAMPLE_K,
+        .lid = 3.25,
+        .curve_count = 2,
+        .curves =
+            {{.k = 1,
+              .queries = FIXTURE_SAMPLE,
+              .point_count = 2,
+              .points = {{4, 1.05, 1, 1, 6}, {8, 0, 3, 3, 9}}},
+             {.k = 2, .queries = FIXTURE_SAMPLE, .point_count = 1, .points = {{8, 1.2, 5, 9, 12}}}},
     };
     manifest->generation_id = manifest_generation_id(manifest);
     manifest->geometry.generation_seed = manifest->generation_id.low;
@@ -270,9 +278,9 @@ static enum status fixture_sample(struct generation_writer *writer, const uint8_
         fixture_truth(vectors, nodes[i], keys + i * FIXTURE_SAMPLE_K,
                       distances + i * FIXTURE_SAMPLE_K);
     }
-    const struct sample sample = {FIXTURE_SAMPLE, FIXTURE_SAMPLE_K, FIXTURE_DIM,
-                                  ELEMENT_U8,     METRIC_L2,        own_keys,
-                                  keys,           distances,        queries};
+    const struct sample sample = {FIXTURE_SAMPLE, FIXTURE_SAMPLE_K, FIXTURE_DIM, ELEMENT_U8,
+                                  METRIC_L2,      own_keys,         nodes,       keys,
+                                  distances,      queries};
     const size_t image_bytes = sample_bytes(FIXTURE_SAMPLE, FIXTURE_SAMPLE_K, FIXTURE_DIM);
     uint8_t *image = malloc(image_bytes);
     assert_non_null(image);
