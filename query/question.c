@@ -34,6 +34,23 @@ static enum status recall_target_check(const struct question *question, struct e
     return error_set(err, STATUS_UNSUPPORTED, "recall targets are not known yet");
 }
 
+static enum status filter_prepare(struct question *question, const struct index *index,
+                                  struct error *err)
+{
+    const struct attributes *attributes = index_attributes(index);
+    if (question->filter_bytes == 0)
+        return STATUS_OK;
+    if (attributes->column_count == 0)
+        return error_set(err, STATUS_INVALID, "filter: this index has no attributes");
+    enum status status = filter_compile(question->filter_text, question->filter_bytes, attributes,
+                                        &question->filter, err);
+    if (status != STATUS_OK)
+        return status;
+    question->common.filter = question->filter;
+    question->match_estimate = filter_match_estimate(question->filter);
+    return STATUS_OK;
+}
+
 enum status question_prepare(struct question *question, const struct index *index,
                              struct error *err)
 {
@@ -41,13 +58,14 @@ enum status question_prepare(struct question *question, const struct index *inde
     enum status status = radius_check(question, manifest, err);
     if (status == STATUS_OK)
         status = recall_target_check(question, err);
-    if (status == STATUS_OK && question->filter_bytes > 0)
-        status = error_set(err, STATUS_UNSUPPORTED, "filters are not known yet");
     question->match_estimate = manifest->vector_count;
+    if (status == STATUS_OK)
+        status = filter_prepare(question, index, err);
     return status;
 }
 
 void question_fini(struct question *question)
 {
-    (void)question;
+    filter_free(question->filter);
+    question->filter = NULL;
 }

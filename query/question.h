@@ -15,6 +15,7 @@
 
 #include "common/error.h"
 #include "query/engine.h"
+#include "query/filter.h"
 #include "query/index.h"
 
 struct question {
@@ -25,6 +26,7 @@ struct question {
     size_t filter_bytes;        /* 0: no filter */
     uint32_t rank_max;          /* largest of its queries' cursors */
     /* out */
+    struct filter *filter;   /* owned; common.filter too */
     float expected_recall;   /* 0 without a recall target */
     uint64_t match_estimate; /* vectors that match; all without a filter */
 };
