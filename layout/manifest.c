@@ -12,12 +12,14 @@
 #include <xxhash.h>
 
 #include "layout/digest.h"
+#include "layout/keys.h"
 #include "layout/sample.h"
 
 const char *const generation_file_names[GENERATION_FILE_COUNT] = {
     [GENERATION_NODES] = "nodes.blk", [GENERATION_CODES] = "codes.bin",
     [GENERATION_CODEC] = "codec.bin", [GENERATION_NAVIGATION] = "navigation.bin",
     [GENERATION_HOT] = "hot.bin",     [GENERATION_SAMPLE] = "sample.bin",
+    [GENERATION_KEYS] = "keys.bin",
 };
 
 /* ---- generation id ---- */
@@ -279,6 +281,9 @@ static enum status files_check(const struct manifest *manifest, struct error *er
                                   sample_bytes(manifest->sample_count, manifest->sample_k,
                                                manifest->geometry.vector_bytes),
                                   err);
+    if (status == STATUS_OK)
+        status =
+            file_bytes_check(manifest, GENERATION_KEYS, keys_bytes(manifest->vector_count), err);
     if (status != STATUS_OK)
         return status;
     /* Their lengths also depend on what is in them; their readers compare. */

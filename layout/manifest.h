@@ -31,6 +31,7 @@ enum generation_file {
     GENERATION_NAVIGATION, /* navigation.bin */
     GENERATION_HOT,        /* hot.bin */
     GENERATION_SAMPLE,     /* sample.bin */
+    GENERATION_KEYS,       /* keys.bin */
     GENERATION_FILE_COUNT,
 };
 extern const char *const generation_file_names[GENERATION_FILE_COUNT];

@@ -367,6 +367,7 @@ static void manifest_rejects_missing_and_mistyped_members(void **state)
         "navigation.bin",
         "hot.bin",
         "sample.bin",
+        "keys.bin",
         "bytes",
         "xxh3",
     };
@@ -470,6 +471,7 @@ CHANGE(codec_bytes, m->files[GENERATION_CODEC].bytes = 0)
 CHANGE(navigation_bytes, m->files[GENERATION_NAVIGATION].bytes = 0)
 CHANGE(hot_bytes, m->files[GENERATION_HOT].bytes += 4)
 CHANGE(sample_bytes, m->files[GENERATION_SAMPLE].bytes--)
+CHANGE(keys_bytes, m->files[GENERATION_KEYS].bytes -= 4096)
 
 static void manifest_check_names_each_contradiction(void **state)
 {
@@ -526,6 +528,7 @@ static void manifest_check_names_each_contradiction(void **state)
         {change_navigation_bytes, "navigation.bin"},
         {change_hot_bytes, "hot.bin has 84 bytes"},
         {change_sample_bytes, "sample.bin has 183 bytes, the other fields make it 184"},
+        {change_keys_bytes, "keys.bin has 4096 bytes, the other fields make it 8192"},
         {change_sample_none, "sample_count is 0"},
         {change_sample_many, "sample_count is 98"},
         {change_sample_k_none, "sample_k is 0, must be 1..96"},
