@@ -54,7 +54,7 @@ static bool wait_is_vain(struct worker *w, const struct search_query *query)
     if (query->deadline_ns == 0 || load <= w->engine->concurrency)
         return false;
     uint64_t wait_ns = engine_pace_wait_ns(&w->pace, inbox_ahead(&w->inbox, query->flow));
-    uint64_t service_ns = engine_pace_service_ns(&w->pace, query->search_list);
+    uint64_t service_ns = engine_pace_service_ns(&w->pace, query_list(query));
     return wait_ns > 0 && query->submitted_ns + wait_ns + service_ns > query->deadline_ns;
 }
 
@@ -213,6 +213,8 @@ enum status engine_query_check(const struct engine *engine, const struct search_
                                struct error *err)
 {
     const struct manifest *m = engine->index->manifest;
+    if (query->kind == SEARCH_FETCH)
+        return STATUS_OK; /* any key may be asked for */
     if (query->k == 0 || query->k > ENGINE_K_MAX)
         return error_set(err, STATUS_INVALID, "k is %u, not in 1..%d", query->k, ENGINE_K_MAX);
     if (query->k > m->vector_count)
@@ -249,6 +251,7 @@ static uint64_t counted(const atomic_uint_fast64_t *counter)
 static void counters_read(const struct engine_counters *c, struct engine_stats *into)
 {
     into->queries += counted(&c->queries);
+    into->fetches += counted(&c->fetches);
     into->timeouts += counted(&c->timeouts);
     into->degraded += counted(&c->degraded);
     into->busy += counted(&c->busy);
@@ -295,6 +298,7 @@ void engine_stats_clear(struct engine *engine)
 void engine_stats_add(struct engine_stats *into, const struct engine_stats *from)
 {
     into->queries += from->queries;
+    into->fetches += from->fetches;
     into->timeouts += from->timeouts;
     into->degraded += from->degraded;
     into->busy += from->busy;

@@ -54,6 +54,12 @@ struct search_after {
     uint64_t key;
 };
 
+/* What is asked. */
+enum search_query_kind {
+    SEARCH_NEAREST = 0,
+    SEARCH_FETCH, /* the vector that has a key */
+};
+
 /* A query, owned by the caller and untouched by it between engine_submit() and complete(). */
 struct search_query {
     /* in */
@@ -76,9 +82,17 @@ struct search_query {
      * any complete() takes. */
     void (*complete)(struct search_query *query);
     void *user;
+    /* SEARCH_FETCH, in place of all above but deadline_ns and flow. No more than two reads. */
+    enum search_query_kind kind;
+    uint64_t key;
+    void *fetched; /* room for a vector as it is stored (vector_bytes); NULL: only whether it is
+                    * there. Written in part or whole only if it is found */
+    bool found;    /* out; false unless `status` is OK */
+    uint32_t node; /* out; of the key, UINT32_MAX: not found */
     /* out, set before complete() */
     enum status status; /* OK; TIMEOUT: hits are what was found till then; BUSY: it was queued, but
-                         * made room for another flow, or had too little time left to be started */
+                         * made room for another flow, or had too little time left to be started;
+                         * IO (of a fetch): a page or block could not be read, or is damaged */
     uint32_t hit_count; /* min(k, what was found), ascending distance, ties by lower key */
     uint32_t flags;     /* enum search_flags */
     struct search_stats stats;
@@ -107,8 +121,8 @@ NODISCARD enum status engine_create(const struct engine_params *params, struct i
  * waited for without limit, after all queries were answered, since its buffer cannot be freed. */
 void engine_destroy(struct engine *engine);
 
-/* Checks k, L, W, ratio and that the vector is finite against the index: STATUS_INVALID with the
- * reason. Does not submit. */
+/* Of a search, checks k, L, W, ratio and that the vector is finite against the index:
+ * STATUS_INVALID with the reason. Does not submit. */
 NODISCARD enum status engine_query_check(const struct engine *engine,
                                          const struct search_query *query, struct error *err);
 
@@ -126,13 +140,14 @@ void engine_search_all(struct engine *engine, struct search_query *queries, size
 
 struct engine_stats {
     /* counters */
-    uint64_t queries; /* answered: OK or TIMEOUT */
+    uint64_t queries; /* answered: OK, TIMEOUT or IO */
+    uint64_t fetches; /* of these, those by key */
     uint64_t timeouts, degraded;
     uint64_t busy; /* answered BUSY: refused at submission, replaced in the queue, or not started */
     uint64_t reads, read_retries, read_timeouts, failed_blocks, cache_hits;
     uint64_t code_distances, exact_distances;
     uint64_t busy_ns;                     /* worker CPU spent on queries */
-    struct histogram_counts latency;      /* submit to completion, of queries that are OK */
+    struct histogram_counts latency;      /* submit to completion, of searches that are OK */
     struct histogram_counts read_latency; /* of reads that were not given up */
     /* as it is now */
     uint32_t queued, in_flight; /* queries */

@@ -190,7 +190,7 @@ uint64_t collection_budget(const struct collection *c, uint64_t blocks)
     struct index *index = collection_open(c, 0);
     const struct manifest *m = index_manifest(index);
     const struct index_memory memory = index_memory_of(index);
-    uint64_t budget = memory.codes_bytes + memory.navigation_bytes +
+    uint64_t budget = memory.codes_bytes + memory.navigation_bytes + memory.keys_bytes +
                       m->block_count * sizeof(uint32_t) + blocks * m->geometry.block_bytes;
     index_release(index);
     return budget;
@@ -202,15 +202,15 @@ uint64_t collection_budget_lists(const struct collection *c, uint64_t blocks)
     const struct manifest *m = index_manifest(index);
     const struct index_memory memory = index_memory_of(index);
     /* The most that does not make it resident buys everything but blocks first. */
-    const uint64_t most =
-        memory.codes_bytes + memory.navigation_bytes + m->files[GENERATION_NODES].bytes - 1;
+    const uint64_t most = memory.codes_bytes + memory.navigation_bytes + memory.keys_bytes +
+                          m->files[GENERATION_NODES].bytes - 1;
     struct index_plan plan;
     struct error err;
     ASSERT_STATUS_OK(index_plan_make(m, most, &plan, &err), err);
     assert_true(plan.lists && !plan.resident && plan.cached_blocks > blocks);
     const uint64_t table_bytes = blocks > 0 ? m->block_count * sizeof(uint32_t) : 0;
-    const uint64_t budget = plan.codes_bytes + plan.navigation_bytes + plan.lists_bytes +
-                            table_bytes + blocks * m->geometry.block_bytes;
+    const uint64_t budget = plan.codes_bytes + plan.navigation_bytes + plan.keys_bytes +
+                            plan.lists_bytes + table_bytes + blocks * m->geometry.block_bytes;
     index_release(index);
     return budget;
 }
