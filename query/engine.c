@@ -231,6 +231,20 @@ static enum status query_check_limits(const struct manifest *m, const struct sea
     return STATUS_OK;
 }
 
+static enum status query_check_vector(const struct engine *engine, const struct search_query *query,
+                                      struct error *err)
+{
+    const struct manifest *m = engine->index->manifest;
+    size_t bad;
+    if (!element_all_finite(m->type, query->vector, m->dim, &bad))
+        return error_set(err, STATUS_INVALID, "query has a NaN or infinity at dimension %zu", bad);
+    if (m->metric == METRIC_COSINE &&
+        distance_query_scale(&engine->index->distance, query->vector) == 0.0f)
+        return error_set(err, STATUS_INVALID,
+                         "query is a zero vector, which has no direction under cosine");
+    return STATUS_OK;
+}
+
 enum status engine_query_check(const struct engine *engine, const struct search_query *query,
                                struct error *err)
 {
@@ -255,14 +269,8 @@ enum status engine_query_check(const struct engine *engine, const struct search_
                          ENGINE_BEAM_WIDTH_MAX);
     if (!(query->search_ratio >= 0.0f) || isinf(query->search_ratio))
         return error_set(err, STATUS_INVALID, "search ratio is not a number >= 0");
-    size_t bad;
-    if (!element_all_finite(m->type, query->vector, m->dim, &bad))
-        return error_set(err, STATUS_INVALID, "query has a NaN or infinity at dimension %zu", bad);
-    if (m->metric == METRIC_COSINE &&
-        distance_query_scale(&engine->index->distance, query->vector) == 0.0f)
-        return error_set(err, STATUS_INVALID,
-                         "query is a zero vector, which has no direction under cosine");
-    return query_check_limits(m, query, err);
+    enum status status = query_check_limits(m, query, err);
+    return status == STATUS_OK && query->vector ? query_check_vector(engine, query, err) : status;
 }
 
 /* ---- statistics ---- */

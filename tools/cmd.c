@@ -267,7 +267,7 @@ enum cmd_outcome cmd_search_options_check(const struct cmd_search_options *self,
                               "give one or the other");
     if (!self->has_recall && search_list == 0)
         return cmd_usage(err, "wanted either --search-list or --recall");
-    if (!self->has_recall && self->k > search_list)
+    if (!self->has_recall && !self->within_radius && self->k > search_list)
         return cmd_usage(err, "k is %u, more than --search-list %u", self->k, search_list);
     if (!(ratio >= 0 && ratio <= 1e6))
         return cmd_usage(err, "--search-ratio %g: wanted a ratio, or 0 for none", ratio);
