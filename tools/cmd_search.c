@@ -126,7 +126,8 @@ static void print_head(const struct options *options)
         printf("%7s %5s %20s %14s\n", "query", "rank", "key", "distance");
 }
 
-/* How the queries were answered, where the choice was left open. */
+/* How the queries were answered, where the choice was left open: an object after the others, or
+ * lines on stderr, since stdout is answers. */
 static void print_chosen(const struct session *self)
 {
     const struct options *options = self->options;
@@ -142,10 +143,11 @@ static void print_chosen(const struct session *self)
         return;
     }
     if (options->common.has_recall)
-        printf("search list %u, ratio %.4g, recall expected %.4f\n", chosen->search_list,
-               (double)chosen->search_ratio, (double)chosen->expected_recall);
+        fprintf(stderr, "recall %g: list %u, ratio %.4f: expected %.4f\n", options->common.recall,
+                chosen->search_list, (double)chosen->search_ratio, (double)chosen->expected_recall);
     if (options->common.filter != NULL)
-        printf("filter: %s, some %" PRIu64 " vectors match\n", plan, chosen->match_estimate);
+        fprintf(stderr, "filter: %s, some %" PRIu64 " vectors match\n", plan,
+                chosen->match_estimate);
 }
 
 /* All pages of one batch. */
@@ -194,8 +196,7 @@ static enum status run_queries(struct session *self, struct error *err)
         explain_print_json_summary(&self->explained);
     else if (options->explain)
         explain_print_summary(&self->explained);
-    if (self->writer == NULL || options->explain)
-        print_chosen(self);
+    print_chosen(self);
     return STATUS_OK;
 }
 
