@@ -44,7 +44,8 @@ static float *rows_to_f32(const struct collection_spec *spec, const void *rows, 
 }
 
 static void generation_build(const char *input, const char *output,
-                             const struct collection_spec *spec, const void *rows)
+                             const struct collection_spec *spec, const void *rows,
+                             const uint64_t *keys)
 {
     struct vector_writer *writer = NULL;
     struct error err;
@@ -52,7 +53,12 @@ static void generation_build(const char *input, const char *output,
     ASSERT_STATUS_OK(vector_writer_open(input, shape, &writer, &err), err);
     ASSERT_STATUS_OK(vector_writer_append(writer, rows, spec->count, &err), err);
     ASSERT_STATUS_OK(vector_writer_finish(writer, &err), err);
+    char key_path[PATH_MAX];
+    snprintf(key_path, sizeof(key_path), "%s.u64bin", input);
+    if (keys)
+        ASSERT_STATUS_OK(key_file_write(key_path, keys, spec->count, &err), err);
     const struct build_params params = {.input = input,
+                                        .keys = keys ? key_path : NULL,
                                         .output = output,
                                         .metric = spec->metric,
                                         .degree = 24,
@@ -70,6 +76,12 @@ static void generation_build(const char *input, const char *output,
 
 struct collection *collection_create(const char *directory, const char *name,
                                      const struct collection_spec *spec)
+{
+    return collection_create_keyed(directory, name, spec, NULL);
+}
+
+struct collection *collection_create_keyed(const char *directory, const char *name,
+                                           const struct collection_spec *spec, const uint64_t *keys)
 {
     struct collection *c = calloc(1, sizeof(*c));
     assert_non_null(c);
@@ -93,7 +105,7 @@ struct collection *collection_create(const char *directory, const char *name,
     char file_name[100];
     snprintf(file_name, sizeof(file_name), "%s.%s", name, suffixes[spec->type]);
     c->path = fixture_path(directory, name);
-    generation_build(fixture_path(directory, file_name), c->path, spec, rows);
+    generation_build(fixture_path(directory, file_name), c->path, spec, rows, keys);
     free(generated);
     return c;
 }
