@@ -7,22 +7,26 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "common/vector_file.h"
 #include "layout/generation.h"
 #include "layout/keys_lookup.h"
+#include "query/client.h"
 #include "tools/cmd.h"
 
 struct options {
+    const char *socket; /* one of socket, index */
     const char *index;
     const char *output;
     bool exists;
     bool json;
 };
 
-/* Where vectors come from. Whatever else can answer for a key has its place here. */
+/* Where vectors come from. */
 struct source {
     const char *name;
+    struct client *client; /* or */
     struct generation *generation;
     struct vector_shape shape; /* of all its vectors */
 };
@@ -31,15 +35,31 @@ struct source {
 struct answer {
     uint64_t key;
     bool found;
-    uint32_t node;
-    void *vector; /* room for one, or NULL: whether it is there is all that is wanted */
+    uint32_t node; /* UINT32_MAX: a daemon does not tell */
+    void *vector;  /* room for one, or NULL: whether it is there is all that is wanted */
 };
 
 /* ---- the source ---- */
 
+static enum status source_connect(const struct options *options, struct source *source,
+                                  struct error *err)
+{
+    *source = (struct source){.name = options->socket};
+    enum status status = client_connect(options->socket, &source->client, err);
+    if (status == STATUS_OK)
+        status = client_require(source->client, CLIENT_EXTENDED, err);
+    if (status != STATUS_OK)
+        return status;
+    const struct client_index_info info = client_index(source->client);
+    source->shape = (struct vector_shape){info.vector_count, info.dim, info.type};
+    return STATUS_OK;
+}
+
 static enum status source_open(const struct options *options, struct source *source,
                                struct error *err)
 {
+    if (options->socket != NULL)
+        return source_connect(options, source, err);
     *source = (struct source){.name = options->index};
     enum status status = generation_open(options->index, &source->generation, err);
     if (status != STATUS_OK)
@@ -51,12 +71,35 @@ static enum status source_open(const struct options *options, struct source *sou
 
 static void source_close(struct source *source)
 {
+    client_close(source->client);
     generation_close(source->generation);
+}
+
+/* A generation that went live since the start may have vectors of another shape. */
+static enum status daemon_ask(const struct source *source, struct answer *answer, struct error *err)
+{
+    const struct client_fetch fetch = {
+        .keys = &answer->key, .count = 1, .vectors = answer->vector != NULL};
+    struct client_fetched fetched;
+    enum status status = client_fetch(source->client, &fetch, &fetched, err);
+    if (status != STATUS_OK)
+        return status;
+    if (fetched.dim != source->shape.dim || fetched.type != source->shape.type)
+        return error_set(err, STATUS_INVALID, "%s: the index has become one of %u %s, was %u %s",
+                         source->name, fetched.dim, element_name(fetched.type), source->shape.dim,
+                         element_name(source->shape.type));
+    answer->found = fetched.found[0] != 0;
+    answer->node = UINT32_MAX;
+    if (answer->vector != NULL)
+        memcpy(answer->vector, fetched.vectors, fetched.dim * element_bytes(fetched.type));
+    return STATUS_OK;
 }
 
 /* Answers for answer->key. */
 static enum status source_ask(const struct source *source, struct answer *answer, struct error *err)
 {
+    if (source->client != NULL)
+        return daemon_ask(source, answer, err);
     enum status status =
         keys_lookup(source->generation, answer->key, &answer->node, &answer->found, err);
     if (status != STATUS_OK || !answer->found || answer->vector == NULL)
@@ -88,7 +131,7 @@ static enum status print_answer(const struct options *options, const struct vect
         printf("{\"key\":%" PRIu64 ",\"found\":%s", answer->key, answer->found ? "true" : "false");
     else
         printf("%" PRIu64, answer->key);
-    if (options->json && answer->found)
+    if (options->json && answer->found && answer->node != UINT32_MAX)
         printf(",\"node\":%u", answer->node);
     if (answer->found && answer->vector != NULL) {
         printf("%s", options->json ? ",\"vector\":[" : " ");
@@ -159,12 +202,16 @@ static enum cmd_outcome options_parse(int argc, char **argv, struct options *opt
                                       struct args_positionals *keys, struct error *err)
 {
     const struct args_option table[] = {
+        {.name = "socket",
+         .kind = ARGS_STRING,
+         .target = &options->socket,
+         .value_name = "PATH",
+         .help = "ask the daemon that listens there"},
         {.name = "index",
          .kind = ARGS_STRING,
          .target = &options->index,
          .value_name = "GEN",
-         .help = "open this generation",
-         .required = true},
+         .help = "or open this generation here"},
         {.name = "output",
          .kind = ARGS_STRING,
          .target = &options->output,
@@ -191,6 +238,8 @@ static enum cmd_outcome options_parse(int argc, char **argv, struct options *opt
         keys->count = 0;
         return outcome;
     }
+    if ((options->socket == NULL) == (options->index == NULL))
+        return cmd_usage(err, "wanted either --socket or --index");
     if (options->output != NULL && (options->exists || options->json))
         return cmd_usage(err, "--output goes with neither --exists nor --json");
     uint64_t key;
