@@ -115,6 +115,15 @@ void service_generation_make(const struct service_data *data, const char *name, 
     generation_make(data, name, seed, code_bytes, NULL);
 }
 
+void service_attributes_make(struct service_data *data)
+{
+    char attributes[SERVICE_PATH_BYTES];
+    snprintf(attributes, sizeof(attributes), "%s/base.csv", data->dir);
+    attributes_write(attributes);
+    generation_make(data, "with", SEED, SERVICE_CODE_BYTES, attributes);
+    snprintf(data->generation, sizeof(data->generation), "%s/root/with", data->dir);
+}
+
 struct service_data *service_data_create(void)
 {
     struct service_data *data = calloc(1, sizeof(*data));
@@ -127,10 +136,7 @@ struct service_data *service_data_create(void)
     log_set_level(LOG_LEVEL_ERROR);
     for (uint32_t i = 0; i < SERVICE_VECTORS; i++)
         vector_fill(SEED, i, data->vectors[i]);
-    char attributes[SERVICE_PATH_BYTES];
-    snprintf(attributes, sizeof(attributes), "%s/base.csv", data->dir);
-    attributes_write(attributes);
-    generation_make(data, "gen", SEED, SERVICE_CODE_BYTES, attributes);
+    service_generation_make(data, "gen", SEED, SERVICE_CODE_BYTES);
     struct error err;
     ASSERT_OK(publish_generation(data->root, "gen", &err), err);
     return data;

@@ -41,7 +41,7 @@ static struct fixture fixture;
 static int group_setup(void **state)
 {
     fixture.data = service_data_create();
-    service_generation_make(fixture.data, "plain", 7, SERVICE_CODE_BYTES);
+    service_attributes_make(fixture.data);
     for (uint32_t q = 0; q < BATCH; q++)
         service_query(q, fixture.queries[q]);
     log_set_level(LOG_LEVEL_NONE); /* refusals are wanted here */
@@ -422,7 +422,7 @@ static void a_generation_without_attributes_has_no_filters(void **state)
     struct fixture *f = *state;
     char *with = strdup(f->data->generation), *slash = strrchr(f->data->generation, '/');
     assert_true(with && slash);
-    memcpy(slash, "/plain", sizeof("/plain"));
+    memcpy(slash, "/gen", sizeof("/gen"));
     start(f, (struct service_options){0});
     memcpy(f->data->generation, with, strlen(with) + 1);
     free(with);
