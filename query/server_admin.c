@@ -64,6 +64,7 @@ enum status server_stats_text(struct server *server, enum protocol_stats_format 
         return nothing_live(err);
     stats.name = served->name;
     stats.manifest = served->manifest;
+    stats.attributes = index_attributes(served->index);
     stats.memory = index_memory_of(served->index);
     stats.proof = served->proof;
     serving_stats_get(server->params.serving, &stats.serving);

@@ -6,6 +6,7 @@
 #define NIGHTJAR_QUERY_STATS_H
 
 #include "common/error.h"
+#include "layout/attributes.h"
 #include "layout/manifest.h"
 #include "query/index.h"
 #include "query/server.h"
@@ -18,8 +19,9 @@ struct http_stats {
 };
 
 struct stats {
-    const char *name;                /* of the live generation's directory; borrowed */
-    const struct manifest *manifest; /* of the live generation; borrowed */
+    const char *name;                    /* of the live generation's directory; borrowed */
+    const struct manifest *manifest;     /* of the live generation; borrowed */
+    const struct attributes *attributes; /* likewise; NULL: not told */
     struct index_memory memory;
     struct proof proof;
     struct serving_stats serving; /* the engine's counters are there */

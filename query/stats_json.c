@@ -25,6 +25,52 @@ static cJSON *add_numbers(cJSON *parent, const char *name, const struct number *
     return object;
 }
 
+static bool add_columns(cJSON *index, const struct attributes *attributes)
+{
+    cJSON *columns = cJSON_AddArrayToObject(index, "columns");
+    for (uint32_t i = 0; columns && attributes && i < attributes->column_count; i++) {
+        const struct attribute_column *column = &attributes->columns[i];
+        cJSON *object = cJSON_CreateObject();
+        if (!cJSON_AddItemToArray(columns, object) ||
+            !cJSON_AddStringToObject(object, "name", column->name) ||
+            !cJSON_AddStringToObject(object, "type", attribute_kind_name(column->kind)))
+            return false;
+        if (column->kind == ATTRIBUTE_LABELS &&
+            !cJSON_AddNumberToObject(object, "labels", column->label_count))
+            return false;
+    }
+    return columns != NULL;
+}
+
+/* [search_list, ratio, recall, blocks a query] */
+static bool add_points(cJSON *object, const struct manifest_curve *curve)
+{
+    cJSON *points = cJSON_AddArrayToObject(object, "points");
+    for (uint32_t i = 0; points && i < curve->point_count; i++) {
+        const struct manifest_point *point = &curve->points[i];
+        const double numbers[4] = {point->search_list, point->search_ratio,
+                                   (double)point->hits / ((double)curve->queries * curve->k),
+                                   (double)point->reads / curve->queries};
+        if (!cJSON_AddItemToArray(points, cJSON_CreateDoubleArray(numbers, 4)))
+            return false;
+    }
+    return points != NULL;
+}
+
+static bool add_calibration(cJSON *index, const struct manifest *manifest)
+{
+    cJSON *curves = cJSON_AddArrayToObject(index, "calibration");
+    for (uint32_t i = 0; curves && i < manifest->curve_count; i++) {
+        const struct manifest_curve *curve = &manifest->curves[i];
+        cJSON *object = cJSON_CreateObject();
+        if (!cJSON_AddItemToArray(curves, object) ||
+            !cJSON_AddNumberToObject(object, "k", curve->k) ||
+            !cJSON_AddBoolToObject(object, "tuned", curve->tuned) || !add_points(object, curve))
+            return false;
+    }
+    return curves && cJSON_AddNumberToObject(index, "lid", manifest->lid);
+}
+
 static bool add_index(cJSON *root, const struct stats *stats)
 {
     const struct manifest *manifest = stats->manifest;
@@ -43,7 +89,9 @@ static bool add_index(cJSON *root, const struct stats *stats)
            cJSON_AddStringToObject(index, "name", stats->name) &&
            cJSON_AddNumberToObject(index, "sample_recall", stats->proof.recall) &&
            cJSON_AddStringToObject(index, "type", element_name(manifest->type)) &&
-           cJSON_AddStringToObject(index, "metric", metric_name(manifest->metric));
+           cJSON_AddStringToObject(index, "store", element_name(manifest->type)) &&
+           cJSON_AddStringToObject(index, "metric", metric_name(manifest->metric)) &&
+           add_columns(index, stats->attributes) && add_calibration(index, manifest);
 }
 
 static bool add_memory(cJSON *root, const struct index_memory *memory)

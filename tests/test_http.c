@@ -468,6 +468,10 @@ static void wrong_searches_are_told_what_is_wrong(void **state)
         {"{\"vector\":" V16 ",\"search_ratio\":1e999}", "search_ratio: want a finite"},
         {"{\"vector\":" V16 ",\"search_ratio\":-1}", "query 0"},
         {"{\"vector\":" V16 ",\"timeout_ms\":true}", "timeout_ms: want a whole"},
+        {"{\"vector\":" V16 ",\"radius\":-1}", "radius is -1"},
+        {"{\"vector\":" V16 ",\"filter\":\"year = 1\"}", "this index has no attributes"},
+        {"{\"vector\":" V16 ",\"recall\":1.5}", "above 0 and below 1"},
+        {"{\"key\":17,\"recall\":0.5,\"search_list\":40}", "either a search list or"},
     };
     start((struct service_options){0}, (struct http_params){0});
     for (size_t i = 0; i < ARRAY_LENGTH(wrong); i++)

@@ -21,7 +21,8 @@ static void too_many_values_are_refused_before_they_are_parsed(void **state)
     (void)state;
     struct error err;
     struct http_search search;
-    const struct protocol_shape shape = {ELEMENT_U8, VECTOR_DIM_MAX, PROTOCOL_QUERIES_MAX, METRIC_L2};
+    const struct protocol_shape shape = {ELEMENT_U8, VECTOR_DIM_MAX, PROTOCOL_QUERIES_MAX,
+                                         METRIC_L2};
     size_t length = 4u << 20;
     char *text = malloc(length);
     assert_non_null(text);
@@ -107,12 +108,113 @@ static void defaults_are_those_that_are_documented(void **state)
     http_search_free(&search);
 }
 
+/* Of one byte a vector, so that queries are short. */
+static enum status parse(const char *text, struct http_search *search, struct error *err)
+{
+    const struct protocol_shape shape = {ELEMENT_U8, 1, 4, METRIC_L2};
+    return http_search_parse(text, strlen(text), &shape, search, err);
+}
+
+static void what_is_asked_beside_vectors_is_read(void **state)
+{
+    (void)state;
+    struct http_search search;
+    struct error err;
+    assert_int_equal(parse("{\"keys\":[17,\"18446744073709551615\"],\"filter\":\"a = 1\","
+                           "\"radius\":-0.5,\"recall\":0.9,"
+                           "\"after\":[null,{\"key\":3,\"distance\":1.5,\"rank\":10}]}",
+                           &search, &err),
+                     STATUS_OK);
+    assert_null(search.vectors);
+    assert_int_equal(search.query_count, 2);
+    assert_true(search.keys[0] == 17 && search.keys[1] == UINT64_MAX);
+    assert_string_equal(search.filter, "a = 1");
+    assert_true(search.within_radius && search.radius == -0.5f);
+    assert_true(search.recall_target == 0.9f && search.search_list == 0);
+    assert_false(search.after[0].set);
+    assert_true(search.after[1].set && search.after[1].key == 3 && search.after[1].rank == 10);
+    assert_true(search.after[1].distance == 1.5f);
+    http_search_free(&search);
+    /* A page needs its rank and k. */
+    assert_int_equal(
+        parse("{\"key\":1,\"after\":{\"key\":3,\"distance\":1,\"rank\":90}}", &search, &err),
+        STATUS_OK);
+    assert_int_equal(search.search_list, 100);
+    http_search_free(&search);
+}
+
+static void what_is_wrong_beside_vectors_is_named(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *words;
+    } wrong[] = {
+        {"{\"vector\":[1],\"key\":1}", "both vector and key"},
+        {"{\"keys\":1}", "keys: want an array"},
+        {"{\"keys\":[]}", "0 queries"},
+        {"{\"key\":-1}", "a key is a whole number"},
+        {"{\"key\":1.5}", "a key is a whole number"},
+        {"{\"key\":18446744073709551615}", "or a string of its digits"},
+        {"{\"key\":\"18446744073709551616\"}", "a key is a whole number"},
+        {"{\"key\":\"-1\"}", "a key is a whole number"},
+        {"{\"key\":\"1x\"}", "a key is a whole number"},
+        {"{\"key\":\"\"}", "a key is a whole number"},
+        {"{\"key\":1,\"filter\":1}", "filter: want a string"},
+        {"{\"key\":1,\"radius\":\"1\"}", "radius: want a finite"},
+        {"{\"key\":1,\"recall\":0}", "recall 0: above 0"},
+        {"{\"key\":1,\"after\":1}", "query 0: after is null"},
+        {"{\"key\":1,\"after\":{\"key\":1,\"rank\":1}}", "query 0: after is null"},
+        {"{\"key\":1,\"after\":{\"key\":1,\"distance\":1,\"rank\":0}}", "rank is 0"},
+        {"{\"keys\":[1,2],\"after\":[null]}", "one for each query"},
+        {"{\"keys\":[1,2],\"after\":null}", "one for each query"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(wrong); i++) {
+        struct http_search search;
+        struct error err;
+        assert_int_equal(parse(wrong[i].text, &search, &err), STATUS_INVALID);
+        if (!strstr(err.text, wrong[i].words))
+            fail_msg("%s: \"%s\" lacks \"%s\"", wrong[i].text, err.text, wrong[i].words);
+    }
+}
+
+static void a_page_says_where_the_next_begins(void **state)
+{
+    (void)state;
+    struct search_hit hits[] = {{.key = 7, .distance = 1.5f}, {.key = 9, .distance = 2}};
+    struct search_after none = {0};
+    struct search_query query = {
+        .hits = hits, .hit_count = 2, .k = 2, .after = {.set = true, .rank = 4}};
+    const struct http_search asked = {
+        .within_radius = true, .after = &none, .recall_target = 0.9f, .filter = (char[]){"x"}};
+    const struct question question = {.common = {.search_list = 20, .search_ratio = 1.5f},
+                                      .expected_recall = 0.75f,
+                                      .match_estimate = 33};
+    const struct http_search_origin origin = {.asked = &asked, .question = &question};
+    struct error err;
+    char *text = NULL;
+    query.stats.filter_plan = SEARCH_FILTER_SCAN;
+    query.flags = SEARCH_TRUNCATED;
+    assert_int_equal(http_search_format(&origin, &query, 1, &text, &err), STATUS_OK);
+    assert_non_null(strstr(text, "\"truncated\":true,\"last\":false,\"next\":{\"key\":9,"
+                                 "\"distance\":2,\"rank\":6},\"reads\":0}],\"search_list\":20,"
+                                 "\"search_ratio\":1.5,\"expected_recall\":0.75,\"filter_plan\":"
+                                 "\"scan\",\"match_estimate\":33}\n"));
+    free(text);
+    query.hit_count = 1;
+    assert_int_equal(http_search_format(&origin, &query, 1, &text, &err), STATUS_OK);
+    assert_non_null(strstr(text, "\"last\":true,\"reads\":0}]"));
+    free(text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(too_many_values_are_refused_before_they_are_parsed),
         cmocka_unit_test(values_are_checked_for_the_element_type),
         cmocka_unit_test(keys_beyond_doubles_are_printed_in_full),
+        cmocka_unit_test(what_is_asked_beside_vectors_is_read),
+        cmocka_unit_test(what_is_wrong_beside_vectors_is_named),
+        cmocka_unit_test(a_page_says_where_the_next_begins),
         cmocka_unit_test(errors_are_json_whatever_they_quote),
         cmocka_unit_test(defaults_are_those_that_are_documented),
     };

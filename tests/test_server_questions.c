@@ -433,6 +433,21 @@ static void a_generation_without_attributes_has_no_filters(void **state)
     (void)ask(f, &search);
 }
 
+static void statistics_name_columns_and_curves(void **state)
+{
+    struct fixture *f = *state;
+    struct error err;
+    char *text = NULL;
+    start(f, (struct service_options){0});
+    assert_int_equal(client_stats(f->client, CLIENT_STATS_JSON, &text, &err), STATUS_OK);
+    assert_non_null(strstr(text, "\"columns\":[{\"name\":\"year\",\"type\":\"u64\"},{\"name\":"
+                                 "\"price\",\"type\":\"i64\"},{\"name\":\"lang\",\"type\":"
+                                 "\"labels\",\"labels\":3}]"));
+    assert_non_null(strstr(text, "\"calibration\":["));
+    assert_non_null(strstr(text, "\"store\":\"f32\""));
+    free(text);
+}
+
 /* ---- frames in pieces, and broken ones ---- */
 
 /* A search by key for the neighbours of key 17, k 2, with a cursor and a filter. */
@@ -572,6 +587,7 @@ int main(void)
         TEST(a_recall_target_is_met_by_the_calibration_or_refused),
         TEST(what_is_wrong_is_named_and_the_connection_goes_on),
         TEST(a_generation_without_attributes_has_no_filters),
+        TEST(statistics_name_columns_and_curves),
         TEST(a_frame_may_come_in_pieces_and_a_broken_one_is_skipped),
         TEST(many_filtered_queries_leave_neither_memory_nor_descriptors),
     };
