@@ -424,6 +424,22 @@ static void a_request_id_comes_back_if_it_is_one(void **state)
 
 #define V16 "[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]"
 
+/* By key, and paged. */
+static void a_key_is_asked_for_page_by_page(void **state)
+{
+    (void)state;
+    start((struct service_options){0}, (struct http_params){0});
+    const struct response *r =
+        ask_search("{\"key\":17,\"k\":3,\"search_list\":600,\"after\":null}");
+    assert_int_equal(r->status, 200);
+    assert_null(strstr(r->body, "{\"key\":17,"));
+    assert_non_null(strstr(r->body, "\"unknown_key\":false,\"last\":false,\"next\":{\"key\":"));
+    assert_non_null(strstr(r->body, "\"rank\":3}"));
+    r = ask_search("{\"key\":600}");
+    assert_int_equal(r->status, 200);
+    assert_non_null(strstr(r->body, "{\"hits\":[],\"degraded\":false,\"unknown_key\":true"));
+}
+
 static void wrong_searches_are_told_what_is_wrong(void **state)
 {
     (void)state;
@@ -757,6 +773,7 @@ int main(void)
         TEST(a_connection_is_kept_for_further_requests),
         TEST(chunks_and_slow_bodies_are_put_together),
         TEST(a_request_id_comes_back_if_it_is_one),
+        TEST(a_key_is_asked_for_page_by_page),
         TEST(wrong_searches_are_told_what_is_wrong),
         TEST(bodies_are_bounded),
         TEST(unreadable_blocks_degrade_the_answer),
