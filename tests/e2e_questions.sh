@@ -135,6 +135,18 @@ refused 'get of a key that is not there' 1 's: no key 600' get --socket s 17 600
 refused 'which keys are there' 1 's: no key 600' get --socket s --exists 17 600
 counts 'which keys are there' 1 '^600 no$'
 
+# ---- the bench ----
+run nightjar groundtruth --input base.u8bin --queries q.u8bin -k 10 --output truth.bin
+for from in '--socket s' '--index root/gen'; do
+    read -ra from_words <<<"$from"
+    run nightjar bench "${from_words[@]}" --queries q.u8bin --groundtruth truth.bin -k 10 \
+        --search-list 600 --duration 0 --json
+    counts "$from: bench" 1 '"recall":1.000000'
+    run nightjar bench "${from_words[@]}" --queries q.u8bin --groundtruth truth.bin -k 10 \
+        --search-list 40 --filter 'year = 2003' --radius 1e9 --duration 0 --json
+    counts "$from: bench of a filter" 1 '"match_estimate":30'
+done
+
 # ---- recall: by the curves of a generation that has some ----
 if grep -q '"calibration":	\[\]' root/gen/manifest.json; then
     refused 'a recall target without curves' 1 'recall' search --socket s --queries q.u8bin --recall 0.9
@@ -147,8 +159,8 @@ fi
 
 # ---- what is refused ----
 for from in '--socket s' '--index root/gen'; do
-    # shellcheck disable=SC2086 # two words
-    question=(search $from --queries q.u8bin --search-list 40)
+    read -ra from_words <<<"$from"
+    question=(search "${from_words[@]}" --queries q.u8bin --search-list 40)
     refused "$from: a predicate that is none" 1 'filter: column' "${question[@]}" --filter 'year >='
     refused "$from: an unknown column" 1 'unknown column "yeer"' "${question[@]}" --filter 'yeer = 3'
     refused "$from: a value of another type" 1 'filter: column' "${question[@]}" --filter 'year = "x"'
@@ -164,6 +176,10 @@ done
 refused 'a filter without attributes' 1 'this index has no attributes' search --index root/plain \
     --queries q.u8bin --search-list 40 --filter 'year = 3'
 kill -TERM "$daemon"
-wait "$daemon" && pass || fail "the daemon's end: exit $?"
+if wait "$daemon"; then
+    pass
+else
+    fail "the daemon's end: exit $?"
+fi
 daemon=
 summary
