@@ -33,9 +33,8 @@ static uint32_t intervals_join(struct filter_interval *intervals, uint32_t count
     qsort(intervals, count, sizeof(*intervals), interval_compare);
     uint32_t last = 0;
     for (uint32_t i = 1; i < count; i++) {
-        if (intervals[last].high == UINT64_MAX)
-            break;
-        if (intervals[i].low <= intervals[last].high + 1)
+        const uint64_t low = intervals[i].low;
+        if (low <= intervals[last].high || low - 1 == intervals[last].high)
             intervals[last].high = MAX(intervals[last].high, intervals[i].high);
         else
             intervals[++last] = intervals[i];
