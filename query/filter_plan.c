@@ -448,11 +448,12 @@ static uint32_t tests_lay(const struct filter_tree *tree, uint16_t index, struct
     }
     struct members members;
     members_of(tree, index, &members);
-    uint32_t next = tests_lay(tree, members.nodes[members.count - 1], filter, at, ways);
-    for (uint32_t i = members.count - 1; i-- > 0;) {
-        /* A member that does not end the group leads to the next one. */
-        const bool all = node->kind == FILTER_AND;
-        const uint32_t on[2] = {all ? ways[0] : next, all ? next : ways[1]};
+    const bool all = node->kind == FILTER_AND;
+    uint32_t next = FILTER_NO;
+    for (uint32_t i = members.count; i-- > 0;) {
+        /* What does not end the group leads to the next member; the last one always ends it. */
+        const bool last = i + 1 == members.count;
+        const uint32_t on[2] = {all || last ? ways[0] : next, all && !last ? next : ways[1]};
         next = tests_lay(tree, members.nodes[i], filter, at, on);
     }
     return next;
