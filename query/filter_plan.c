@@ -33,9 +33,8 @@ static uint32_t intervals_join(struct filter_interval *intervals, uint32_t count
     qsort(intervals, count, sizeof(*intervals), interval_compare);
     uint32_t last = 0;
     for (uint32_t i = 1; i < count; i++) {
-        if (intervals[last].high == UINT64_MAX)
-            break;
-        if (intervals[i].low <= intervals[last].high + 1)
+        const uint64_t low = intervals[i].low;
+        if (low <= intervals[last].high || low - 1 == intervals[last].high)
             intervals[last].high = MAX(intervals[last].high, intervals[i].high);
         else
             intervals[++last] = intervals[i];
@@ -449,11 +448,12 @@ static uint32_t tests_lay(const struct filter_tree *tree, uint16_t index, struct
     }
     struct members members;
     members_of(tree, index, &members);
-    uint32_t next = tests_lay(tree, members.nodes[members.count - 1], filter, at, ways);
-    for (uint32_t i = members.count - 1; i-- > 0;) {
-        /* A member that does not end the group leads to the next one. */
-        const bool all = node->kind == FILTER_AND;
-        const uint32_t on[2] = {all ? ways[0] : next, all ? next : ways[1]};
+    const bool all = node->kind == FILTER_AND;
+    uint32_t next = FILTER_NO;
+    for (uint32_t i = members.count; i-- > 0;) {
+        /* What does not end the group leads to the next member; the last one always ends it. */
+        const bool last = i + 1 == members.count;
+        const uint32_t on[2] = {all || last ? ways[0] : next, all && !last ? next : ways[1]};
         next = tests_lay(tree, members.nodes[i], filter, at, on);
     }
     return next;

@@ -14,6 +14,8 @@
 
 #include "common/random.h"
 
+enum { UNUSED_LABELS = 40 }; /* of tags, before those that are used; names a00, a01, ... */
+
 static void *keep(struct filter_fixture *fixture, size_t count, size_t item_bytes)
 {
     void *memory = calloc(count + 1, item_bytes);
@@ -157,16 +159,20 @@ static uint64_t labels_make(const struct filter_fixture *fixture, uint32_t which
 static void label_text(struct filter_fixture *fixture, uint32_t which,
                        struct attribute_column *column)
 {
-    uint32_t *at = keep(fixture, FIXTURE_POOL_MAX + 1, sizeof(*at));
-    char *text = keep(fixture, FIXTURE_POOL_MAX * 16, 1);
+    const uint32_t unused = which == 0 ? UNUSED_LABELS : 0;
+    uint32_t *at = keep(fixture, UNUSED_LABELS + FIXTURE_POOL_MAX + 1, sizeof(*at));
+    char *text = keep(fixture, (UNUSED_LABELS + FIXTURE_POOL_MAX) * 16, 1);
+    column->label_count = unused + fixture->pool_count[which];
+    column->label_at = at;
+    column->label_text = text;
+    for (uint32_t i = 0; i < unused; i++)
+        at[i + 1] = at[i] + (uint32_t)snprintf(text + at[i], 16, "a%02u", i);
+    at += unused;
     for (uint32_t i = 0; i < fixture->pool_count[which]; i++) {
         const size_t bytes = strlen(fixture->pool[which][i]);
         memcpy(text + at[i], fixture->pool[which][i], bytes);
         at[i + 1] = at[i] + (uint32_t)bytes;
     }
-    column->label_count = fixture->pool_count[which];
-    column->label_at = at;
-    column->label_text = text;
 }
 
 static void label_column(struct filter_fixture *fixture, uint32_t which, uint64_t seed)
@@ -177,14 +183,15 @@ static void label_column(struct filter_fixture *fixture, uint32_t which, uint64_
     uint64_t *sets = keep(fixture, limit, sizeof(*sets));
     uint64_t *node_at = keep(fixture, limit + 1, sizeof(*node_at));
     uint32_t *node_labels = keep(fixture, (size_t)limit * 40, sizeof(*node_labels));
-    uint64_t *posting_at = keep(fixture, FIXTURE_POOL_MAX + 1, sizeof(*posting_at));
+    const uint32_t unused = which == 0 ? UNUSED_LABELS : 0;
+    uint64_t *posting_at = keep(fixture, UNUSED_LABELS + FIXTURE_POOL_MAX + 1, sizeof(*posting_at));
     uint32_t *postings = keep(fixture, (size_t)limit * 40, sizeof(*postings));
     uint64_t total = 0;
     for (uint32_t i = 0; i < limit; i++) {
         sets[i] = exists(fixture, i) ? labels_make(fixture, which, seed, i) : 0;
         for (uint32_t label = 0; label < fixture->pool_count[which]; label++)
             if (sets[i] >> label & 1)
-                node_labels[total++] = label;
+                node_labels[total++] = unused + label;
         node_at[i + 1] = total;
     }
     total = 0;
@@ -192,7 +199,7 @@ static void label_column(struct filter_fixture *fixture, uint32_t which, uint64_
         for (uint32_t i = 0; i < limit; i++)
             if (sets[i] >> label & 1)
                 postings[total++] = i;
-        posting_at[label + 1] = total;
+        posting_at[unused + label + 1] = total;
     }
     *column = (struct attribute_column){.name = names[which],
                                         .kind = ATTRIBUTE_LABELS,

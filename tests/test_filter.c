@@ -175,7 +175,7 @@ static void write_label_term(struct writer *writer, struct set *set)
         put_space(writer, false);
         if (operation >= 2)
             put(writer, i ? "," : "(");
-        put_label(writer, label < pool ? small.pool[which][label] : "t0");
+        put_label(writer, label < pool ? small.pool[which][label] : draw(writer, 2) ? "t0" : "a07");
         unknown = unknown || label >= pool;
         wanted |= label < pool ? UINT64_C(1) << label : 0;
     }
@@ -413,6 +413,8 @@ static void what_cannot_match_has_no_scan(void **state)
         "year > 3000",
         "none = \"x\"",
         "tags = \"t0\"",
+        "tags = \"a39\"",
+        "tags all (\"a00\", \"t01\")",
         "tags any (\"t0\", \"T01\", \"t011\", \"\")",
         "tags all (\"t01\", \"no one's\")",
         "year < 2000 and year > 2010",
@@ -478,6 +480,9 @@ static void scans_look_at_the_narrowest_runs(void **state)
     assert_true(scan_length_of("tags = \"t60\" or (year = 2000 and lang = \"de\")") == rare + year);
     assert_true(scan_length_of("lang != \"de\"") == MANY_NODES);
     assert_true(scan_length_of("lang != \"de\" or year = 2000") == MANY_NODES);
+    assert_true(scan_length_of("tags any (\"t00\", \"t01\", \"t02\", \"t03\", \"t04\", \"t05\", "
+                               "\"t06\", \"t07\", \"t08\", \"t09\", \"t10\", \"t11\", \"t12\")") ==
+                MANY_NODES);
     assert_true(scan_length_of("tags any (\"t00\", \"t01\") or lang in (\"de\", \"en\") or "
                                "year < 2027 or lang = \"fr\"") == MANY_NODES);
 }

@@ -219,6 +219,9 @@ static void parentheses_have_a_limit(void **state)
     check_refused(text.bytes, text.length, &fixture.attributes,
                   "filter: column 571: more than 32 parentheses in one another");
     text = (struct text){0};
+    repeat(&text, 2 * FILTER_DEPTH_MAX, "(big=0)", " or (big=0)"); /* beside one another */
+    assert_int_equal(filter_fixture_matches(text.bytes, &fixture.attributes), number_count(1, 0));
+    text = (struct text){0};
     repeat(&text, 1000, "not ", "not ");
     put(&text, "big = 0");
     assert_int_equal(filter_fixture_matches(text.bytes, &fixture.attributes), number_count(1, 0));
