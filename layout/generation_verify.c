@@ -264,8 +264,7 @@ static enum status verify_small(struct verify *verify, struct error *err)
 static enum status verify_run(const struct generation *generation, bool whole, uint64_t *blocks,
                               struct error *err)
 {
-    struct verify verify = {
-        .generation = generation, .whole = whole, .hash = XXH3_createState()};
+    struct verify verify = {.generation = generation, .whole = whole, .hash = XXH3_createState()};
     if (!verify.hash)
         return error_set(err, STATUS_NO_MEMORY, "%s: out of memory", file_label(generation->path));
     enum status status = whole ? verify_nodes(&verify, err) : STATUS_OK;

@@ -307,7 +307,8 @@ uint32_t build_fixture_nodes(const char *path, uint64_t **keys, bool **exists)
     uint8_t *blocks = blocks_read(generation);
     *keys = calloc(limit, sizeof(**keys));
     *exists = calloc(limit, sizeof(**exists));
-    assert_true(*keys && *exists);
+    assert_non_null(*keys);
+    assert_non_null(*exists);
     for (uint64_t number = 0; number < m->block_count; number++) {
         struct block_view view = block_at(m, blocks, number);
         for (uint32_t slot = 0; slot < view.record_count; slot++) {
