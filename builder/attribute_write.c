@@ -134,8 +134,9 @@ struct sort_key {
 
 ALWAYS_INLINE uint8_t digit_of(const struct sort_key *key, uint32_t node, uint32_t digit)
 {
-    return key->values != NULL ? key->values[(size_t)node * key->width + digit]
-                               : (uint8_t)(node >> 8 * digit);
+    if (key->values != NULL)
+        return key->values[(size_t)node * key->width + digit];
+    return (uint8_t)(node >> 8 * digit);
 }
 
 /* Sorts nodes[count] by a digit after the other, least first; stable, so that equal ones stay in

@@ -342,6 +342,11 @@ static void plan_print_json(const struct build_plan *plan)
            "\"lanes\": %u, ",
            plan->fits ? "true" : "false", (unsigned long long)plan->limit_bytes, size->shard_count,
            size->replication, plan->lanes);
+    if (plan->attributes.file_bytes != 0)
+        printf("\"attributes\": {\"file_bytes\": %llu, \"number_columns\": %u, "
+               "\"label_columns\": %u}, ",
+               (unsigned long long)plan->attributes.file_bytes, plan->attributes.number_columns,
+               plan->attributes.label_columns);
     printf("\"memory_bytes\": %llu, \"scratch_bytes\": %llu, \"disk_bytes\": %llu, "
            "\"seconds\": %.1f, \"stages\": {",
            (unsigned long long)build_size_peak_bytes(size, plan->lanes),
@@ -377,6 +382,11 @@ static void plan_print(const struct options *o, const struct build_plan *plan)
     }
     printf("  %-11s %12.1f %12.1f %10.1f\n", "build", mib(build_size_peak_bytes(size, plan->lanes)),
            mib(size->disk_bytes), plan->total_s);
+    if (plan->attributes.file_bytes != 0)
+        printf("  attributes  %u columns of numbers, %u of labels, a file of %.1f MiB: in the "
+               "stages ingest and navigation\n",
+               plan->attributes.number_columns, plan->attributes.label_columns,
+               mib(plan->attributes.file_bytes));
     printf("  scratch     %.1f MiB in the work directory, at most\n", mib(size->scratch_bytes));
     if (!plan->fits)
         printf("  it does not fit %.1f MiB: that is the smallest budget that would do\n",

@@ -11,12 +11,13 @@
 struct build_plan {
     struct vector_shape shape;
     uint32_t threads;
-    uint32_t numa_nodes;               /* of this machine */
-    uint32_t lanes;                    /* shards that would be at work at a time */
-    uint64_t limit_bytes;              /* budget, or what the machine can spare */
-    bool fits;                         /* else `size` is of the number of shards that takes least */
-    struct build_size size;            /* bounds on memory, estimates of disk */
-    double stage_s[BUILD_STAGE_COUNT]; /* wall time, within a factor of two or so */
+    uint32_t numa_nodes;    /* of this machine */
+    uint32_t lanes;         /* shards that would be at work at a time */
+    uint64_t limit_bytes;   /* budget, or what the machine can spare */
+    bool fits;              /* else `size` is of the number of shards that takes least */
+    struct build_size size; /* bounds on memory, estimates of disk */
+    struct attribute_extent attributes; /* file_bytes 0: none */
+    double stage_s[BUILD_STAGE_COUNT];  /* wall time, within a factor of two or so */
     double total_s;
     uint32_t calibration_rows; /* rows the times were scaled from */
 };

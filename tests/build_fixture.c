@@ -37,6 +37,7 @@ int build_fixture_setup(void **state)
         return -1;
     }
     snprintf(f->keys, sizeof(f->keys), "%s/keys.u64bin", (const char *)f->dir);
+    snprintf(f->attributes, sizeof(f->attributes), "%s/attrs.csv", (const char *)f->dir);
     snprintf(f->output, sizeof(f->output), "%s/gen", (const char *)f->dir);
     snprintf(f->work, sizeof(f->work), "%s/gen.work", (const char *)f->dir);
     *state = f;
@@ -146,6 +147,30 @@ struct build_params build_fixture_params(const struct build_fixture *f)
         .shard = WORK_WHOLE,
         .quiet = true,
     };
+}
+
+void build_fixture_write_attributes(const struct build_fixture *f, const char *text, size_t length)
+{
+    FILE *file = fopen(f->attributes, "wb");
+    assert_non_null(file);
+    assert_int_equal(fwrite(text, 1, length, file), length);
+    assert_int_equal(fclose(file), 0);
+}
+
+void build_fixture_some_attributes(const struct build_fixture *f, uint32_t count)
+{
+    static const char *const tags[] = {"", "red", "blue|red", "green"};
+    char *text = NULL;
+    size_t length = 0;
+    FILE *out = open_memstream(&text, &length);
+    assert_non_null(out);
+    fputs("year:u64,delta:i64,tags:labels\n", out);
+    for (uint32_t row = 0; row < count; row++)
+        fprintf(out, "%u,%d,%s\n", 1900 + row * 37 % 130, (int)(row * 1009 % 5000) - 2500,
+                tags[row % ARRAY_LENGTH(tags)]);
+    assert_int_equal(fclose(out), 0);
+    build_fixture_write_attributes(f, text, length);
+    free(text);
 }
 
 void build_fixture_build(const struct build_params *params, struct build_summary *summary)
@@ -317,6 +342,31 @@ uint32_t build_fixture_node_of(const char *path, uint64_t key)
     generation_close(generation);
     assert_int_not_equal(node, UINT32_MAX);
     return node;
+}
+
+uint32_t build_fixture_nodes(const char *path, uint64_t **keys, bool **exists)
+{
+    struct generation *generation = NULL;
+    struct error err;
+    fixture_must(generation_open(path, &generation, &err), &err);
+    const struct manifest *m = generation_manifest(generation);
+    const uint32_t limit = m->geometry.node_limit;
+    uint8_t *blocks = blocks_read(generation);
+    *keys = calloc(limit, sizeof(**keys));
+    *exists = calloc(limit, sizeof(**exists));
+    assert_non_null(*keys);
+    assert_non_null(*exists);
+    for (uint64_t number = 0; number < m->block_count; number++) {
+        struct block_view view = block_at(m, blocks, number);
+        for (uint32_t slot = 0; slot < view.record_count; slot++) {
+            const uint64_t node = number * m->geometry.nodes_per_block + slot;
+            (*keys)[node] = block_key(&view, slot);
+            (*exists)[node] = true;
+        }
+    }
+    free(blocks);
+    generation_close(generation);
+    return limit;
 }
 
 uint64_t build_fixture_reached(const char *path)

@@ -24,6 +24,7 @@ struct build_fixture {
     void *dir; /* state of fixture_directory_setup() */
     char input[BUILD_FIXTURE_PATH_BYTES];
     char keys[BUILD_FIXTURE_PATH_BYTES];
+    char attributes[BUILD_FIXTURE_PATH_BYTES];
     char output[BUILD_FIXTURE_PATH_BYTES];
     char work[BUILD_FIXTURE_PATH_BYTES]; /* where the builder puts it by default */
 };
@@ -43,6 +44,11 @@ void *build_fixture_input(struct build_fixture *f, enum element_type type, uint3
                           uint32_t dim);
 /* Writes f->keys. */
 void build_fixture_write_keys(const struct build_fixture *f, const uint64_t *keys, uint32_t count);
+
+/* Writes f->attributes. */
+void build_fixture_write_attributes(const struct build_fixture *f, const char *text, size_t length);
+/* f->attributes of a column of each kind, which goes with any rows. */
+void build_fixture_some_attributes(const struct build_fixture *f, uint32_t count);
 
 /* Builds; it must succeed, and the work directory is gone but for keep_work and one_stage. */
 void build_fixture_build(const struct build_params *params, struct build_summary *summary);
@@ -64,6 +70,9 @@ void build_fixture_expect_rows(const char *path, struct vector_shape shape, cons
 
 /* The node of the record with that key. */
 uint32_t build_fixture_node_of(const char *path, uint64_t key);
+/* What nodes of the generation at `path` hold: keys[node_limit] and exists[node_limit], malloc'd,
+ * the caller's. Returns node_limit. */
+uint32_t build_fixture_nodes(const char *path, uint64_t **keys, bool **exists);
 
 /* Records of the blocks that can be got to from the entry's, block by block over stored lists. */
 uint64_t build_fixture_reached(const char *path);

@@ -106,6 +106,17 @@ refused "zero vector" 1 "zero.u8bin: row 2 is a zero vector" \
 refused "ids as vectors" 1 "ids.ibin: i32" --input ids.ibin --output gen --quiet
 { u32 2000 1 && zeros 16000; } >same.u64bin
 refused "duplicate keys" 1 "same.u64bin" --input good.u8bin --keys same.u64bin --output gen --quiet
+{ echo year:u64,tags:labels && for ((i = 2; i < 17; i++)); do echo "$i,a|b"; done; } >attrs.csv
+cp attrs.csv few.csv && echo 'abc,a' >>attrs.csv
+refused "an attribute that is no number" 1 'attrs.csv: line 17: column "year": "abc" is no u64' \
+    --input good.u8bin --attributes attrs.csv --output gen --quiet
+refused "too few attributes" 1 "few.csv: 15 rows behind the header, good.u8bin has 2000 vectors" \
+    --input good.u8bin --attributes few.csv --output gen --quiet
+echo year:u32 >kind.csv
+refused "an attribute of no type" 1 'kind.csv: line 1: column 1: "u32" is no type' \
+    --input good.u8bin --attributes kind.csv --output gen --quiet
+refused "attributes that are missing" 1 "missing.csv: no such file" \
+    --input good.u8bin --attributes missing.csv --output gen --quiet
 { u32 5 1 && zeros 40; } >few.u64bin
 refused "too few keys" 1 "few.u64bin" --input good.u8bin --keys few.u64bin --output gen --quiet
 refused "budget too small" 1 "the smallest budget that would do is" \

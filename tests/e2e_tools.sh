@@ -431,6 +431,11 @@ fi
 # --- a broken generation ---------------------------------------------------------------------------
 
 check "verify" "$bin/nightjar" verify root/gen
+if "$bin/nightjar" info --json root/gen | grep -q '"attributes":\[\],"files"'; then
+    pass
+else
+    fail "info of a generation without attributes"
+fi
 refused "no generation" 1 "nowhere" nightjar verify nowhere
 refused "an empty directory" 1 "manifest.json" nightjar verify taken.bin
 for file in nodes.blk codes.bin codec.bin navigation.bin hot.bin sample.bin keys.bin manifest.json; do

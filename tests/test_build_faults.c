@@ -42,7 +42,9 @@ static struct build_params params_small(const struct build_fixture *f)
 static struct digest128 prepare(struct build_fixture *f, struct build_params *params)
 {
     free(build_fixture_input(f, ELEMENT_U8, 300, 8));
+    build_fixture_some_attributes(f, 300);
     *params = params_small(f);
+    params->attributes = f->attributes;
     return build_fixture_once(f, params, NULL);
 }
 

@@ -44,6 +44,7 @@ struct variant {
     enum codec_kind codec;
     enum graph_kind graph;
     enum metric metric;
+    const char *attributes; /* NULL: none */
 };
 
 static struct build_params params_of(const char *input, const char *output,
@@ -52,6 +53,7 @@ static struct build_params params_of(const char *input, const char *output,
     return (struct build_params){
         .input = input,
         .output = output,
+        .attributes = variant->attributes,
         .metric = variant->metric,
         .graph = variant->graph,
         .degree = 32,
@@ -72,15 +74,16 @@ static struct build_params params_of(const char *input, const char *output,
 
 /* ---- the child ---- */
 
-/* INPUT OUTPUT SHARDS THREADS STAGE CODEC GRAPH METRIC */
-enum { CHILD_ARGUMENTS = 8 };
+/* INPUT OUTPUT SHARDS THREADS STAGE CODEC GRAPH METRIC ATTRIBUTES, "" for none */
+enum { CHILD_ARGUMENTS = 9 };
 
 static int stage_main(char **argv)
 {
     struct variant variant = {.shards = (uint32_t)atoi(argv[2]),
                               .threads = (uint32_t)atoi(argv[3]),
                               .codec = codec_kind_parse(argv[5]),
-                              .metric = metric_parse(argv[7])};
+                              .metric = metric_parse(argv[7]),
+                              .attributes = argv[8][0] != '\0' ? argv[8] : NULL};
     struct vector_file *file = NULL;
     struct build_size size;
     struct error err;
@@ -89,6 +92,7 @@ static int stage_main(char **argv)
     struct build_params params = params_of(argv[0], argv[1], &variant);
     params.stage = (enum build_stage)atoi(argv[4]);
     if (vector_file_open(params.input, &file, &err) != STATUS_OK ||
+        build_attributes_look(&params, &err) != STATUS_OK ||
         build_run(&params, NULL, &err) != STATUS_OK) {
         fprintf(stderr, "%s\n", err.text);
         return FAILED;
@@ -119,7 +123,8 @@ static int stage_run(const struct build_fixture *f, const struct variant *varian
     if (child == 0) {
         execl("/proc/self/exe", "test_build_memory", f->input, f->output, shards_text, threads_text,
               stage_text, codec_kind_name(variant->codec), graph_kind_name(variant->graph),
-              metric_name(variant->metric), (char *)NULL);
+              metric_name(variant->metric), variant->attributes != NULL ? variant->attributes : "",
+              (char *)NULL);
         _exit(FAILED);
     }
     int result = 0;
@@ -192,6 +197,41 @@ static void inner_product_stages_take_no_more_than_planned(void **state)
         graphs_take_no_more_than_planned(*state, (enum graph_kind)graph, METRIC_IP, 2);
 }
 
+/* Many labels of their own, and columns of numbers of all widths. */
+static void attributes_write(const struct build_fixture *f)
+{
+    char *text = NULL;
+    size_t length = 0;
+    FILE *out = open_memstream(&text, &length);
+    assert_non_null(out);
+    fputs("a:u64,b:i64,t:labels,c:u64,u:labels\n", out);
+    for (uint32_t row = 0; row < COUNT; row++) {
+        fprintf(out, "%u,-%u,", row, row * 1000003u);
+        for (uint32_t i = 0; i < 40; i++)
+            fprintf(out, "%slabel %u of %u", i > 0 ? "|" : "", i, row);
+        fprintf(out, ",%llu,x|y\n", (unsigned long long)row << 50);
+    }
+    assert_int_equal(fclose(out), 0);
+    build_fixture_write_attributes(f, text, length);
+    free(text);
+}
+
+static void attributes_take_no_more_than_planned(void **state)
+{
+    const struct build_fixture *f = *state;
+    if (SANITIZED)
+        skip();
+    free(build_fixture_input(*state, ELEMENT_U8, COUNT, 16));
+    attributes_write(f);
+    for (uint32_t shards = 1; shards <= 4; shards += 3)
+        build_takes_no_more_than_planned(*state, &(struct variant){.shards = shards,
+                                                                   .threads = 2,
+                                                                   .codec = CODEC_PQ,
+                                                                   .graph = GRAPH_PIPNN,
+                                                                   .metric = METRIC_L2,
+                                                                   .attributes = f->attributes});
+}
+
 int main(int argc, char **argv)
 {
 #define CASE(name)                                                                                 \
@@ -200,6 +240,7 @@ int main(int argc, char **argv)
         CASE(u8_stages_take_no_more_than_planned),
         CASE(f32_stages_take_no_more_than_planned),
         CASE(inner_product_stages_take_no_more_than_planned),
+        CASE(attributes_take_no_more_than_planned),
     };
     return argc == 1 + CHILD_ARGUMENTS ? stage_main(argv + 1)
                                        : cmocka_run_group_tests(tests, NULL, NULL);

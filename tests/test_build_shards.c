@@ -403,7 +403,9 @@ static void work_outlives_its_output(void **state)
     struct build_fixture *f = *state;
     struct build_summary summary;
     free(build_fixture_input(f, ELEMENT_U8, 900, 12));
+    build_fixture_some_attributes(f, 900);
     struct build_params params = params_small(f, 3);
+    params.attributes = f->attributes;
     params.keep_work = true;
     build_fixture_build(&params, &summary);
     const struct digest128 wanted = build_fixture_digest(f->output);

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "common/random.h"
+#include "tests/build_fixture.h"
 #include "tests/directory_fixture.h"
 #include "tests/engine_fixture.h"
 #include "tests/index_fixture.h"
@@ -53,7 +54,10 @@ static int group_setup(void **state)
     struct fixture *f = calloc(1, sizeof(*f));
     assert_non_null(f);
     assert_int_equal(directory_fixture_create(f->directory), 0);
-    f->collection = collection_create(f->directory, "gen", &spec);
+    struct build_fixture files = {0};
+    snprintf(files.attributes, sizeof(files.attributes), "%s/attrs.csv", f->directory);
+    build_fixture_some_attributes(&files, spec.count);
+    f->collection = collection_create_with(f->directory, "gen", &spec, files.attributes);
     f->index = collection_open(f->collection, 0);
     f->engine = engine_plain(f->index);
     f->answers = answers_get(f->engine, f->collection, &ask_usual);

@@ -291,6 +291,31 @@ static void steps_are_the_budgets_where_something_is_added(void **state)
     }
 }
 
+/* They come first and change nothing else. */
+static void attributes_are_paid_before_all_that_can_be_done_without(void **state)
+{
+    (void)state;
+    const uint64_t bytes = 123456789;
+    for (size_t i = 0; i < ARRAY_LENGTH(shapes); i++) {
+        const struct manifest m = manifest_of(&shapes[i]);
+        struct manifest with = m;
+        with.files[GENERATION_ATTRIBUTES].bytes = bytes;
+        assert_int_equal(least_of(&with), least_of(&m) + bytes);
+        struct index_step steps[INDEX_STEPS_MAX];
+        const uint32_t count = index_plan_steps(&m, steps);
+        for (uint32_t j = 0; j < count; j++)
+            for (uint64_t less = 0; less <= (j > 0); less++) {
+                const struct index_plan wanted = plan_of(&m, steps[j].budget - less);
+                const struct index_plan found = plan_of(&with, steps[j].budget - less + bytes);
+                assert_int_equal(found.attributes_bytes, bytes);
+                assert_int_equal(found.codes_bytes, wanted.codes_bytes);
+                assert_int_equal(found.lists, wanted.lists);
+                assert_int_equal(found.resident, wanted.resident);
+                assert_int_equal(found.cached_blocks, wanted.cached_blocks);
+            }
+    }
+}
+
 static void codes_that_are_scalar_already_are_the_generations_own(void **state)
 {
     (void)state;
@@ -390,6 +415,7 @@ int main(void)
         cmocka_unit_test(an_index_is_resident_from_the_byte_that_holds_every_block),
         cmocka_unit_test(a_resident_index_takes_fast_codes_that_are_not_longer_by_half),
         cmocka_unit_test(steps_are_the_budgets_where_something_is_added),
+        cmocka_unit_test(attributes_are_paid_before_all_that_can_be_done_without),
         cmocka_unit_test(codes_that_are_scalar_already_are_the_generations_own),
         cmocka_unit_test(a_plan_keeps_within_its_budget_and_says_what_it_does),
         cmocka_unit_test(more_budget_is_never_spent_on_less),

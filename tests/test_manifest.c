@@ -558,6 +558,8 @@ CHANGE(point_squares, m->curves[1].points[0].squares = 11)
 CHANGE(point_squares_few, m->curves[1].points[0].squares = 4)
 CHANGE(point_reads_order, m->curves[0].points[1].reads = 6)
 CHANGE(point_reads, m->curves[0].points[1].reads = UINT64_MAX)
+CHANGE(attributes_short, m->files[GENERATION_ATTRIBUTES].bytes = 191)
+CHANGE(attributes_long, m->files[GENERATION_ATTRIBUTES].bytes = UINT64_MAX)
 
 static void manifest_check_names_each_contradiction(void **state)
 {
@@ -615,6 +617,8 @@ static void manifest_check_names_each_contradiction(void **state)
         {change_hot_bytes, "hot.bin has 84 bytes"},
         {change_sample_bytes, "sample.bin has 199 bytes, the other fields make it 200"},
         {change_keys_bytes, "keys.bin has 4096 bytes, the other fields make it 8192"},
+        {change_attributes_short, "bytes of attributes.bin is 191"},
+        {change_attributes_long, "bytes of attributes.bin"},
         {change_sample_none, "sample_count is 0"},
         {change_sample_many, "sample_count is 98"},
         {change_sample_k_none, "sample_k is 0, must be 1..96"},
@@ -644,6 +648,29 @@ static void manifest_check_names_each_contradiction(void **state)
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++)
         check_refuses(cases[i].change, cases[i].words);
+}
+
+static void manifest_without_attributes_has_no_member_for_them(void **state)
+{
+    (void)state;
+    struct manifest manifest, parsed;
+    struct error err = {0};
+    char *json = NULL;
+    manifest_good(&manifest);
+    manifest.files[GENERATION_ATTRIBUTES] = (struct manifest_file){0};
+    fixture_must(manifest_format(&manifest, &json, &err), &err);
+    assert_null(strstr(json, "attributes"));
+    fixture_must(manifest_parse(json, strlen(json), &parsed, &err), &err);
+    assert_int_equal(parsed.files[GENERATION_ATTRIBUTES].bytes, 0);
+    assert_int_equal(parsed.files[GENERATION_SAMPLE].bytes,
+                     manifest.files[GENERATION_SAMPLE].bytes);
+    free(json);
+    /* One that is there is not empty. */
+    manifest_good(&manifest);
+    char from[64];
+    snprintf(from, sizeof(from), "\"bytes\":\t%llu",
+             (unsigned long long)manifest.files[GENERATION_ATTRIBUTES].bytes);
+    expect_refused(from, "\"bytes\":\t0", STATUS_CORRUPT, "files.attributes.bin.bytes");
 }
 
 static void manifest_check_takes_the_bounds_of_its_ranges(void **state)
@@ -768,6 +795,7 @@ int main(void)
         cmocka_unit_test(manifest_rejects_more_curves_and_points_than_there_is_room_for),
         cmocka_unit_test(manifest_keeps_curves_that_were_tuned),
         cmocka_unit_test(manifest_check_names_each_contradiction),
+        cmocka_unit_test(manifest_without_attributes_has_no_member_for_them),
         cmocka_unit_test(manifest_check_takes_the_bounds_of_its_ranges),
         cmocka_unit_test(generation_id_depends_on_input_and_parameters_only),
     };
