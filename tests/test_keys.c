@@ -335,8 +335,16 @@ static void generation_tells_every_node_and_vector(void **state)
         assert_non_null(strstr(err.text, "nodes.blk: block "));
         assert_memory_equal(vector, before, sizeof(vector));
     }
-    /* The last block's empty slot. */
-    assert_int_equal(keys_lookup_vector(generation, FIXTURE_VECTORS, 1000, before, &err),
+    /* The last block's first empty slot: what lies behind the keys is none. */
+    enum { RECORDS = FIXTURE_VECTORS % FIXTURE_NODES_PER_BLOCK };
+    size_t length;
+    uint64_t behind;
+    uint8_t *blocks = fixture_read(fixture_path(*state, "gen/nodes.blk"), &length);
+    memcpy(&behind,
+           blocks + length - BLOCK_PAGE_BYTES + BLOCK_HEADER_BYTES + RECORDS * (FIXTURE_DIM + 8),
+           sizeof(behind));
+    free(blocks);
+    assert_int_equal(keys_lookup_vector(generation, FIXTURE_VECTORS, behind, before, &err),
                      STATUS_CORRUPT);
     generation_close(generation);
 }
