@@ -10,6 +10,7 @@
  */
 #include "builder/key_index.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -101,8 +102,8 @@ struct run {
 struct merge {
     const struct key_index_params *params;
     struct keys_shape shape;
-    struct run *runs; /* [shard_count] */
-    struct run *heap[PARTITION_SHARDS_MAX];
+    struct run *runs;                    /* [shard_count] */
+    uint32_t heap[PARTITION_SHARDS_MAX]; /* numbers of runs, by their keys */
     uint32_t heap_count;
     uint64_t *firsts;    /* [keys_pages()] */
     uint8_t *pages;      /* [PAGES_AT_A_TIME] */
@@ -143,17 +144,23 @@ static enum status run_next(const struct merge *m, struct run *run, bool first, 
     return STATUS_OK;
 }
 
+static uint64_t heap_key(const struct merge *m, uint32_t at)
+{
+    return m->runs[m->heap[at]].key;
+}
+
 /* Lets heap[at] sink to its place. */
 static void heap_sink(struct merge *m, uint32_t at)
 {
-    struct run *run = m->heap[at];
+    const uint32_t run = m->heap[at];
+    const uint64_t key = m->runs[run].key;
     for (;;) {
         uint32_t child = 2 * at + 1;
         if (child >= m->heap_count)
             break;
-        if (child + 1 < m->heap_count && m->heap[child + 1]->key < m->heap[child]->key)
+        if (child + 1 < m->heap_count && heap_key(m, child + 1) < heap_key(m, child))
             child++;
-        if (m->heap[child]->key >= run->key)
+        if (heap_key(m, child) >= key)
             break;
         m->heap[at] = m->heap[child];
         at = child;
@@ -177,7 +184,7 @@ static enum status runs_open(struct merge *m, struct error *err)
         if (status == STATUS_OK)
             status = run_next(m, run, true, &more, err);
         if (status == STATUS_OK && more)
-            m->heap[m->heap_count++] = run;
+            m->heap[m->heap_count++] = s;
     }
     for (uint32_t at = m->heap_count / 2; at-- > 0;)
         heap_sink(m, at);
@@ -187,7 +194,8 @@ static enum status runs_open(struct merge *m, struct error *err)
 /* The next key of all, and the run after it moves on. */
 static enum status heap_take(struct merge *m, uint64_t *key, uint32_t *node, struct error *err)
 {
-    struct run *run = m->heap[0];
+    assert(m->heap_count > 0); /* runs_open() has seen as many keys as pages take */
+    struct run *run = &m->runs[m->heap[0]];
     bool more = false;
     *key = run->key;
     *node = run->node;
@@ -228,6 +236,7 @@ static enum status key_page_write(struct merge *m, uint32_t page, struct error *
     uint32_t nodes[KEYS_PAGE_KEYS];
     const uint32_t count = keys_page_count(&m->shape, page);
     enum status status = STATUS_OK;
+    assert(m->firsts != NULL && count > 0);
     for (uint32_t i = 0; status == STATUS_OK && i < count; i++) {
         status = heap_take(m, &keys[i], &nodes[i], err);
         if (status == STATUS_OK && page + i > 0 && keys[i] == m->last_key)

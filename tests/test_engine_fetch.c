@@ -474,6 +474,14 @@ static void a_hung_read_is_given_up_or_ended_by_the_deadline(void **state)
 
 /* ---- a generation that contradicts itself ---- */
 
+static void page_put(const struct set *set, uint32_t page, const uint8_t *bytes)
+{
+    int fd = open(fixture_path(set->c->path, "keys.bin"), O_WRONLY | O_CLOEXEC);
+    assert_int_equal(pwrite(fd, bytes, KEYS_PAGE_BYTES, (off_t)page * KEYS_PAGE_BYTES),
+                     KEYS_PAGE_BYTES);
+    close(fd);
+}
+
 /* Rewrites the first page, so that the keys in places `a` and `b` have each other's nodes: good in
  * itself, but the blocks tell. */
 static void nodes_swap(const struct set *set, uint32_t a, uint32_t b, uint64_t keys[KEYS_PAGE_KEYS])
@@ -491,9 +499,7 @@ static void nodes_swap(const struct set *set, uint32_t a, uint32_t b, uint64_t k
     nodes[a] = nodes[b];
     nodes[b] = kept;
     keys_page_encode(&shape, 0, keys, nodes, bytes);
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-    assert_int_equal(pwrite(fd, bytes, KEYS_PAGE_BYTES, 0), KEYS_PAGE_BYTES);
-    close(fd);
+    page_put(set, 0, bytes);
     free(bytes);
 }
 
@@ -525,7 +531,16 @@ static void a_node_of_another_key_is_an_error(void **state)
         fetches_free(&got);
         engine_destroy(engine);
     }
-    fixture_expect_fault(set.c->path, "keys.bin");
+    fixture_expect_fault(set.c->path, "keys.bin: its XXH3-128 is ");
+    /* A second page that begins with the first one's keys: sound, but not in order. */
+    const struct keys_shape shape = keys_shape_of(index_manifest(set.cold));
+    const uint32_t nodes[KEYS_PAGE_KEYS] = {0};
+    uint8_t *bytes = aligned_alloc(KEYS_PAGE_BYTES, KEYS_PAGE_BYTES);
+    assert_non_null(bytes);
+    keys_page_encode(&shape, 1, keys, nodes, bytes);
+    page_put(&set, 1, bytes);
+    free(bytes);
+    fixture_expect_fault(set.c->path, "keys.bin: page 1: keys do not ascend");
     set_free(&set);
 }
 

@@ -144,8 +144,17 @@ static void merged_file_has_every_key_whatever_the_shards(void **state)
     static const struct {
         uint32_t count, shards;
     } cases[] = {
-        {1, 1},    {340, 1},  {341, 1},   {341, 3},          {1000, 7},
-        {5000, 2}, {5000, 9}, {87040, 2}, {87040 + 340, 20}, {DIRECTORY_FULL + 1, 3},
+        {1, 1},
+        {340, 1},
+        {341, 1},
+        {341, 3},
+        {1000, 7},
+        {5000, 2},
+        {5000, 9},
+        {255 * 340, 2},
+        {87040, 2},
+        {87040 + 340, 20},
+        {DIRECTORY_FULL + 1, 3},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
         struct bench b;

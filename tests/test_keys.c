@@ -9,6 +9,9 @@
 #include <string.h>
 
 #include <cmocka.h>
+
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -50,7 +53,7 @@ static struct file file_make(uint64_t count)
 {
     struct file file = {.shape = {.count = count,
                                   .generation_seed = random_at(SEED, count),
-                                  .node_limit = (uint32_t)count + 7}};
+                                  .node_limit = (uint32_t)(count + 7 + 9) / 10 * 10}};
     const uint32_t pages = keys_pages(count);
     uint64_t *firsts = calloc(pages, sizeof(*firsts));
     file.keys = calloc(count, sizeof(*file.keys));
@@ -223,8 +226,8 @@ static void each_broken_field_is_refused(void **state)
         {0, 16 + 8 * 7, 0, KEYS_FAULT_ORDER},
         {0, 16 + 8 * 338 + 4, 1, KEYS_FAULT_ORDER},
         {2, 16 + 8, 3, KEYS_FAULT_ORDER},
-        {0, 2736, 348, KEYS_FAULT_NODE},
-        {0, 2736 + 4 * 339, 348, KEYS_FAULT_NODE},
+        {0, 2736, 350, KEYS_FAULT_NODE},
+        {0, 2736 + 4 * 339, 350, KEYS_FAULT_NODE},
         {1, 2736, UINT32_MAX, KEYS_FAULT_NODE},
         {1, 16 + 8, 1, KEYS_FAULT_PADDING},
         {1, 2732, 1, KEYS_FAULT_PADDING},
@@ -286,6 +289,14 @@ static void page_is_good_in_its_place_only(void **state)
 
 /* ---- of an opened generation ---- */
 
+static void file_patch(const char *path, uint64_t at, const void *bytes, size_t length)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(pwrite(fd, bytes, length, (off_t)at), length);
+    close(fd);
+}
+
 static struct generation *open_fixture(void **state)
 {
     const char *path = fixture_path(*state, "gen");
@@ -324,8 +335,16 @@ static void generation_tells_every_node_and_vector(void **state)
         assert_non_null(strstr(err.text, "nodes.blk: block "));
         assert_memory_equal(vector, before, sizeof(vector));
     }
-    /* The last block's empty slot. */
-    assert_int_equal(keys_lookup_vector(generation, FIXTURE_VECTORS, 1000, before, &err),
+    /* The last block's first empty slot: what lies behind the keys is none. */
+    enum { RECORDS = FIXTURE_VECTORS % FIXTURE_NODES_PER_BLOCK };
+    size_t length;
+    uint64_t behind;
+    uint8_t *blocks = fixture_read(fixture_path(*state, "gen/nodes.blk"), &length);
+    memcpy(&behind,
+           blocks + length - BLOCK_PAGE_BYTES + BLOCK_HEADER_BYTES + RECORDS * (FIXTURE_DIM + 8),
+           sizeof(behind));
+    free(blocks);
+    assert_int_equal(keys_lookup_vector(generation, FIXTURE_VECTORS, behind, before, &err),
                      STATUS_CORRUPT);
     generation_close(generation);
 }
@@ -359,6 +378,85 @@ static void generation_with_a_damaged_page_says_which(void **state)
     generation_close(generation);
 }
 
+/* A directory page that is sound but not of these pages. */
+static void directory_of_other_pages_is_found_by_verify(void **state)
+{
+    generation_close(open_fixture(state));
+    const char *path = fixture_path(*state, "gen/keys.bin");
+    struct manifest manifest;
+    fixture_manifest(SEED, &manifest);
+    const struct keys_shape shape = keys_shape_of(&manifest);
+    _Alignas(uint64_t) uint8_t page[KEYS_PAGE_BYTES];
+    keys_directory_encode(&shape, 0, &(uint64_t){999}, page);
+    file_patch(path, KEYS_PAGE_BYTES, page, sizeof(page));
+    fixture_expect_fault(fixture_path(*state, "gen"),
+                         "keys.bin: page 1: not the first keys of the pages");
+}
+
+/* A generation of which nothing but the keys is written: more than one directory page can name. */
+static struct generation *open_large(const char *path, const struct file *file)
+{
+    struct manifest manifest;
+    struct generation *generation = NULL;
+    struct error err = {0};
+    char *json = NULL;
+    fixture_manifest(SEED, &manifest);
+    manifest.geometry.node_limit = file->shape.node_limit;
+    manifest.geometry.gap_width[3] = 18;
+    manifest.geometry.generation_seed = file->shape.generation_seed;
+    manifest.generation_id.low = file->shape.generation_seed;
+    manifest.block_count = file->shape.node_limit / FIXTURE_NODES_PER_BLOCK;
+    manifest.vector_count = file->shape.count;
+    fixture_manifest_lengths(&manifest);
+    manifest.files[GENERATION_NODES].bytes = manifest.block_count * BLOCK_PAGE_BYTES;
+    manifest.files[GENERATION_CODES].bytes =
+        (uint64_t)manifest.geometry.node_limit * FIXTURE_CODE_BYTES;
+    assert_int_equal(mkdir(path, 0700), 0);
+    for (int i = 0; i < GENERATION_FILE_COUNT; i++)
+        fixture_touch(fixture_path(path, generation_file_names[i]), manifest.files[i].bytes);
+    file_patch(fixture_path(path, "keys.bin"), 0, file->bytes, keys_bytes(file->shape.count));
+    fixture_must(manifest_format(&manifest, &json, &err), &err);
+    fixture_must(generation_write_text(path, MANIFEST_FILE_NAME, json, &err), &err);
+    free(json);
+    fixture_must(generation_open(path, &generation, &err), &err);
+    return generation;
+}
+
+static void keys_are_found_over_several_directory_pages(void **state)
+{
+    struct file file = file_make(LARGE + 1);
+    struct generation *generation = open_large(fixture_path(*state, "large"), &file);
+    const uint32_t pages = keys_pages(file.shape.count);
+    struct error err = {0};
+    uint64_t *firsts = NULL;
+    fixture_must(keys_lookup_firsts(generation, &firsts, &err), &err);
+    for (uint32_t page = 0; page < pages; page++)
+        assert_true(firsts[page] == file.keys[(size_t)page * KEYS_PAGE_KEYS]);
+    bulk_free(firsts, pages, sizeof(*firsts));
+    static const uint64_t rows[] = {0, 1, 339, 340, LARGE / 2, LARGE - 1, LARGE};
+    for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
+        const uint64_t key = file.keys[rows[i]];
+        uint32_t node = UINT32_MAX;
+        bool found;
+        fixture_must(keys_lookup(generation, key, &node, &found, &err), &err);
+        assert_true(found);
+        assert_int_equal(node, file.nodes[rows[i]]);
+        fixture_must(keys_lookup(generation, key - 1, &node, &found, &err), &err);
+        assert_false(found);
+        fixture_must(keys_lookup(generation, key + 1, &node, &found, &err), &err);
+        assert_false(found);
+    }
+    /* The second directory page begins below the end of the first. */
+    _Alignas(uint64_t) uint8_t page[KEYS_PAGE_BYTES];
+    keys_directory_encode(&file.shape, 1, &file.keys[LARGE - KEYS_PAGE_KEYS], page);
+    file_patch(fixture_path(*state, "large/keys.bin"), (uint64_t)(pages + 1) * KEYS_PAGE_BYTES,
+               page, sizeof(page));
+    assert_int_equal(keys_lookup_firsts(generation, &firsts, &err), STATUS_CORRUPT);
+    assert_non_null(strstr(err.text, "keys.bin: page 512: keys do not ascend"));
+    generation_close(generation);
+    file_free(&file);
+}
+
 int main(void)
 {
 #define IN_DIRECTORY(name)                                                                         \
@@ -373,6 +471,8 @@ int main(void)
         cmocka_unit_test(page_is_good_in_its_place_only),
         IN_DIRECTORY(generation_tells_every_node_and_vector),
         IN_DIRECTORY(generation_with_a_damaged_page_says_which),
+        IN_DIRECTORY(directory_of_other_pages_is_found_by_verify),
+        IN_DIRECTORY(keys_are_found_over_several_directory_pages),
     };
     return cmocka_run_group_tests_name("keys", tests, NULL, NULL);
 }
