@@ -593,6 +593,60 @@ check "bench takes ids alone" "$bin/nightjar" bench --index root/gen --queries q
     --groundtruth t2.bin --search-list 100 --duration 0 --json
 says "bench takes ids alone" '"recall":'
 
+# DiskANN's data files and those of two suffixes differ in name only.
+to base.u8bin data.bin --to diskann
+same "to a data file" base.u8bin data.bin
+to data.bin back.u8bin --from diskann --type u8
+same "from a data file" base.u8bin back.u8bin
+to data.bin wide.npy --from diskann --type u8
+to wide.npy narrow.u8bin
+same "a data file through .npy" base.u8bin narrow.u8bin
+to base.u8bin wide.bin --to diskann --type f32
+same "to a data file of f32" wide.fbin wide.bin
+to data.bin again.bin --from diskann --type u8 --to diskann
+same "a data file to a data file" data.bin again.bin
+refused "a data file of unknown type" 2 "--type is needed" nightjar convert --from diskann \
+    --input data.bin --output made.u8bin
+refused "a data file of another type" 1 "data.bin: 9608 bytes, but its header (600 rows of 16 f32)" \
+    nightjar convert --from diskann --type f32 --input data.bin --output made.fbin
+
+# Ground truth apart and together, and answers of unequal number.
+to t.bin t.ivecs --distances-output t.fvecs
+to t.ivecs t2.bin --distances t.fvecs
+same "ids and distances apart and together" t.bin t2.bin
+to t.bin range.bin --to range
+to range.bin t2.bin --from range
+same "rows to answers within a radius and back" t.bin t2.bin
+# 3 queries with 2, 0 and 1 neighbours
+{
+    u32 3 3 2 0 1 7 8 9
+    u32 0 0x3f800000 0x40000000
+} >range.bin
+to range.bin range.ivecs --from range --distances-output range.fvecs
+same "answers within a radius to ids" range.ivecs <(u32 2 7 8 2 0xffffffff 0xffffffff 2 9 0xffffffff)
+same "their distances" range.fvecs \
+    <(u32 2 0 0x3f800000 2 0x7f800000 0x7f800000 2 0x40000000 0x7f800000)
+to range.ivecs range2.bin --to range --distances range.fvecs
+same "ids to answers within a radius" range.bin range2.bin
+to range.bin part.bin --from range --to range --offset 2
+same "the last answers within a radius" part.bin <(u32 1 1 1 9 0x40000000)
+refused "a truth of k nearest as one within a radius" 1 "t.bin: " nightjar convert --from range \
+    --input t.bin --output made.bin
+refused "distances of another truth" 1 "range.fvecs: 3 rows of 2 f32" nightjar convert \
+    --input t.ivecs --distances range.fvecs --output made.bin
+refused "distances that are not there" 1 "t.ivecs: has no distances" nightjar convert \
+    --input t.ivecs --distances-output made.fvecs --output made.bin
+refused "distances of vectors" 2 "are for ground truth" nightjar convert --from diskann --type u8 \
+    --input data.bin --distances t.fvecs --output made.u8bin
+refused "an output over another" 2 "the same file as --output" nightjar convert --input t.bin \
+    --output made.ivecs --distances-output made.ivecs
+refused "no index of hnswlib" 1 "data.bin: not an hnswlib index" nightjar convert --from hnswlib \
+    --input data.bin --output made.fbin --keys-output made.u64bin
+refused "an index without a place for labels" 2 "--keys-output is needed" nightjar convert \
+    --from hnswlib --input data.bin --output made.fbin
+refused "keys of what has none" 2 "are for --from hnswlib" nightjar convert --input base.u8bin \
+    --output made.bvecs --keys-output made.u64bin
+
 # --- results that cannot be written ------------------------------------------------------------------
 
 if [[ -e /dev/full ]]; then
