@@ -3,7 +3,7 @@
  * work.
  *
  * A stage's piece is committed by the module that makes its files; those that are only numbers
- * (ingest, navigation, check) are committed here.
+ * (navigation, check) are committed here. build_ingest.c has the first stage.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "builder/attribute_write.h"
 #include "builder/build_internal.h"
 #include "builder/encode.h"
 #include "builder/hot_list.h"
@@ -24,6 +25,7 @@
 #include "layout/block_walk.h"
 #include "layout/digest.h"
 
+static const struct work_piece ingest_piece = {BUILD_STAGE_INGEST, WORK_WHOLE};
 static const struct work_piece train_piece = {BUILD_STAGE_TRAIN, WORK_WHOLE};
 static const struct work_piece sample_piece = {BUILD_STAGE_SAMPLE, WORK_WHOLE};
 static const struct work_piece navigation_piece = {BUILD_STAGE_NAVIGATION, WORK_WHOLE};
@@ -98,8 +100,7 @@ static struct pack_params pack_params_of(const struct build *b)
 static enum status scan_load(struct build *b, struct error *err)
 {
     enum status status =
-        work_piece_read(b->work, (struct work_piece){BUILD_STAGE_INGEST, WORK_WHOLE}, &b->scan,
-                        sizeof(b->scan), NULL, err);
+        work_piece_read(b->work, ingest_piece, &b->scan, sizeof(b->scan), NULL, err);
     if (status != STATUS_OK)
         return status;
     b->manifest.input_digest = b->scan.input_digest;
@@ -206,26 +207,13 @@ enum status build_stage_load(struct build *b, enum build_stage stage, struct err
     return status;
 }
 
-/* ---- ingest, train, sample, partition ---- */
+/* ---- train, sample, partition ---- */
 
 static enum status info_commit(struct build *b, enum build_stage stage, const void *info,
                                size_t bytes, struct build_stage_record *cost, struct error *err)
 {
     return work_piece_commit(b->work, (struct work_piece){stage, WORK_WHOLE}, NULL, 0, info, bytes,
                              cost, err);
-}
-
-static enum status ingest_run(struct build *b, const struct build_monitor *monitor,
-                              struct build_stage_record *cost, struct error *err)
-{
-    struct build_clock clock = build_clock_now();
-    struct scan_result result;
-    memset(&result, 0, sizeof(result)); /* padding is written too */
-    enum status status = scan_run(b->file, b->params.metric, b->params.keys, monitor, &result, err);
-    build_clock_measure(&clock, cost);
-    return status == STATUS_OK
-               ? info_commit(b, BUILD_STAGE_INGEST, &result, sizeof(result), cost, err)
-               : status;
 }
 
 static enum status train_run(struct build *b, struct build_stage_record *cost, struct error *err)
@@ -335,6 +323,21 @@ static enum status sample_copy(struct build *b, struct navigation_info *info, st
     return status;
 }
 
+static enum status attributes_write(struct build *b, const struct build_monitor *monitor,
+                                    struct navigation_info *info, struct error *err)
+{
+    const struct attribute_write_params params = {
+        .plan = &b->plan,
+        .node_of_position = b->node_of_position,
+        .node_limit = b->layout.geometry.node_limit,
+        .writer = b->writer,
+    };
+    return b->params.attributes != NULL
+               ? attribute_write_run(&params, monitor, &info->bytes[GENERATION_ATTRIBUTES],
+                                     &info->digest[GENERATION_ATTRIBUTES], err)
+               : STATUS_OK;
+}
+
 static enum status hot_write(struct build *b, struct navigation_info *info, struct error *err)
 {
     struct hot_visits visits = {0};
@@ -369,6 +372,8 @@ static enum status navigation_run(struct build *b, const struct build_monitor *m
     enum status status = codec_copy(b, &info, err);
     if (status == STATUS_OK)
         status = sample_copy(b, &info, err);
+    if (status == STATUS_OK)
+        status = attributes_write(b, monitor, &info, err);
     if (status == STATUS_OK)
         status = hot_write(b, &info, err);
     if (status == STATUS_OK)
@@ -690,7 +695,7 @@ enum status build_stage_whole_run(struct build *b, enum build_stage stage,
     struct pack_params params;
     switch (stage) {
     case BUILD_STAGE_INGEST:
-        return ingest_run(b, monitor, cost, err);
+        return build_ingest_run(b, monitor, cost, err);
     case BUILD_STAGE_TRAIN:
         return train_run(b, cost, err);
     case BUILD_STAGE_SAMPLE:

@@ -11,13 +11,18 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "layout/attributes.h"
 #include "layout/digest.h"
 #include "layout/sample.h"
 
 const char *const generation_file_names[GENERATION_FILE_COUNT] = {
-    [GENERATION_NODES] = "nodes.blk", [GENERATION_CODES] = "codes.bin",
-    [GENERATION_CODEC] = "codec.bin", [GENERATION_NAVIGATION] = "navigation.bin",
-    [GENERATION_HOT] = "hot.bin",     [GENERATION_SAMPLE] = "sample.bin",
+    [GENERATION_NODES] = "nodes.blk",
+    [GENERATION_CODES] = "codes.bin",
+    [GENERATION_CODEC] = "codec.bin",
+    [GENERATION_NAVIGATION] = "navigation.bin",
+    [GENERATION_HOT] = "hot.bin",
+    [GENERATION_SAMPLE] = "sample.bin",
+    [GENERATION_ATTRIBUTES] = "attributes.bin",
 };
 
 /* ---- generation id ---- */
@@ -282,10 +287,13 @@ static enum status files_check(const struct manifest *manifest, struct error *er
     if (status != STATUS_OK)
         return status;
     /* Their lengths also depend on what is in them; their readers compare. */
+    const uint64_t attributes_bytes = manifest->files[GENERATION_ATTRIBUTES].bytes;
     const struct range_rule rules[] = {
         {"bytes of codec.bin", manifest->files[GENERATION_CODEC].bytes, 1, UINT32_MAX},
         {"bytes of navigation.bin", manifest->files[GENERATION_NAVIGATION].bytes, 1,
          UINT64_C(1) << 42},
+        {"bytes of attributes.bin", attributes_bytes,
+         attributes_bytes != 0 ? attributes_head_bytes(1) : 0, UINT64_C(1) << 52},
     };
     return ranges_check(rules, ARRAY_LENGTH(rules), err);
 }

@@ -5,9 +5,11 @@
 #ifndef NIGHTJAR_LAYOUT_MANIFEST_H
 #define NIGHTJAR_LAYOUT_MANIFEST_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/codec.h"
+#include "common/compiler.h"
 #include "common/element.h"
 #include "common/error.h"
 #include "layout/block.h"
@@ -31,9 +33,16 @@ enum generation_file {
     GENERATION_NAVIGATION, /* navigation.bin */
     GENERATION_HOT,        /* hot.bin */
     GENERATION_SAMPLE,     /* sample.bin */
+    GENERATION_ATTRIBUTES, /* attributes.bin; only where vectors have attributes */
     GENERATION_FILE_COUNT,
 };
 extern const char *const generation_file_names[GENERATION_FILE_COUNT];
+
+/* The file may be missing: then its length is 0, which it never has otherwise. */
+ALWAYS_INLINE bool generation_file_optional(enum generation_file file)
+{
+    return file == GENERATION_ATTRIBUTES;
+}
 #define MANIFEST_FILE_NAME "manifest.json"
 
 struct manifest_file {
@@ -44,7 +53,7 @@ struct manifest_file {
 struct manifest {
     uint32_t format_version;
     struct digest128 generation_id;
-    struct digest128 input_digest; /* XXH3-128 of the vectors (and keys), as read */
+    struct digest128 input_digest; /* of the vectors (keys, attributes), as read: FORMAT.md */
     char tool_version[32];
 
     uint64_t vector_count;

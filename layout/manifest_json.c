@@ -136,6 +136,8 @@ static void put_files(struct json_writer *root, const struct manifest *manifest)
 {
     struct json_writer files = put_object(root, "files");
     for (int i = 0; i < GENERATION_FILE_COUNT; i++) {
+        if (generation_file_optional((enum generation_file)i) && manifest->files[i].bytes == 0)
+            continue;
         struct json_writer file = put_object(&files, generation_file_names[i]);
         put_u64(&file, "bytes", manifest->files[i].bytes);
         put_digest(&file, "xxh3", manifest->files[i].xxh3);
@@ -386,12 +388,18 @@ static void get_files(struct json_reader *root, struct manifest *manifest)
     struct json_reader files = get_object(root, "files", "files.");
     for (int i = 0; i < GENERATION_FILE_COUNT; i++) {
         const char *name = generation_file_names[i];
+        const bool optional = generation_file_optional((enum generation_file)i);
+        if (optional && files.object != NULL &&
+            cJSON_GetObjectItemCaseSensitive(files.object, name) == NULL)
+            continue;
         struct json_reader file = get_object(&files, name, name);
         char prefix[32];
         snprintf(prefix, sizeof(prefix), "files.%s.", name);
         file.name = prefix;
         manifest->files[i].bytes = get_u64(&file, "bytes", UINT64_MAX);
         manifest->files[i].xxh3 = get_digest(&file, "xxh3");
+        if (optional && manifest->files[i].bytes == 0)
+            refuse(&file, "bytes", "the length of a file that is there");
         files.status = file.status;
     }
     root->status = files.status;

@@ -20,6 +20,7 @@
 #include "layout/block.h"
 #include "layout/navigation.h"
 #include "layout/sample.h"
+#include "tests/attributes_fixture.h"
 #include "tests/directory_fixture.h"
 
 int fixture_directory_setup(void **state)
@@ -104,6 +105,31 @@ void fixture_manifest(uint64_t seed, struct manifest *manifest)
     manifest->geometry.generation_seed = manifest->generation_id.low;
 }
 
+/* A column of each kind; the caller frees it. */
+static uint8_t *fixture_attributes_image(size_t *bytes)
+{
+    static const char *const tags[] = {"red|blue", "", "green", NULL, "blue|gr\xc3\xbcn"};
+    static const char *const kinds[] = {"a", "b|c"};
+    uint64_t years[FIXTURE_NODE_LIMIT], deltas[FIXTURE_NODE_LIMIT];
+    const char *labels[FIXTURE_NODE_LIMIT], *others[FIXTURE_NODE_LIMIT];
+    bool exists[FIXTURE_NODE_LIMIT];
+    for (uint64_t node = 0; node < FIXTURE_NODE_LIMIT; node++) {
+        years[node] = 1900 + node * 37 % 130;
+        deltas[node] = node * 100003 % 1000 - 500;
+        labels[node] = tags[node % ARRAY_LENGTH(tags)];
+        others[node] = kinds[node % 3 % ARRAY_LENGTH(kinds)];
+        exists[node] = node < FIXTURE_VECTORS;
+    }
+    const struct attributes_fixture_column columns[] = {
+        {"year", ATTRIBUTE_U64, years, NULL},
+        {"tags", ATTRIBUTE_LABELS, NULL, labels},
+        {"delta", ATTRIBUTE_I64, deltas, NULL},
+        {"kind", ATTRIBUTE_LABELS, NULL, others},
+    };
+    return attributes_fixture_image(columns, ARRAY_LENGTH(columns), FIXTURE_NODE_LIMIT, exists,
+                                    bytes);
+}
+
 void fixture_manifest_lengths(struct manifest *manifest)
 {
     manifest->files[GENERATION_NODES].bytes = FIXTURE_BLOCKS * BLOCK_PAGE_BYTES;
@@ -113,6 +139,9 @@ void fixture_manifest_lengths(struct manifest *manifest)
     manifest->files[GENERATION_HOT].bytes = FIXTURE_HOT * sizeof(uint32_t);
     manifest->files[GENERATION_SAMPLE].bytes =
         sample_bytes(FIXTURE_SAMPLE, FIXTURE_SAMPLE_K, FIXTURE_DIM);
+    size_t attributes_bytes;
+    free(fixture_attributes_image(&attributes_bytes));
+    manifest->files[GENERATION_ATTRIBUTES].bytes = attributes_bytes;
 }
 
 static void fixture_vectors(uint8_t vectors[FIXTURE_VECTORS * FIXTURE_DIM])
@@ -254,6 +283,15 @@ static enum status fixture_sample(struct generation_writer *writer, const uint8_
     return status;
 }
 
+static enum status fixture_attributes(struct generation_writer *writer, struct error *err)
+{
+    size_t bytes;
+    uint8_t *image = fixture_attributes_image(&bytes);
+    enum status status = generation_writer_append(writer, GENERATION_ATTRIBUTES, image, bytes, err);
+    free(image);
+    return status;
+}
+
 enum status fixture_write(const char *path, uint64_t seed, struct error *err)
 {
     struct manifest manifest;
@@ -271,6 +309,8 @@ enum status fixture_write(const char *path, uint64_t seed, struct error *err)
         status = fixture_lists(writer, err);
     if (status == STATUS_OK)
         status = fixture_sample(writer, vectors, err);
+    if (status == STATUS_OK)
+        status = fixture_attributes(writer, err);
     if (status == STATUS_OK)
         status = generation_writer_finish(writer, &manifest, NULL, err);
     if (status != STATUS_OK)
