@@ -647,6 +647,76 @@ refused "an index without a place for labels" 2 "--keys-output is needed" nightj
 refused "keys of what has none" 2 "are for --from hnswlib" nightjar convert --input base.u8bin \
     --output made.bvecs --keys-output made.u64bin
 
+# --- exact answers of a part -------------------------------------------------------------------------
+
+# Rows by their number: the first ones and the others, which are files of their own too.
+{
+    echo id:u64,half:labels
+    for ((i = 0; i < 600; i++)); do
+        echo "$i,$((i < 300 ? 0 : 1))"
+    done
+} >a.csv
+to base.u8bin tail.u8bin --offset 300
+check "truth of the tail" "$bin/nightjar" groundtruth --input tail.u8bin --queries q.u8bin \
+    --output tail.bin -k 20
+# distances FILE: behind 20 queries' 20 ids
+distances() {
+    tail -c 1600 "$1"
+}
+for filter in 'id >= 300' 'half = "1"' 'not id < 300'; do
+    check "truth where $filter" "$bin/nightjar" groundtruth --input base.u8bin --queries q.u8bin \
+        --output part.bin -k 20 --attributes a.csv --filter "$filter"
+    same "distances where $filter" <(distances tail.bin) <(distances part.bin)
+done
+for ((i = 0; i < 20; i++)); do
+    echo 'id >= 300'
+done >filters.txt
+check "truth by a filter a query" "$bin/nightjar" groundtruth --input base.u8bin \
+    --queries q.u8bin --output part2.bin -k 20 --attributes a.csv --filters filters.txt
+same "one filter and as many as there are queries" part.bin part2.bin
+check "truth where little is left" "$bin/nightjar" groundtruth --input base.u8bin \
+    --queries q.u8bin --output few.bin -k 3 --attributes a.csv --filter 'id = 7' --threads 1
+to few.bin few.ivecs --limit 1
+same "absent neighbours" few.ivecs <(u32 3 7 0xffffffff 0xffffffff)
+refused "the truth of a filter for a search without one" 1 "few.bin: query 0 has 1 neighbours" \
+    nightjar publish --root root root/gen --require-recall 0.5 --queries q.u8bin -k 2 \
+    --groundtruth few.bin --search-list 40
+check "all within a radius" "$bin/nightjar" groundtruth --input base.u8bin --queries q.u8bin \
+    --output all.bin --radius 1e9 --attributes a.csv --filter 'id >= 300'
+says "all within a radius" "6000 within the radius of 20 queries"
+check "the nearest within a radius" "$bin/nightjar" groundtruth --input base.u8bin \
+    --queries q.u8bin --output most.bin --radius 1e9 --cap 20 --attributes a.csv --filter 'id >= 300'
+says "the nearest within a radius" "400 within the radius of 20 queries; 20 have more than 20"
+to most.bin most.truth --from range
+same "a radius with a cap is the k nearest" most.truth part.bin
+refused "an unknown column" 1 'unknown column "yeer"' nightjar groundtruth --input base.u8bin \
+    --queries q.u8bin --output made.bin --attributes a.csv --filter 'yeer = 1'
+refused "attributes of another base" 1 "a.csv: line 302: more rows than vectors" \
+    nightjar groundtruth --input tail.u8bin --queries q.u8bin --output made.bin --attributes a.csv \
+    --filter 'id = 1'
+refused "a filter without attributes" 2 "--attributes is needed" nightjar groundtruth \
+    --input base.u8bin --queries q.u8bin --output made.bin --filter 'id = 1'
+refused "attributes without a filter" 2 "--filter or --filters is needed" nightjar groundtruth \
+    --input base.u8bin --queries q.u8bin --output made.bin --attributes a.csv
+refused "k and a radius" 2 "-k and --radius" nightjar groundtruth --input base.u8bin \
+    --queries q.u8bin --output made.bin -k 10 --radius 5
+refused "a cap without a radius" 2 "--cap is for --radius" nightjar groundtruth \
+    --input base.u8bin --queries q.u8bin --output made.bin --cap 10
+refused "a radius that takes in too much" 1 "do not fit the memory" nightjar groundtruth \
+    --input base.u8bin --queries base.u8bin --output made.bin --radius 1e9 --memory 1M
+
+check "attributes with the vectors" "$bin/nightjar" generate --output g.u8bin --count 500 --dim 4 \
+    --attributes g.csv --seed 3 --tags 9
+check "attributes of vectors" "$bin/nightjar" generate --input g.u8bin --attributes g2.csv --seed 3 \
+    --tags 9
+same "attributes with and of vectors" g.csv g2.csv
+refused "attributes over the vectors" 2 "the same file as the vectors'" nightjar generate \
+    --input g.u8bin --attributes g.u8bin
+refused "an input without attributes" 2 "--attributes is needed" nightjar generate --input g.u8bin
+refused "vectors of no dimension" 2 "--dim: missing" nightjar generate --output made.u8bin --count 9
+refused "an input and an output" 2 "not with --output" nightjar generate --input g.u8bin \
+    --attributes made.csv --output made.u8bin
+
 # --- results that cannot be written ------------------------------------------------------------------
 
 if [[ -e /dev/full ]]; then
