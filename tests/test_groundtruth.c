@@ -271,9 +271,22 @@ static void all_within_a_radius_are_found(void **state)
             }
 }
 
+static bool last_hundred(const void *context, uint32_t query, uint32_t row)
+{
+    (void)context;
+    (void)query;
+    return row >= COUNT - 100;
+}
+
 static void a_cap_keeps_the_nearest(void **state)
 {
     struct fixture *fixture = *state;
+    /* All in one part of the pass, and not the first. */
+    const struct groundtruth_filter filter = {.match = last_hundred};
+    struct groundtruth_params few = params_of(fixture, 1, 3);
+    few.filter = &filter;
+    assert_within(fixture, &few, &(struct groundtruth_range){1000, 99});
+    assert_within(fixture, &few, &(struct groundtruth_range){1000, 100});
     for (uint32_t query_count = 1; query_count <= QUERIES_MAX; query_count += QUERIES_MAX - 1)
         for (uint32_t cap = 1; cap <= 121; cap += 40) {
             struct groundtruth_params params = params_of(fixture, query_count, 3);
