@@ -305,6 +305,13 @@ static void a_radius_that_takes_in_too_much_is_refused(void **state)
                      STATUS_NO_MEMORY);
     assert_non_null(strstr(fixture->err.text, "within radius 1000 of 40 queries"));
     assert_null(truth.at);
+    /* Lists of 40 times 8192 entries of 8 bytes have room, but the result of 5000 has not. */
+    params.memory_bytes = 4 << 20;
+    assert_int_equal(groundtruth_within(&params, &range, &truth, NULL, &fixture->err),
+                     STATUS_NO_MEMORY);
+    params.memory_bytes = 5 << 20;
+    assert_within(fixture, &params, &range);
+    params.memory_bytes = 1 << 20;
     range.cap = 50;
     assert_within(fixture, &params, &range);
     range = (struct groundtruth_range){.radius = 20};
