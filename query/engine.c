@@ -209,6 +209,28 @@ void engine_destroy(struct engine *engine)
     free(engine);
 }
 
+/* What may be asked beside the k nearest of a vector. */
+static enum status query_check_limits(const struct manifest *m, const struct search_query *query,
+                                      struct error *err)
+{
+    const struct search_after *after = &query->after;
+    if (query->within_radius && !isfinite(query->radius))
+        return error_set(err, STATUS_INVALID, "radius is not a finite number");
+    if (query->within_radius && query->radius < 0.0f && m->metric != METRIC_IP)
+        return error_set(err, STATUS_INVALID, "radius is %g, but no %s distance is below 0",
+                         (double)query->radius, metric_name(m->metric));
+    if (after->set && isnan(after->distance))
+        return error_set(err, STATUS_INVALID, "the page before ends at a distance that is NaN");
+    if (after->set && (uint64_t)after->rank + query->k > query->search_list)
+        return error_set(err, STATUS_INVALID,
+                         "the page ends at hit %llu, beyond the search list of %u",
+                         (unsigned long long)after->rank + query->k, query->search_list);
+    if (query->excludes && query->excluded_node >= m->geometry.node_limit)
+        return error_set(err, STATUS_INVALID, "the excluded node %u is none of the %u",
+                         query->excluded_node, m->geometry.node_limit);
+    return STATUS_OK;
+}
+
 enum status engine_query_check(const struct engine *engine, const struct search_query *query,
                                struct error *err)
 {
@@ -221,9 +243,11 @@ enum status engine_query_check(const struct engine *engine, const struct search_
     if (query->search_list > ENGINE_SEARCH_LIST_MAX)
         return error_set(err, STATUS_INVALID, "search list is %u, at most %d", query->search_list,
                          ENGINE_SEARCH_LIST_MAX);
-    if (query->k > query->search_list)
+    if (query->k > query->search_list && !query->within_radius)
         return error_set(err, STATUS_INVALID, "k is %u, above the search list of %u", query->k,
                          query->search_list);
+    if (query->search_list == 0)
+        return error_set(err, STATUS_INVALID, "search list is 0");
     if (query->beam_width > ENGINE_BEAM_WIDTH_MAX)
         return error_set(err, STATUS_INVALID, "beam width is %u, at most %d", query->beam_width,
                          ENGINE_BEAM_WIDTH_MAX);
@@ -236,7 +260,7 @@ enum status engine_query_check(const struct engine *engine, const struct search_
         distance_query_scale(&engine->index->distance, query->vector) == 0.0f)
         return error_set(err, STATUS_INVALID,
                          "query is a zero vector, which has no direction under cosine");
-    return STATUS_OK;
+    return query_check_limits(m, query, err);
 }
 
 /* ---- statistics ---- */

@@ -14,8 +14,8 @@
 #include "query/index.h"
 
 enum {
-    ENGINE_SEARCH_LIST_MAX = 1024, /* largest L */
-    ENGINE_K_MAX = 1024,           /* largest k; k <= L */
+    ENGINE_SEARCH_LIST_MAX = 4096, /* largest L */
+    ENGINE_K_MAX = 4096,           /* largest k; k <= L */
     ENGINE_BEAM_WIDTH_MAX = 64,
     ENGINE_READS_DEFAULT = 192, /* reads in flight, and read buffers, of a worker */
 };
@@ -34,11 +34,20 @@ struct search_stats {
     uint32_t code_distances;
     uint32_t failed_blocks; /* skipped: a retry failed too, a read took too long, or there was no
                              * buffer for it */
+    uint32_t filter_plan;   /* enum search_filter_plan */
     uint64_t read_bytes;    /* of those reads */
     uint64_t queue_ns;      /* submit to start */
     uint64_t cpu_ns;        /* time the worker spent on this query; the rest it waited for reads,
                              * or for the worker's other queries */
     uint64_t total_ns;      /* submit to completion */
+};
+
+/* How a filter was met; the numbers are on the wire. */
+enum search_filter_plan {
+    SEARCH_FILTER_NONE = 0,      /* there was none */
+    SEARCH_FILTER_SCAN = 1,      /* all that match were listed and estimated */
+    SEARCH_FILTER_TRAVERSAL = 2, /* the graph was traversed */
+    SEARCH_FILTER_EMPTY = 3,     /* nothing matches */
 };
 
 enum search_flags {
@@ -58,8 +67,9 @@ struct search_after {
 struct search_query {
     /* in */
     const void *vector;          /* dim elements of the index's type */
-    uint32_t k;                  /* 1..ENGINE_K_MAX, <= search_list, <= vector_count */
-    uint32_t search_list;        /* L, k..ENGINE_SEARCH_LIST_MAX */
+    uint32_t k;                  /* 1..ENGINE_K_MAX, <= vector_count; within a radius the most hits
+                                  * wanted, else <= search_list */
+    uint32_t search_list;        /* L, 1..ENGINE_SEARCH_LIST_MAX */
     uint32_t beam_width;         /* W; 0: the engine chooses by load */
     float search_ratio;          /* stop early beyond this ratio; 0: never (L alone decides) */
     const struct filter *filter; /* hits match it; NULL: no filter. Borrowed until complete() */

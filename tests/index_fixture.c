@@ -43,33 +43,39 @@ static float *rows_to_f32(const struct collection_spec *spec, const void *rows, 
     return out;
 }
 
-static void generation_build(const char *input, const char *output,
-                             const struct collection_spec *spec, const void *rows)
+static void generation_build(struct build_params *params, const struct collection_spec *spec,
+                             const void *rows)
 {
     struct vector_writer *writer = NULL;
     struct error err;
     const struct vector_shape shape = {spec->count, spec->dim, spec->type};
-    ASSERT_STATUS_OK(vector_writer_open(input, shape, &writer, &err), err);
+    ASSERT_STATUS_OK(vector_writer_open(params->input, shape, &writer, &err), err);
     ASSERT_STATUS_OK(vector_writer_append(writer, rows, spec->count, &err), err);
     ASSERT_STATUS_OK(vector_writer_finish(writer, &err), err);
-    const struct build_params params = {.input = input,
-                                        .output = output,
-                                        .metric = spec->metric,
-                                        .degree = 24,
-                                        .build_list = 48,
-                                        .alpha = 1.2,
-                                        .codec = CODEC_PQ,
-                                        .code_bytes = spec->code_bytes ? spec->code_bytes : 16,
-                                        .replication = 1.2,
-                                        .threads = 1,
-                                        .seed = 1,
-                                        .navigation_share = 0.02,
-                                        .quiet = true};
-    ASSERT_STATUS_OK(build_run(&params, NULL, &err), err);
+    params->metric = spec->metric;
+    params->degree = 24;
+    params->build_list = 48;
+    params->alpha = 1.2;
+    params->codec = CODEC_PQ;
+    params->code_bytes = spec->code_bytes ? spec->code_bytes : 16;
+    params->replication = 1.2;
+    params->threads = 1;
+    params->seed = 1;
+    params->navigation_share = 0.02;
+    params->quiet = true;
+    ASSERT_STATUS_OK(build_attributes_look(params, &err), err);
+    ASSERT_STATUS_OK(build_run(params, NULL, &err), err);
 }
 
 struct collection *collection_create(const char *directory, const char *name,
                                      const struct collection_spec *spec)
+{
+    return collection_create_with(directory, name, spec, NULL);
+}
+
+struct collection *collection_create_with(const char *directory, const char *name,
+                                          const struct collection_spec *spec,
+                                          const char *attributes)
 {
     struct collection *c = calloc(1, sizeof(*c));
     assert_non_null(c);
@@ -93,7 +99,9 @@ struct collection *collection_create(const char *directory, const char *name,
     char file_name[100];
     snprintf(file_name, sizeof(file_name), "%s.%s", name, suffixes[spec->type]);
     c->path = fixture_path(directory, name);
-    generation_build(fixture_path(directory, file_name), c->path, spec, rows);
+    struct build_params params = {
+        .input = fixture_path(directory, file_name), .output = c->path, .attributes = attributes};
+    generation_build(&params, spec, rows);
     free(generated);
     return c;
 }
