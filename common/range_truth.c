@@ -27,7 +27,8 @@ enum status range_truth_create(struct range_truth *self, uint32_t query_count, u
     if (self->at != NULL && self->ids != NULL && (!distances || self->distances != NULL))
         return STATUS_OK;
     range_truth_free(self);
-    return error_set(err, STATUS_NO_MEMORY, "no memory for %" PRIu64 " neighbours", total);
+    error_set(err, STATUS_NO_MEMORY, "no memory for %" PRIu64 " neighbours", total);
+    return STATUS_NO_MEMORY;
 }
 
 void range_truth_free(struct range_truth *self)

@@ -53,8 +53,10 @@ static enum status allocate(uint64_t count, size_t item_bytes, void *out, struct
     void *memory = NULL;
     if (size_mul((size_t)count, item_bytes, &bytes))
         memory = calloc(1, MAX(bytes, item_bytes));
-    if (memory == NULL)
-        return error_set(err, STATUS_NO_MEMORY, "no memory for %" PRIu64 " attributes", count);
+    if (memory == NULL) {
+        error_set(err, STATUS_NO_MEMORY, "no memory for %" PRIu64 " attributes", count);
+        return STATUS_NO_MEMORY;
+    }
     memcpy(out, &memory, sizeof(memory));
     return STATUS_OK;
 }

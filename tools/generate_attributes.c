@@ -160,7 +160,7 @@ static enum status row_write(const struct making *self, struct file_output *outp
                              struct error *err)
 {
     char line[LINE_BYTES_MAX];
-    uint32_t tags[ROW_TAGS_MAX];
+    uint32_t tags[ROW_TAGS_MAX] = {0};
     uint64_t uniform = random_below(purpose_seed(self, PURPOSE_UNIFORM), row, GENERATE_NUMBERS);
     uint32_t count = row_tags(self, row, tags);
     int length =

@@ -38,23 +38,20 @@ struct run {
 
 static bool list_grow(struct run *run, struct list *list)
 {
-    uint32_t capacity = list->capacity == 0 ? LIST_FIRST : list->capacity;
-    if (list->capacity != 0 && __builtin_mul_overflow(list->capacity, 2u, &capacity))
-        capacity = UINT32_MAX;
+    uint32_t capacity = list->capacity > UINT32_MAX / 2
+                            ? UINT32_MAX
+                            : MAX(2 * list->capacity, (uint32_t)LIST_FIRST);
     uint64_t more = (uint64_t)(capacity - list->capacity) * ENTRY_BYTES;
-    uint64_t before = atomic_fetch_add_explicit(&run->bytes, more, memory_order_relaxed);
-    float *distances = NULL;
-    uint32_t *ids = NULL;
-    if (before + more <= run->limit) {
-        distances = realloc(list->distances, capacity * sizeof(float));
-        list->distances = distances != NULL ? distances : list->distances;
-        ids = realloc(list->ids, capacity * sizeof(uint32_t));
-        list->ids = ids != NULL ? ids : list->ids;
-    }
-    if (distances == NULL || ids == NULL) {
-        atomic_store_explicit(&run->scan.stop, true, memory_order_relaxed);
+    if (atomic_fetch_add_explicit(&run->bytes, more, memory_order_relaxed) + more > run->limit)
         return false;
-    }
+    float *distances = realloc(list->distances, capacity * sizeof(float));
+    if (distances == NULL)
+        return false;
+    list->distances = distances;
+    uint32_t *ids = realloc(list->ids, capacity * sizeof(uint32_t));
+    if (ids == NULL)
+        return false;
+    list->ids = ids;
     list->capacity = capacity;
     return true;
 }
@@ -63,10 +60,12 @@ static bool list_grow(struct run *run, struct list *list)
 static bool list_push(struct run *run, struct list *list, float distance, uint32_t id)
 {
     uint32_t limit = run->range->cap != 0 ? run->range->cap : UINT32_MAX;
-    if (list->size == limit)
+    if (list->size == limit) {
         list->cut = true;
-    else if (list->size == list->capacity && !list_grow(run, list))
+    } else if (list->size == list->capacity && !list_grow(run, list)) {
+        atomic_store_explicit(&run->scan.stop, true, memory_order_relaxed);
         return false;
+    }
     groundtruth_heap_push(list->distances, list->ids, &list->size, limit, distance, id);
     return true;
 }
