@@ -58,18 +58,16 @@ static enum status parse_npy(int fd, const char *path, uint64_t file_bytes,
     return status == STATUS_OK ? vector_layout_check(path, layout, err) : status;
 }
 
-static enum status parse_header(int fd, const char *path, uint64_t file_bytes,
-                                struct vector_layout *layout, struct error *err)
+static enum status parse_header(int fd, const char *path, const struct vector_format *format,
+                                uint64_t file_bytes, struct vector_layout *layout,
+                                struct error *err)
 {
-    const struct vector_format *format;
-    enum status status = vector_format_of(path, &format, err);
-    if (status != STATUS_OK)
-        return status;
     if (format->container == VECTOR_NPY)
         return parse_npy(fd, path, file_bytes, layout, err);
 
     uint8_t header[8] = {0};
-    status = file_read_at(fd, path, header, MIN((size_t)file_bytes, sizeof(header)), 0, err);
+    enum status status =
+        file_read_at(fd, path, header, MIN((size_t)file_bytes, sizeof(header)), 0, err);
     if (status != STATUS_OK)
         return status;
     if (format->container == VECTOR_BIN)
@@ -91,17 +89,13 @@ static enum status check_size(const char *path, uint64_t file_bytes,
                      file_bytes < layout->file_bytes ? "truncated" : "too long");
 }
 
-enum status vector_file_open(const char *path, struct vector_file **out, struct error *err)
+static enum status open_format(const char *path, const struct vector_format *format,
+                               struct vector_file **out, struct error *err)
 {
-    const struct vector_format *format;
     uint64_t file_bytes = 0;
     struct vector_file *file = NULL;
-    /* The name first: a wrong suffix is the likelier mistake than a file that does not exist. */
-    enum status status = vector_format_of(path, &format, err);
-    if (status != STATUS_OK)
-        return status;
     int fd = -1;
-    status = file_open_input(path, &fd, &file_bytes, err);
+    enum status status = file_open_input(path, &fd, &file_bytes, err);
     if (status != STATUS_OK)
         return status;
     if (file_bytes == 0) {
@@ -110,7 +104,7 @@ enum status vector_file_open(const char *path, struct vector_file **out, struct 
         goto out;
     }
     struct vector_layout layout;
-    status = parse_header(fd, path, file_bytes, &layout, err);
+    status = parse_header(fd, path, format, file_bytes, &layout, err);
     if (status == STATUS_OK)
         status = check_size(path, file_bytes, &layout, err);
     if (status != STATUS_OK)
@@ -129,6 +123,21 @@ out:
     free(file);
     close(fd);
     return status;
+}
+
+enum status vector_file_open(const char *path, struct vector_file **out, struct error *err)
+{
+    /* The name first: a wrong suffix is the likelier mistake than a file that does not exist. */
+    const struct vector_format *format;
+    enum status status = vector_format_of(path, &format, err);
+    return status == STATUS_OK ? open_format(path, format, out, err) : status;
+}
+
+enum status vector_file_open_as(const char *path, enum element_type type, struct vector_file **out,
+                                struct error *err)
+{
+    const struct vector_format format = {"vector", VECTOR_BIN, type};
+    return open_format(path, &format, out, err);
 }
 
 void vector_file_close(struct vector_file *file)

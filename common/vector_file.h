@@ -30,6 +30,10 @@ struct vector_shape {
 /* Opens and checks header and size; reads no row. On success *out is the caller's to close. */
 NODISCARD enum status vector_file_open(const char *path, struct vector_file **out,
                                        struct error *err);
+/* The same for a file laid out as .?bin whose name does not say so (DiskANN's data files): `type`
+ * is what its elements are. */
+NODISCARD enum status vector_file_open_as(const char *path, enum element_type type,
+                                          struct vector_file **out, struct error *err);
 void vector_file_close(struct vector_file *file);
 
 struct vector_shape vector_file_shape(const struct vector_file *file);
@@ -66,6 +70,9 @@ NODISCARD enum status vector_rows_check(const char *path, const struct vector_sh
 struct vector_writer;
 NODISCARD enum status vector_writer_open(const char *path, struct vector_shape shape,
                                          struct vector_writer **out, struct error *err);
+/* The same for a file of any name, laid out as .?bin. */
+NODISCARD enum status vector_writer_open_bin(const char *path, struct vector_shape shape,
+                                             struct vector_writer **out, struct error *err);
 NODISCARD enum status vector_writer_append(struct vector_writer *writer, const void *rows,
                                            uint64_t count, struct error *err);
 /* All announced rows must have been appended. Frees the writer on success; on failure the caller
@@ -101,16 +108,34 @@ NODISCARD enum status key_file_read(const char *path, uint64_t expected_count, u
 NODISCARD enum status key_file_write(const char *path, const uint64_t *keys, uint64_t count,
                                      struct error *err);
 
-/* Exact neighbours. ids[q * k + i]: the i-th nearest row of query q. distances may be absent
- * (.ivecs): then NULL. Arrays are malloc'd; ground_truth_free() releases and zeroes. */
+/* The same for keys that come part by part, as with vector_writer. One thread at a time. */
+struct key_writer;
+NODISCARD enum status key_writer_open(const char *path, uint64_t count, struct key_writer **out,
+                                      struct error *err);
+NODISCARD enum status key_writer_append(struct key_writer *writer, const uint64_t *keys,
+                                        uint64_t count, struct error *err);
+/* All announced keys must have been appended. Frees the writer on success; on failure the caller
+ * aborts it. */
+NODISCARD enum status key_writer_finish(struct key_writer *writer, struct error *err);
+/* NULL is fine. */
+void key_writer_abort(struct key_writer *writer);
+
+/* Exact neighbours. ids[q * k + i]: the i-th nearest row of query q. A query that has fewer than k
+ * (a filter leaves no more) ends with absent ones: this id, and an infinite distance. distances may
+ * be missing (.ivecs): then NULL. Arrays are malloc'd; ground_truth_free() releases and zeroes. */
+enum { GROUND_TRUTH_ABSENT = 0xffffffff };
 struct ground_truth {
     uint32_t query_count;
     uint32_t k;
     uint32_t *ids;
     float *distances;
 };
+/* How many of the first `k` (<= truth->k) neighbours of a query there are. */
+uint32_t ground_truth_existing(const struct ground_truth *truth, uint32_t query, uint32_t k);
+
 /* Reads DiskANN's layout (u32 nq, u32 k, u32 ids[nq*k], f32 dists[nq*k]; any suffix), .ivecs, or an
- * .ibin that holds ids alone (u32 nq, u32 k, u32 ids[nq*k]). k is 1..65536. */
+ * .ibin that holds ids alone (u32 nq, u32 k, u32 ids[nq*k]). k is 1..65536. Nothing may follow an
+ * absent neighbour. */
 NODISCARD enum status ground_truth_read(const char *path, struct ground_truth *out,
                                         struct error *err);
 /* Writes DiskANN's layout, atomically as vector_writer does. */

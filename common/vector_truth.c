@@ -8,6 +8,7 @@
 #include "common/vector_file.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -237,8 +238,14 @@ static enum status write_whole(const char *path, const uint32_t header[2],
     return status;
 }
 
-enum status key_file_write(const char *path, const uint64_t *keys, uint64_t count,
-                           struct error *err)
+struct key_writer {
+    struct file_output output;
+    uint64_t count;
+    uint64_t appended;
+};
+
+enum status key_writer_open(const char *path, uint64_t count, struct key_writer **out,
+                            struct error *err)
 {
     enum status status = check_key_name(path, err);
     if (status != STATUS_OK)
@@ -246,20 +253,112 @@ enum status key_file_write(const char *path, const uint64_t *keys, uint64_t coun
     if (count == 0 || count > UINT32_MAX)
         return error_set(err, STATUS_INVALID, "%s: %" PRIu64 " keys, wanted 1 to %" PRIu32,
                          file_label(path), count, UINT32_MAX);
+    struct key_writer *writer = calloc(1, sizeof(*writer));
+    if (!writer)
+        return error_set(err, STATUS_NO_MEMORY, "%s: out of memory", file_label(path));
     const uint32_t header[2] = {(uint32_t)count, 1};
-    const void *const data[2] = {keys, NULL};
-    const size_t bytes[2] = {(size_t)count * sizeof(*keys), 0};
-    return write_whole(path, header, data, bytes, err);
+    writer->count = count;
+    status =
+        file_output_open(&writer->output, path, TRUTH_HEADER_BYTES + count * sizeof(uint64_t), err);
+    if (status == STATUS_OK)
+        status = file_output_write(&writer->output, header, sizeof(header), err);
+    if (status != STATUS_OK) {
+        key_writer_abort(writer);
+        return status;
+    }
+    *out = writer;
+    return STATUS_OK;
+}
+
+enum status key_writer_append(struct key_writer *writer, const uint64_t *keys, uint64_t count,
+                              struct error *err)
+{
+    if (count > writer->count - writer->appended)
+        return error_set(err, STATUS_INVALID, "%s: more than the %" PRIu64 " keys announced",
+                         file_label(writer->output.path), writer->count);
+    enum status status =
+        file_output_write(&writer->output, keys, (size_t)count * sizeof(*keys), err);
+    if (status == STATUS_OK)
+        writer->appended += count;
+    return status;
+}
+
+enum status key_writer_finish(struct key_writer *writer, struct error *err)
+{
+    if (writer->appended != writer->count)
+        return error_set(err, STATUS_INVALID, "%s: %" PRIu64 " keys written, %" PRIu64 " announced",
+                         file_label(writer->output.path), writer->appended, writer->count);
+    enum status status = file_output_commit(&writer->output, err);
+    if (status == STATUS_OK)
+        free(writer);
+    return status;
+}
+
+void key_writer_abort(struct key_writer *writer)
+{
+    if (!writer)
+        return;
+    file_output_abort(&writer->output);
+    free(writer);
+}
+
+enum status key_file_write(const char *path, const uint64_t *keys, uint64_t count,
+                           struct error *err)
+{
+    struct key_writer *writer = NULL;
+    enum status status = key_writer_open(path, count, &writer, err);
+    if (status != STATUS_OK)
+        return status;
+    status = key_writer_append(writer, keys, count, err);
+    if (status == STATUS_OK)
+        status = key_writer_finish(writer, err);
+    if (status != STATUS_OK)
+        key_writer_abort(writer);
+    return status;
+}
+
+uint32_t ground_truth_existing(const struct ground_truth *truth, uint32_t query, uint32_t k)
+{
+    const uint32_t *ids = truth->ids + (size_t)query * truth->k;
+    uint32_t low = 0;
+    while (low < k) { /* absent ones are last */
+        uint32_t middle = low + (k - low) / 2;
+        if (ids[middle] == GROUND_TRUTH_ABSENT)
+            k = middle;
+        else
+            low = middle + 1;
+    }
+    return low;
 }
 
 static enum status check_ids(const char *path, const struct ground_truth *truth, struct error *err)
 {
     size_t count = (size_t)truth->query_count * truth->k;
     for (size_t i = 0; i < count; i++)
-        if (truth->ids[i] > INT32_MAX)
+        if (truth->ids[i] > INT32_MAX && truth->ids[i] != GROUND_TRUTH_ABSENT)
             return error_set(err, STATUS_CORRUPT,
                              "%s: query %zu has the negative id %" PRId32 " at position %zu",
                              file_label(path), i / truth->k, (int32_t)truth->ids[i], i % truth->k);
+    return STATUS_OK;
+}
+
+/* Absent neighbours are the last ones of a query, and infinitely far. */
+static enum status check_absent(const char *path, const struct ground_truth *truth,
+                                struct error *err)
+{
+    size_t count = (size_t)truth->query_count * truth->k;
+    for (size_t i = 0; i < count; i++) {
+        bool absent = truth->ids[i] == GROUND_TRUTH_ABSENT;
+        if (!absent && i % truth->k != 0 && truth->ids[i - 1] == GROUND_TRUTH_ABSENT)
+            return error_set(err, STATUS_CORRUPT,
+                             "%s: query %zu has a neighbour at position %zu, after an absent one",
+                             file_label(path), i / truth->k, i % truth->k);
+        if (absent && truth->distances && truth->distances[i] != INFINITY)
+            return error_set(err, STATUS_CORRUPT,
+                             "%s: query %zu has no neighbour at position %zu, but distance %g",
+                             file_label(path), i / truth->k, i % truth->k,
+                             (double)truth->distances[i]);
+    }
     return STATUS_OK;
 }
 
@@ -278,6 +377,8 @@ static enum status read_ids(const char *path, struct ground_truth *out, struct e
     }
     struct ground_truth truth = {.query_count = (uint32_t)shape.count, .k = shape.dim, .ids = rows};
     status = check_ids(path, &truth, err);
+    if (status == STATUS_OK)
+        status = check_absent(path, &truth, err);
     if (status == STATUS_OK)
         *out = truth;
     else
@@ -347,6 +448,8 @@ static enum status read_truth(const char *path, struct ground_truth *out, bool *
         status = file_read_at(fd, path, truth.distances, bytes, TRUTH_HEADER_BYTES + bytes, err);
     if (status == STATUS_OK)
         status = check_distances(path, &truth, err);
+    if (status == STATUS_OK)
+        status = check_absent(path, &truth, err);
     if (status == STATUS_OK) {
         *out = truth;
         truth = (struct ground_truth){0};

@@ -50,13 +50,11 @@ static enum status write_header(struct vector_writer *writer, enum vector_contai
     return STATUS_OK;
 }
 
-enum status vector_writer_open(const char *path, struct vector_shape shape,
-                               struct vector_writer **out, struct error *err)
+static enum status writer_open(const char *path, const struct vector_format *format,
+                               struct vector_shape shape, struct vector_writer **out,
+                               struct error *err)
 {
-    const struct vector_format *format;
-    enum status status = vector_format_of(path, &format, err);
-    if (status == STATUS_OK)
-        status = check_suits(path, format, &shape, err);
+    enum status status = check_suits(path, format, &shape, err);
     if (status != STATUS_OK)
         return status;
     struct vector_layout layout = {
@@ -82,6 +80,21 @@ enum status vector_writer_open(const char *path, struct vector_shape shape,
     }
     *out = writer;
     return STATUS_OK;
+}
+
+enum status vector_writer_open(const char *path, struct vector_shape shape,
+                               struct vector_writer **out, struct error *err)
+{
+    const struct vector_format *format;
+    enum status status = vector_format_of(path, &format, err);
+    return status == STATUS_OK ? writer_open(path, format, shape, out, err) : status;
+}
+
+enum status vector_writer_open_bin(const char *path, struct vector_shape shape,
+                                   struct vector_writer **out, struct error *err)
+{
+    const struct vector_format format = {"this layout", VECTOR_BIN, shape.type};
+    return writer_open(path, &format, shape, out, err);
 }
 
 enum status vector_writer_append(struct vector_writer *writer, const void *rows, uint64_t count,

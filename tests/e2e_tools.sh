@@ -643,6 +643,130 @@ check "bench takes ids alone" "$bin/nightjar" bench --index root/gen --queries q
     --groundtruth t2.bin --search-list 100 --duration 0 --json
 says "bench takes ids alone" '"recall":'
 
+# DiskANN's data files and those of two suffixes differ in name only.
+to base.u8bin data.bin --to diskann
+same "to a data file" base.u8bin data.bin
+to data.bin back.u8bin --from diskann --type u8
+same "from a data file" base.u8bin back.u8bin
+to data.bin wide.npy --from diskann --type u8
+to wide.npy narrow.u8bin
+same "a data file through .npy" base.u8bin narrow.u8bin
+to base.u8bin wide.bin --to diskann --type f32
+same "to a data file of f32" wide.fbin wide.bin
+to data.bin again.bin --from diskann --type u8 --to diskann
+same "a data file to a data file" data.bin again.bin
+refused "a data file of unknown type" 2 "--type is needed" nightjar convert --from diskann \
+    --input data.bin --output made.u8bin
+refused "a data file of another type" 1 "data.bin: 9608 bytes, but its header (600 rows of 16 f32)" \
+    nightjar convert --from diskann --type f32 --input data.bin --output made.fbin
+
+# Ground truth apart and together, and answers of unequal number.
+to t.bin t.ivecs --distances-output t.fvecs
+to t.ivecs t2.bin --distances t.fvecs
+same "ids and distances apart and together" t.bin t2.bin
+to t.bin range.bin --to range
+to range.bin t2.bin --from range
+same "rows to answers within a radius and back" t.bin t2.bin
+# 3 queries with 2, 0 and 1 neighbours
+{
+    u32 3 3 2 0 1 7 8 9
+    u32 0 0x3f800000 0x40000000
+} >range.bin
+to range.bin range.ivecs --from range --distances-output range.fvecs
+same "answers within a radius to ids" range.ivecs <(u32 2 7 8 2 0xffffffff 0xffffffff 2 9 0xffffffff)
+same "their distances" range.fvecs \
+    <(u32 2 0 0x3f800000 2 0x7f800000 0x7f800000 2 0x40000000 0x7f800000)
+to range.ivecs range2.bin --to range --distances range.fvecs
+same "ids to answers within a radius" range.bin range2.bin
+to range.bin part.bin --from range --to range --offset 2
+same "the last answers within a radius" part.bin <(u32 1 1 1 9 0x40000000)
+refused "a truth of k nearest as one within a radius" 1 "t.bin: " nightjar convert --from range \
+    --input t.bin --output made.bin
+refused "distances of another truth" 1 "range.fvecs: 3 rows of 2 f32" nightjar convert \
+    --input t.ivecs --distances range.fvecs --output made.bin
+refused "distances that are not there" 1 "t.ivecs: has no distances" nightjar convert \
+    --input t.ivecs --distances-output made.fvecs --output made.bin
+refused "distances of vectors" 2 "are for ground truth" nightjar convert --from diskann --type u8 \
+    --input data.bin --distances t.fvecs --output made.u8bin
+refused "an output over another" 2 "the same file as --output" nightjar convert --input t.bin \
+    --output made.ivecs --distances-output made.ivecs
+refused "no index of hnswlib" 1 "data.bin: not an hnswlib index" nightjar convert --from hnswlib \
+    --input data.bin --output made.fbin --keys-output made.u64bin
+refused "an index without a place for labels" 2 "--keys-output is needed" nightjar convert \
+    --from hnswlib --input data.bin --output made.fbin
+refused "keys of what has none" 2 "are for --from hnswlib" nightjar convert --input base.u8bin \
+    --output made.bvecs --keys-output made.u64bin
+
+# --- exact answers of a part -------------------------------------------------------------------------
+
+# Rows by their number: the first ones and the others, which are files of their own too.
+{
+    echo id:u64,half:labels
+    for ((i = 0; i < 600; i++)); do
+        echo "$i,$((i < 300 ? 0 : 1))"
+    done
+} >a.csv
+to base.u8bin tail.u8bin --offset 300
+check "truth of the tail" "$bin/nightjar" groundtruth --input tail.u8bin --queries q.u8bin \
+    --output tail.bin -k 20
+# distances FILE: behind 20 queries' 20 ids
+distances() {
+    tail -c 1600 "$1"
+}
+for filter in 'id >= 300' 'half = "1"' 'not id < 300'; do
+    check "truth where $filter" "$bin/nightjar" groundtruth --input base.u8bin --queries q.u8bin \
+        --output part.bin -k 20 --attributes a.csv --filter "$filter"
+    same "distances where $filter" <(distances tail.bin) <(distances part.bin)
+done
+for ((i = 0; i < 20; i++)); do
+    echo 'id >= 300'
+done >filters.txt
+check "truth by a filter a query" "$bin/nightjar" groundtruth --input base.u8bin \
+    --queries q.u8bin --output part2.bin -k 20 --attributes a.csv --filters filters.txt
+same "one filter and as many as there are queries" part.bin part2.bin
+check "truth where little is left" "$bin/nightjar" groundtruth --input base.u8bin \
+    --queries q.u8bin --output few.bin -k 3 --attributes a.csv --filter 'id = 7' --threads 1
+to few.bin few.ivecs --limit 1
+same "absent neighbours" few.ivecs <(u32 3 7 0xffffffff 0xffffffff)
+refused "the truth of a filter for a search without one" 1 "few.bin: query 0 has 1 neighbours" \
+    nightjar publish --root root root/gen --require-recall 0.5 --queries q.u8bin -k 2 \
+    --groundtruth few.bin --search-list 40
+check "all within a radius" "$bin/nightjar" groundtruth --input base.u8bin --queries q.u8bin \
+    --output all.bin --radius 1e9 --attributes a.csv --filter 'id >= 300'
+says "all within a radius" "6000 within the radius of 20 queries"
+check "the nearest within a radius" "$bin/nightjar" groundtruth --input base.u8bin \
+    --queries q.u8bin --output most.bin --radius 1e9 --cap 20 --attributes a.csv --filter 'id >= 300'
+says "the nearest within a radius" "400 within the radius of 20 queries; 20 have more than 20"
+to most.bin most.truth --from range
+same "a radius with a cap is the k nearest" most.truth part.bin
+refused "an unknown column" 1 'unknown column "yeer"' nightjar groundtruth --input base.u8bin \
+    --queries q.u8bin --output made.bin --attributes a.csv --filter 'yeer = 1'
+refused "attributes of another base" 1 "a.csv: line 302: more rows than vectors" \
+    nightjar groundtruth --input tail.u8bin --queries q.u8bin --output made.bin --attributes a.csv \
+    --filter 'id = 1'
+refused "a filter without attributes" 2 "--attributes is needed" nightjar groundtruth \
+    --input base.u8bin --queries q.u8bin --output made.bin --filter 'id = 1'
+refused "attributes without a filter" 2 "--filter or --filters is needed" nightjar groundtruth \
+    --input base.u8bin --queries q.u8bin --output made.bin --attributes a.csv
+refused "k and a radius" 2 "-k and --radius" nightjar groundtruth --input base.u8bin \
+    --queries q.u8bin --output made.bin -k 10 --radius 5
+refused "a cap without a radius" 2 "--cap is for --radius" nightjar groundtruth \
+    --input base.u8bin --queries q.u8bin --output made.bin --cap 10
+refused "a radius that takes in too much" 1 "do not fit the memory" nightjar groundtruth \
+    --input base.u8bin --queries base.u8bin --output made.bin --radius 1e9 --memory 1M
+
+check "attributes with the vectors" "$bin/nightjar" generate --output g.u8bin --count 500 --dim 4 \
+    --attributes g.csv --seed 3 --tags 9
+check "attributes of vectors" "$bin/nightjar" generate --input g.u8bin --attributes g2.csv --seed 3 \
+    --tags 9
+same "attributes with and of vectors" g.csv g2.csv
+refused "attributes over the vectors" 2 "the same file as the vectors'" nightjar generate \
+    --input g.u8bin --attributes g.u8bin
+refused "an input without attributes" 2 "--attributes is needed" nightjar generate --input g.u8bin
+refused "vectors of no dimension" 2 "--dim: missing" nightjar generate --output made.u8bin --count 9
+refused "an input and an output" 2 "not with --output" nightjar generate --input g.u8bin \
+    --attributes made.csv --output made.u8bin
+
 # --- results that cannot be written ------------------------------------------------------------------
 
 if [[ -e /dev/full ]]; then

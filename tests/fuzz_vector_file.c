@@ -13,9 +13,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "common/range_truth.h"
 #include "common/vector_file.h"
 
-enum { NAMES = 12, ROWS_BYTES_MAX = 1 << 20 };
+enum { NAMES = 12, ROWS_BYTES_MAX = 1 << 20, ROWS_QUERIES_MAX = 64 };
 
 static const char *const suffixes[NAMES] = {
     ".u8bin", ".i8bin", ".f16bin", ".fbin", ".ibin",   ".bvecs",
@@ -114,6 +115,29 @@ static void read_truth(const char *path)
         ground_truth_free(&truth);
 }
 
+static void read_range(const char *path, size_t file_bytes)
+{
+    struct error err = {STATUS_OK, ""};
+    struct range_truth truth;
+    struct ground_truth rows;
+    enum status status = range_truth_read(path, &truth, &err);
+    if (status != STATUS_OK) {
+        check_error(status, &err);
+        return;
+    }
+    require(truth.at[truth.query_count] * sizeof(uint32_t) <= file_bytes,
+            "neighbours beyond the file");
+    /* Rows may be far larger than the file: one query with all of it, the others with nothing. */
+    if (truth.query_count <= ROWS_QUERIES_MAX) {
+        status = range_truth_to_rows(path, &truth, &rows, &err);
+        if (status == STATUS_OK)
+            ground_truth_free(&rows);
+        else
+            check_error(status, &err);
+    }
+    range_truth_free(&truth);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -134,6 +158,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     if (strcmp(suffix, ".truth") != 0)
         read_vectors(path, size);
+    else
+        read_range(path, size);
     read_truth(path);
     return 0;
 }

@@ -2,6 +2,7 @@
  * test_tools.c - what the nightjar command computes: recall, latency percentiles, exact neighbours
  * and synthetic vectors.
  */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -120,6 +121,64 @@ static void recall_is_the_mean_over_queries(void **state)
     assert_true(recall_measure(&answers, &truth) == 0.75);
     answers.counts[1] = 0;
     assert_true(recall_measure(&answers, &truth) == 0.5);
+    recall_answers_destroy(&answers);
+}
+
+static void recall_leaves_absent_neighbours_out(void **state)
+{
+    struct fixture *fixture = *state;
+    const uint32_t none = GROUND_TRUTH_ABSENT;
+    uint32_t ids[] = {1, 2, 3, 4, none, none, none, none, none};
+    float distances[] = {1, 2, 3, 4, INFINITY, INFINITY, INFINITY, INFINITY, INFINITY};
+    const uint64_t keys[] = {1, 2, 9, 4, 8, none, 5, 6, 7};
+    /* The second query's hit 8 is as far as the one neighbour there is, but does not match. */
+    const float found[] = {1, 2, 3.5f, 4, 4, 9, 1, 1, 1};
+    struct ground_truth truth = {.query_count = 3, .k = 3, .ids = ids, .distances = distances};
+    assert_int_equal(recall_count(ids + 3, distances + 3, 3, keys + 3, found + 3, 3), 1);
+    assert_int_equal(recall_count(ids + 3, distances + 3, 1, keys + 4, found + 4, 1), 1);
+    assert_int_equal(recall_count(ids + 6, distances + 6, 3, keys + 6, found + 6, 3), 0);
+
+    struct recall_answers answers;
+    assert_ok(fixture, recall_answers_create(&answers, 3, 3, &fixture->err));
+    memcpy(answers.keys, keys, sizeof(keys));
+    memcpy(answers.distances, found, sizeof(found));
+    answers.counts[0] = answers.counts[1] = 3;
+    assert_ok(fixture, recall_truth_check("gt", &truth, &answers, 5, &fixture->err));
+    assert_true(recall_measure(&answers, &truth) == 0.75);
+    truth.query_count = answers.query_count = 1;
+    truth.ids += 6;
+    assert_true(recall_measure(&answers, &truth) == 1);
+    recall_answers_destroy(&answers);
+
+    truth.ids = ids;
+    truth.query_count = 2;
+    assert_ok(fixture, recall_truth_complete("gt", &truth, 1, &fixture->err));
+    assert_says(fixture, recall_truth_complete("gt", &truth, 2, &fixture->err), STATUS_INVALID,
+                "gt: query 1 has 1 neighbours, wanted 2");
+}
+
+static void recall_within_a_radius_is_found_over_all(void **state)
+{
+    struct fixture *fixture = *state;
+    uint64_t at[] = {0, 3, 3, 8};
+    uint32_t ids[] = {5, 4, 3, 10, 11, 12, 13, 14};
+    struct range_truth truth = {.query_count = 3, .at = at, .ids = ids};
+    struct recall_answers answers;
+    assert_ok(fixture, recall_answers_create(&answers, 3, 4, &fixture->err));
+    const uint64_t keys[] = {3, 5, 99, 5, 10, 11, 12, 13, 14, 13, UINT64_C(0x10000000a), 0};
+    memcpy(answers.keys, keys, sizeof(keys));
+    answers.counts[0] = 4;
+    answers.counts[1] = 4; /* wrong, but no query has them to find */
+    answers.counts[2] = 3;
+    assert_ok(fixture, recall_range_check("r", &truth, &answers, 15, &fixture->err));
+    assert_true(recall_measure_range(&answers, &truth) == 0.5);
+    assert_says(fixture, recall_range_check("r", &truth, &answers, 14, &fixture->err),
+                STATUS_INVALID, "r: query 2 has neighbour 14, but the index has 14 vectors");
+    memset(at, 0, sizeof(at));
+    assert_true(recall_measure_range(&answers, &truth) == 1);
+    truth.query_count = 2;
+    assert_says(fixture, recall_range_check("r", &truth, &answers, 15, &fixture->err),
+                STATUS_INVALID, "r: answers to 2 queries, wanted 3");
     recall_answers_destroy(&answers);
 }
 
@@ -529,6 +588,8 @@ int main(void)
         cmocka_unit_test(recall_counts_ids_among_the_true_k),
         cmocka_unit_test(recall_accepts_ties_with_the_kth),
         cmocka_unit_test(recall_counts_a_repeated_key_once),
+        cmocka_unit_test_setup_teardown(recall_leaves_absent_neighbours_out, setup, teardown),
+        cmocka_unit_test_setup_teardown(recall_within_a_radius_is_found_over_all, setup, teardown),
         cmocka_unit_test(recall_does_not_cut_64_bit_keys),
         cmocka_unit_test_setup_teardown(recall_is_the_mean_over_queries, setup, teardown),
         cmocka_unit_test_setup_teardown(truth_of_another_base_or_query_set_is_refused, setup,

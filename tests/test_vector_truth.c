@@ -147,7 +147,7 @@ static void key_files_of_the_wrong_shape_are_refused(void **state)
 static void ground_truth_round_trips(void **state)
 {
     struct fixture *fixture = *state;
-    uint32_t ids[6] = {1, 2, 3, UINT32_MAX, 5, 6};
+    uint32_t ids[6] = {1, 2, 3, UINT32_MAX - 1, 5, 6};
     float distances[6] = {0, 1, 2.5f, -1, 0, 7};
     struct ground_truth truth = {.query_count = 2, .k = 3, .ids = ids, .distances = distances};
     struct ground_truth read = {0};
@@ -234,6 +234,73 @@ static void ground_truth_without_distances_is_not_written(void **state)
     assert_int_equal(access(fixture->path, F_OK), -1);
 }
 
+static void keys_written_in_parts_are_those_written_at_once(void **state)
+{
+    struct fixture *fixture = *state;
+    const uint64_t keys[5] = {9, UINT64_MAX, 3, 0, 7};
+    struct key_writer *writer = NULL;
+    struct error *err = &fixture->err;
+    at(fixture, "parts.u64bin");
+    assert_int_equal(key_writer_open(fixture->path, 5, &writer, err), STATUS_OK);
+    assert_int_equal(key_writer_append(writer, keys, 2, err), STATUS_OK);
+    assert_int_equal(key_writer_finish(writer, err), STATUS_INVALID);
+    assert_says(fixture, "2 keys written, 5 announced");
+    assert_int_equal(key_writer_append(writer, keys + 2, 4, err), STATUS_INVALID);
+    assert_says(fixture, "more than the 5 keys announced");
+    assert_int_equal(access(fixture->path, F_OK), -1);
+    assert_int_equal(key_writer_append(writer, keys + 2, 3, err), STATUS_OK);
+    assert_int_equal(key_writer_finish(writer, err), STATUS_OK);
+    uint64_t *read = NULL;
+    assert_int_equal(key_file_read(fixture->path, 5, &read, err), STATUS_OK);
+    assert_memory_equal(read, keys, sizeof(keys));
+    free(read);
+
+    at(fixture, "dropped.u64bin");
+    assert_int_equal(key_writer_open(fixture->path, 5, &writer, err), STATUS_OK);
+    key_writer_abort(writer);
+    key_writer_abort(NULL);
+    assert_int_equal(directory_fixture_entries(fixture->directory), 1);
+    assert_int_equal(key_writer_open(at(fixture, "keys.bin"), 5, &writer, err), STATUS_INVALID);
+    assert_says(fixture, "wanted .u64bin");
+}
+
+static void neighbours_may_be_absent_at_the_end(void **state)
+{
+    struct fixture *fixture = *state;
+    const uint32_t infinity = 0x7f800000, none = GROUND_TRUTH_ABSENT;
+    uint32_t words[] = {3,    3, 10, 11, 12, 13,       none,     none,     none,     none,
+                        none, 0, 0,  0,  0,  infinity, infinity, infinity, infinity, infinity};
+    struct ground_truth read = {0};
+    put(fixture, "gt.bin", words, sizeof(words));
+    assert_int_equal(ground_truth_read(fixture->path, &read, &fixture->err), STATUS_OK);
+    assert_int_equal(ground_truth_existing(&read, 0, 3), 3);
+    assert_int_equal(ground_truth_existing(&read, 0, 2), 2);
+    assert_int_equal(ground_truth_existing(&read, 1, 3), 1);
+    assert_int_equal(ground_truth_existing(&read, 1, 1), 1);
+    assert_int_equal(ground_truth_existing(&read, 2, 3), 0);
+    ground_truth_free(&read);
+
+    words[15] = 0;
+    put(fixture, "gt.bin", words, sizeof(words));
+    assert_truth_refused(fixture, STATUS_CORRUPT,
+                         "query 1 has no neighbour at position 1, but "
+                         "distance 0");
+    words[15] = infinity;
+    words[7] = 14;
+    put(fixture, "gt.bin", words, sizeof(words));
+    assert_truth_refused(fixture, STATUS_CORRUPT,
+                         "query 1 has a neighbour at position 2, after an absent one");
+
+    const int32_t vecs[] = {2, -1, -1, 2, 5, -1}, broken[] = {2, -1, 5};
+    put(fixture, "gt.ivecs", vecs, sizeof(vecs));
+    assert_int_equal(ground_truth_read(fixture->path, &read, &fixture->err), STATUS_OK);
+    assert_int_equal(ground_truth_existing(&read, 0, 2), 0);
+    assert_int_equal(ground_truth_existing(&read, 1, 2), 1);
+    ground_truth_free(&read);
+    put(fixture, "gt.ivecs", broken, sizeof(broken));
+    assert_truth_refused(fixture, STATUS_CORRUPT, "after an absent one");
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -242,9 +309,11 @@ int main(void)
         T(keys_round_trip_in_their_order),
         T(a_repeated_key_is_named_with_both_rows),
         T(key_files_of_the_wrong_shape_are_refused),
+        T(keys_written_in_parts_are_those_written_at_once),
         T(ground_truth_round_trips),
         T(ids_alone_are_ground_truth_without_distances),
         T(broken_ground_truth_is_refused),
+        T(neighbours_may_be_absent_at_the_end),
         T(ground_truth_without_distances_is_not_written),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

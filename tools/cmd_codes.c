@@ -21,6 +21,7 @@
 #include "common/memory.h"
 #include "common/vector_file.h"
 #include "tools/cmd.h"
+#include "tools/recall.h"
 
 enum {
     NEIGHBOURS = 10,
@@ -305,6 +306,9 @@ static enum status inputs_open(struct codes_run *run, struct error *err)
                          "%s: %u neighbours of %u queries, wanted %d of %u at least",
                          options->groundtruth, run->truth.k, run->truth.query_count, NEIGHBOURS,
                          run->queries.count);
+    status = recall_truth_complete(options->groundtruth, &run->truth, NEIGHBOURS, err);
+    if (status != STATUS_OK)
+        return status;
     uint32_t most = 0;
     for (size_t i = 0; i < options->code_bytes.count; i++)
         most = MAX(most, MIN(options->code_bytes.items[i], run->shape.dim));

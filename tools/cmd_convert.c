@@ -1,43 +1,133 @@
 /*
- * cmd_convert.c - `nightjar convert`: vector files and ground truth from one format or element type
- * to another, streaming.
- *
- * A change of type goes through binary32, which holds every element type but i32 exactly, and is
- * refused where a value would not survive it, unless --scale says that rounding is wanted.
+ * cmd_convert.c - `nightjar convert`: the command line, and which conversion it asks for.
  */
-#include <inttypes.h>
-#include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "common/file_io.h"
-#include "common/vector_file.h"
 #include "common/vector_format.h"
 #include "tools/cmd.h"
+#include "tools/convert.h"
 
-enum { BATCH_BYTES = 4 << 20 };
-
-struct options {
-    const char *input;
-    const char *output;
+/* As given, before names and words are looked at. */
+struct command_line {
+    struct convert_options options;
+    const char *from;
+    const char *to;
     const char *type;
-    uint64_t limit;
-    uint64_t offset;
-    double scale; /* 0: values must be exact */
+    const char *metric;
 };
 
-struct conversion {
-    const struct options *options;
-    struct vector_file *file;
-    struct vector_shape from;
-    struct vector_shape to;
-    struct vector_writer *writer;
-    uint64_t batch; /* rows */
-    void *source;
-    float *values; /* one row */
-    float *check;  /* one row, converted back */
-    void *target;
-};
+static bool parse_options(struct command_line *line, int argc, char **argv,
+                          enum cmd_outcome *outcome, struct error *err)
+{
+    struct convert_options *options = &line->options;
+    const struct args_option table[] = {
+        {.name = "input",
+         .kind = ARGS_STRING,
+         .target = &options->input,
+         .value_name = "FILE",
+         .help = "file to read",
+         .required = true},
+        {.name = "output",
+         .kind = ARGS_STRING,
+         .target = &options->output,
+         .value_name = "FILE",
+         .help = "file to write",
+         .required = true},
+        {.name = "from",
+         .kind = ARGS_STRING,
+         .target = &line->from,
+         .choices = "hnswlib|diskann|range",
+         .help = "what the input is, where its name does not say so"},
+        {.name = "to",
+         .kind = ARGS_STRING,
+         .target = &line->to,
+         .choices = "diskann|range",
+         .help = "what to write, where the output's name does not say so"},
+        {.name = "type",
+         .kind = ARGS_STRING,
+         .target = &line->type,
+         .choices = "u8|i8|f16|f32|i32",
+         .help = "element type; default: what the output's name says, or the input's. With "
+                 "--from hnswlib (default: f32) or diskann: the input's"},
+        {.name = "scale",
+         .kind = ARGS_DOUBLE,
+         .target = &options->scale,
+         .value_name = "X",
+         .help = "multiply by X and round to the type"},
+        {.name = "offset",
+         .kind = ARGS_U64,
+         .target = &options->offset,
+         .value_name = "N",
+         .help = "skip the first N rows"},
+        {.name = "limit",
+         .kind = ARGS_U64,
+         .target = &options->limit,
+         .value_name = "N",
+         .help = "at most N rows",
+         .min = 1},
+        {.name = "keys-output",
+         .kind = ARGS_STRING,
+         .target = &options->keys_output,
+         .value_name = "FILE",
+         .help = "hnswlib: the labels, as a key file for nightjar-build --keys"},
+        {.name = "dim",
+         .kind = ARGS_U32,
+         .target = &options->dim,
+         .value_name = "D",
+         .help = "hnswlib: refuse an index of another dimension",
+         .min = 1,
+         .max = VECTOR_DIM_MAX},
+        {.name = "metric",
+         .kind = ARGS_STRING,
+         .target = &line->metric,
+         .choices = "l2|ip|cosine",
+         .help = "hnswlib: refuse vectors that cannot be indexed under it"},
+        {.name = "distances",
+         .kind = ARGS_STRING,
+         .target = &options->distances,
+         .value_name = "FILE",
+         .help = "ground truth: distances of the ids, .fvecs or .fbin"},
+        {.name = "distances-output",
+         .kind = ARGS_STRING,
+         .target = &options->distances_output,
+         .value_name = "FILE",
+         .help = "ground truth: write distances there too, .fvecs or .fbin"},
+    };
+    const struct args_spec spec = {
+        .program = "nightjar convert",
+        .summary =
+            "Change the format or element type of a vector file or ground truth, or take the "
+            "vectors out of an hnswlib index.",
+        .options = table,
+        .option_count = ARRAY_LENGTH(table),
+        .epilog =
+            "The format follows from the name: .u8bin .i8bin .f16bin .fbin .ibin, .bvecs\n"
+            ".fvecs .ivecs, .npy. Any other name is ground truth (u32 queries, u32 k, ids,\n"
+            "distances); made of ids alone its distances are infinite. --from and --to name\n"
+            "what no name tells: diskann is a data file (u32 rows, u32 dimension, rows), range\n"
+            "answers within a radius (u32 queries, u32 total, counts, ids, distances).\n"
+            "\n"
+            "  convert --input base.fbin --output base.npy\n"
+            "  convert --from hnswlib --input index.bin --dim 128 --output base.fbin \\\n"
+            "          --keys-output keys.u64bin\n"
+            "  convert --from diskann --type u8 --input data.bin --output base.u8bin\n"
+            "  convert --input base.fbin --to diskann --output data.bin\n"
+            "  convert --input truth.bin --output ids.ivecs --distances-output distances.fvecs\n"
+            "  convert --input ids.ivecs --distances distances.fvecs --output truth.bin\n"
+            "  convert --from range --input range.bin --output ids.ivecs",
+    };
+    return cmd_parse(&spec, argc, argv, NULL, outcome, err);
+}
+
+static enum convert_format format_parse(const char *word)
+{
+    if (word == NULL)
+        return CONVERT_BY_NAME;
+    if (strcmp(word, "hnswlib") == 0)
+        return CONVERT_HNSWLIB;
+    return strcmp(word, "diskann") == 0 ? CONVERT_DISKANN : CONVERT_RANGE;
+}
 
 static bool is_vector_path(const char *path)
 {
@@ -46,255 +136,70 @@ static bool is_vector_path(const char *path)
     return vector_format_of(path, &format, &ignored) == STATUS_OK;
 }
 
-/* The rows that --offset and --limit leave of `count`. */
-static enum status rows_left(const struct options *options, uint64_t count, uint64_t *left,
-                             struct error *err)
+/* Whether the two ends are ground truth. Ids are vectors only on the way to vectors. */
+static bool is_truth(const struct convert_options *options)
 {
-    if (options->offset >= count)
-        return error_set(err, STATUS_INVALID,
-                         "%s: --offset %" PRIu64 ", but it has %" PRIu64 " rows", options->input,
-                         options->offset, count);
-    *left = count - options->offset;
-    if (options->limit != 0)
-        *left = MIN(*left, options->limit);
-    return STATUS_OK;
+    if (options->from == CONVERT_DISKANN || options->to == CONVERT_DISKANN)
+        return false;
+    bool ids =
+        file_has_suffix(options->input, ".ivecs") || file_has_suffix(options->input, ".ibin");
+    return options->from == CONVERT_RANGE || options->to == CONVERT_RANGE ||
+           options->distances != NULL || options->distances_output != NULL ||
+           !is_vector_path(options->input) || (ids && !is_vector_path(options->output));
 }
 
-/* ---- vectors ---- */
-
-/* Largest error that --scale's rounding to `type` can make; beyond it a value was out of range. */
-static bool is_rounding(enum element_type type, float wanted, float stored)
+static enum cmd_outcome check_files(const struct convert_options *options, struct error *err)
 {
-    float error = fabsf(stored - wanted);
-    if (type == ELEMENT_U8 || type == ELEMENT_I8)
-        return error <= 0.5f;
-    return isfinite(stored) && error <= fmaxf(fabsf(wanted) * 0x1p-11f, 0x1p-25f);
+    const char *paths[] = {options->input, options->distances, options->output,
+                           options->keys_output, options->distances_output};
+    const char *names[] = {"--input", "--distances", "--output", "--keys-output",
+                           "--distances-output"};
+    for (size_t i = 0; i < ARRAY_LENGTH(paths); i++)
+        for (size_t j = MAX(i + 1, 2); j < ARRAY_LENGTH(paths); j++)
+            if (paths[i] != NULL && paths[j] != NULL && strcmp(paths[i], paths[j]) == 0)
+                return cmd_usage(err, "%s %s: the same file as %s", names[j], paths[j], names[i]);
+    return CMD_OK;
 }
 
-static enum status row_convert(const struct conversion *self, uint64_t row, const void *source,
-                               void *target, struct error *err)
+/* What does not go together. */
+static enum cmd_outcome check_options(const struct convert_options *options, struct error *err)
 {
-    const struct options *options = self->options;
-    uint32_t dim = self->from.dim;
-    element_to_f32(self->from.type, source, dim, self->values);
-    if (options->scale != 0)
-        for (uint32_t d = 0; d < dim; d++)
-            self->values[d] = (float)((double)self->values[d] * options->scale);
-    element_from_f32(self->to.type, self->values, dim, target);
-    element_to_f32(self->to.type, target, dim, self->check);
-    for (uint32_t d = 0; d < dim; d++) {
-        float wanted = self->values[d], stored = self->check[d];
-        if (stored == wanted || (options->scale != 0 && is_rounding(self->to.type, wanted, stored)))
-            continue;
-        return error_set(err, STATUS_INVALID, "%s: row %" PRIu64 " has %.9g at dimension %u: %s %s",
-                         options->input, row, (double)wanted, d,
-                         options->scale != 0 ? "out of range for" : "without --scale, not exact in",
-                         element_name(self->to.type));
-    }
-    return STATUS_OK;
-}
-
-static enum status batch_convert(const struct conversion *self, uint64_t first, uint64_t count,
-                                 struct error *err)
-{
-    enum status status = vector_file_read(self->file, first, count, self->source, err);
-    if (status != STATUS_OK)
-        return status;
-    if (self->target == NULL)
-        return vector_writer_append(self->writer, self->source, count, err);
-    size_t from_bytes = vector_row_bytes(&self->from), to_bytes = vector_row_bytes(&self->to);
-    for (uint64_t i = 0; status == STATUS_OK && i < count; i++)
-        status = row_convert(self, first + i, (const uint8_t *)self->source + i * from_bytes,
-                             (uint8_t *)self->target + i * to_bytes, err);
-    return status != STATUS_OK ? status
-                               : vector_writer_append(self->writer, self->target, count, err);
-}
-
-/* The element type to write: --type, or what the output's name says, or the input's. */
-static enum status choose_type(struct conversion *self, struct error *err)
-{
-    const struct options *options = self->options;
-    const struct vector_format *format;
-    enum status status = vector_format_of(options->output, &format, err);
-    if (status != STATUS_OK)
-        return status;
-    self->to.type = options->type != NULL          ? element_parse(options->type)
-                    : format->type != ELEMENT_NONE ? format->type
-                                                   : self->from.type;
-    bool ids = self->from.type == ELEMENT_I32;
-    if (ids != (self->to.type == ELEMENT_I32) || (ids && options->scale != 0))
-        return error_set(err, STATUS_INVALID,
-                         "%s: %s elements cannot become %s: i32 holds ids, "
-                         "not vectors",
-                         options->input, element_name(self->from.type),
-                         element_name(self->to.type));
-    return STATUS_OK;
-}
-
-static enum status conversion_allocate(struct conversion *self, struct error *err)
-{
-    size_t from_bytes = vector_row_bytes(&self->from), to_bytes = vector_row_bytes(&self->to);
-    bool same = self->from.type == self->to.type && self->options->scale == 0;
-    self->batch = MAX(1, BATCH_BYTES / MAX(from_bytes, to_bytes));
-    self->source = malloc(self->batch * from_bytes);
-    self->values = malloc(self->from.dim * sizeof(float));
-    self->check = malloc(self->from.dim * sizeof(float));
-    if (!same)
-        self->target = malloc(self->batch * to_bytes);
-    if (self->source == NULL || self->values == NULL || self->check == NULL ||
-        (!same && self->target == NULL))
-        return error_set(err, STATUS_NO_MEMORY, "no memory to convert %s", self->options->input);
-    return STATUS_OK;
-}
-
-static enum status convert_vectors(const struct options *options, struct error *err)
-{
-    struct conversion self = {.options = options};
-    enum status status = vector_file_open(options->input, &self.file, err);
-    if (status != STATUS_OK)
-        return status;
-    self.from = self.to = vector_file_shape(self.file);
-    status = rows_left(options, self.from.count, &self.to.count, err);
-    if (status == STATUS_OK)
-        status = choose_type(&self, err);
-    if (status == STATUS_OK)
-        status = conversion_allocate(&self, err);
-    if (status == STATUS_OK)
-        status = vector_writer_open(options->output, self.to, &self.writer, err);
-    if (status != STATUS_OK)
-        goto out;
-    for (uint64_t done = 0; status == STATUS_OK && done < self.to.count; done += self.batch)
-        status = batch_convert(&self, options->offset + done, MIN(self.batch, self.to.count - done),
-                               err);
-    if (status == STATUS_OK)
-        status = vector_writer_finish(self.writer, err);
-    else
-        vector_writer_abort(self.writer);
-out:
-    free(self.target);
-    free(self.check);
-    free(self.values);
-    free(self.source);
-    vector_file_close(self.file);
-    return status;
-}
-
-/* ---- ground truth ---- */
-
-/* Ids to a vector format of i32. */
-static enum status write_ids(const struct options *options, const struct ground_truth *truth,
-                             uint64_t count, struct error *err)
-{
-    struct vector_shape shape = {count, truth->k, ELEMENT_I32};
-    struct vector_writer *writer;
-    enum status status = vector_writer_open(options->output, shape, &writer, err);
-    if (status != STATUS_OK)
-        return status;
-    status = vector_writer_append(writer, truth->ids + options->offset * truth->k, count, err);
-    if (status == STATUS_OK)
-        return vector_writer_finish(writer, err);
-    vector_writer_abort(writer);
-    return status;
-}
-
-/* DiskANN's layout. Ids that came without distances get infinite ones, which no hit can tie with.
- */
-static enum status write_truth(const struct options *options, const struct ground_truth *truth,
-                               uint64_t count, struct error *err)
-{
-    size_t first = options->offset * truth->k;
-    float *unknown = NULL;
-    struct ground_truth part = {.query_count = (uint32_t)count,
-                                .k = truth->k,
-                                .ids = truth->ids + first,
-                                .distances =
-                                    truth->distances != NULL ? truth->distances + first : NULL};
-    if (part.distances == NULL) {
-        size_t entries = count * truth->k;
-        unknown = malloc(entries * sizeof(float));
-        if (unknown == NULL)
-            return error_set(err, STATUS_NO_MEMORY, "no memory for %zu distances", entries);
-        for (size_t i = 0; i < entries; i++)
-            unknown[i] = INFINITY;
-        part.distances = unknown;
-    }
-    enum status status = ground_truth_write(options->output, &part, err);
-    free(unknown);
-    return status;
-}
-
-static enum status convert_truth(const struct options *options, struct error *err)
-{
-    struct ground_truth truth;
-    uint64_t count = 0;
-    enum status status = ground_truth_read(options->input, &truth, err);
-    if (status != STATUS_OK)
-        return status;
-    if (options->type != NULL || options->scale != 0)
-        status = error_set(err, STATUS_INVALID,
-                           "%s: ground truth: --type and --scale are for vectors", options->input);
-    if (status == STATUS_OK)
-        status = rows_left(options, truth.query_count, &count, err);
-    if (status == STATUS_OK)
-        status = is_vector_path(options->output) ? write_ids(options, &truth, count, err)
-                                                 : write_truth(options, &truth, count, err);
-    ground_truth_free(&truth);
-    return status;
+    bool hnswlib = options->from == CONVERT_HNSWLIB;
+    if (hnswlib && options->keys_output == NULL)
+        return cmd_usage(err, "--from hnswlib: --keys-output is needed, for its labels");
+    if (hnswlib && (options->scale != 0 || options->offset != 0 || options->limit != 0 ||
+                    options->to != CONVERT_BY_NAME))
+        return cmd_usage(err, "--from hnswlib: not with --to, --scale, --offset or --limit");
+    if (!hnswlib &&
+        (options->keys_output != NULL || options->dim != 0 || options->metric != METRIC_NONE))
+        return cmd_usage(err, "--keys-output, --dim and --metric are for --from hnswlib");
+    if (options->from == CONVERT_DISKANN && options->type == ELEMENT_NONE)
+        return cmd_usage(err, "--from diskann: --type is needed, the file does not tell it");
+    if ((hnswlib || !is_truth(options)) &&
+        (options->distances != NULL || options->distances_output != NULL))
+        return cmd_usage(err, "--distances and --distances-output are for ground truth");
+    if ((options->from == CONVERT_DISKANN && options->to == CONVERT_RANGE) ||
+        (options->from == CONVERT_RANGE && options->to == CONVERT_DISKANN))
+        return cmd_usage(err, "--from and --to: one is vectors, the other ground truth");
+    return check_files(options, err);
 }
 
 enum cmd_outcome cmd_convert(int argc, char **argv, struct error *err)
 {
-    struct options options = {0};
-    const struct args_option table[] = {
-        {.name = "input",
-         .kind = ARGS_STRING,
-         .target = &options.input,
-         .value_name = "FILE",
-         .help = "file to read",
-         .required = true},
-        {.name = "output",
-         .kind = ARGS_STRING,
-         .target = &options.output,
-         .value_name = "FILE",
-         .help = "file to write",
-         .required = true},
-        {.name = "type",
-         .kind = ARGS_STRING,
-         .target = &options.type,
-         .choices = "u8|i8|f16|f32|i32",
-         .help = "element type; default: what the output's name says, or the input's"},
-        {.name = "scale",
-         .kind = ARGS_DOUBLE,
-         .target = &options.scale,
-         .value_name = "X",
-         .help = "multiply by X and round to the type"},
-        {.name = "offset",
-         .kind = ARGS_U64,
-         .target = &options.offset,
-         .value_name = "N",
-         .help = "skip the first N rows"},
-        {.name = "limit",
-         .kind = ARGS_U64,
-         .target = &options.limit,
-         .value_name = "N",
-         .help = "at most N rows",
-         .min = 1},
-    };
-    const struct args_spec spec = {
-        .program = "nightjar convert",
-        .summary = "Change the format or element type of a vector file or ground truth.",
-        .options = table,
-        .option_count = ARRAY_LENGTH(table),
-        .epilog = "The format follows from the name: .u8bin .i8bin .f16bin .fbin .ibin, .bvecs\n"
-                  ".fvecs .ivecs, .npy. Any other name is ground truth (u32 queries, u32 k, ids,\n"
-                  "distances); made of ids alone its distances are infinite.",
-    };
+    struct command_line line = {.from = NULL};
+    struct convert_options *options = &line.options;
     enum cmd_outcome outcome;
-    if (!cmd_parse(&spec, argc, argv, NULL, &outcome, err))
+    if (!parse_options(&line, argc, argv, &outcome, err))
         return outcome;
-    if (strcmp(options.input, options.output) == 0)
-        return cmd_usage(err, "--output %s: the same file as --input", options.output);
-    bool ids = file_has_suffix(options.input, ".ivecs") || file_has_suffix(options.input, ".ibin");
-    bool truth = !is_vector_path(options.input) || (ids && !is_vector_path(options.output));
-    return cmd_outcome_of(truth ? convert_truth(&options, err) : convert_vectors(&options, err));
+    options->from = format_parse(line.from);
+    options->to = format_parse(line.to);
+    options->type = line.type != NULL ? element_parse(line.type) : ELEMENT_NONE;
+    options->metric = line.metric != NULL ? metric_parse(line.metric) : METRIC_NONE;
+    outcome = check_options(options, err);
+    if (outcome != CMD_OK)
+        return outcome;
+    if (options->from == CONVERT_HNSWLIB)
+        return cmd_outcome_of(convert_hnswlib(options, err));
+    return cmd_outcome_of(is_truth(options) ? convert_truth(options, err)
+                                            : convert_vectors(options, err));
 }

@@ -55,10 +55,22 @@ enum status recall_truth_check(const char *path, const struct ground_truth *trut
                          path, truth->k, answers->k);
     size_t entries = (size_t)truth->query_count * truth->k;
     for (size_t i = 0; i < entries; i++)
-        if (truth->ids[i] >= vector_count)
+        if (truth->ids[i] >= vector_count && truth->ids[i] != GROUND_TRUTH_ABSENT)
             return error_set(err, STATUS_INVALID,
                              "%s: query %zu has neighbour %u, but the index has %llu vectors", path,
                              i / truth->k, truth->ids[i], (unsigned long long)vector_count);
+    return STATUS_OK;
+}
+
+enum status recall_truth_complete(const char *path, const struct ground_truth *truth, uint32_t k,
+                                  struct error *err)
+{
+    for (uint32_t q = 0; q < truth->query_count; q++)
+        if (ground_truth_existing(truth, q, k) < k)
+            return error_set(err, STATUS_INVALID,
+                             "%s: query %u has %u neighbours, wanted %u: is it the truth of a "
+                             "filter?",
+                             path, q, ground_truth_existing(truth, q, k), k);
     return STATUS_OK;
 }
 
@@ -73,12 +85,12 @@ static bool is_neighbor(const uint64_t *sorted_keys, uint32_t k, uint64_t key)
     return bsearch(&key, sorted_keys, k, sizeof(key), compare_u64) != NULL;
 }
 
-uint32_t recall_count_keys(const uint64_t *true_keys, const float *true_distances, uint32_t k,
-                           const uint64_t *keys, const float *distances, uint32_t hit_count)
+/* Distinct hits among true_keys[k], or as near as the last of them. */
+static uint32_t count_right(const uint64_t *true_keys, const float *true_distances, uint32_t k,
+                            const uint64_t *keys, const float *distances, uint32_t hit_count)
 {
     uint64_t sorted_keys[RECALL_K_MAX];
     uint64_t right[RECALL_K_MAX];
-    assert(k >= 1 && k <= RECALL_K_MAX && hit_count <= k);
     memcpy(sorted_keys, true_keys, k * sizeof(*sorted_keys));
     qsort(sorted_keys, k, sizeof(*sorted_keys), compare_u64);
     uint32_t found = 0;
@@ -94,25 +106,72 @@ uint32_t recall_count_keys(const uint64_t *true_keys, const float *true_distance
     return distinct;
 }
 
+uint32_t recall_count_keys(const uint64_t *true_keys, const float *true_distances, uint32_t k,
+                           const uint64_t *keys, const float *distances, uint32_t hit_count)
+{
+    assert(k >= 1 && k <= RECALL_K_MAX && hit_count <= k);
+    return count_right(true_keys, true_distances, k, keys, distances, hit_count);
+}
+
 uint32_t recall_count(const uint32_t *true_ids, const float *true_distances, uint32_t k,
                       const uint64_t *keys, const float *distances, uint32_t hit_count)
 {
     uint64_t true_keys[RECALL_K_MAX];
-    assert(k >= 1 && k <= RECALL_K_MAX);
-    for (uint32_t i = 0; i < k; i++)
-        true_keys[i] = true_ids[i];
-    return recall_count_keys(true_keys, true_distances, k, keys, distances, hit_count);
+    uint32_t existing = 0;
+    assert(k >= 1 && k <= RECALL_K_MAX && hit_count <= k);
+    while (existing < k && true_ids[existing] != GROUND_TRUTH_ABSENT) {
+        true_keys[existing] = true_ids[existing];
+        existing++;
+    }
+    if (existing == 0)
+        return 0;
+    /* All that there are are listed then, so that no other can be as good as the last. */
+    if (existing < k)
+        true_distances = NULL;
+    return count_right(true_keys, true_distances, existing, keys, distances, hit_count);
 }
 
 double recall_measure(const struct recall_answers *answers, const struct ground_truth *truth)
 {
-    uint64_t right = 0;
+    uint64_t right = 0, existing = 0;
     for (uint32_t q = 0; q < answers->query_count; q++) {
         size_t at = (size_t)q * answers->k;
         size_t true_at = (size_t)q * truth->k;
         const float *true_distances = truth->distances != NULL ? truth->distances + true_at : NULL;
         right += recall_count(truth->ids + true_at, true_distances, answers->k, answers->keys + at,
                               answers->distances + at, answers->counts[q]);
+        existing += ground_truth_existing(truth, q, answers->k);
     }
-    return (double)right / ((double)answers->query_count * answers->k);
+    return existing == 0 ? 1 : (double)right / (double)existing;
+}
+
+enum status recall_range_check(const char *path, const struct range_truth *truth,
+                               const struct recall_answers *answers, uint64_t vector_count,
+                               struct error *err)
+{
+    if (truth->query_count != answers->query_count)
+        return error_set(err, STATUS_INVALID, "%s: answers to %u queries, wanted %u", path,
+                         truth->query_count, answers->query_count);
+    for (uint32_t q = 0; q < truth->query_count; q++)
+        for (uint64_t i = truth->at[q]; i < truth->at[q + 1]; i++)
+            if (truth->ids[i] >= vector_count)
+                return error_set(err, STATUS_INVALID,
+                                 "%s: query %u has neighbour %u, but the index has %llu vectors",
+                                 path, q, truth->ids[i], (unsigned long long)vector_count);
+    return STATUS_OK;
+}
+
+double recall_measure_range(const struct recall_answers *answers, const struct range_truth *truth)
+{
+    uint64_t found = 0;
+    for (uint32_t q = 0; q < answers->query_count; q++) {
+        uint64_t sorted_keys[RECALL_K_MAX];
+        uint32_t count = answers->counts[q];
+        memcpy(sorted_keys, answers->keys + (size_t)q * answers->k, count * sizeof(*sorted_keys));
+        qsort(sorted_keys, count, sizeof(*sorted_keys), compare_u64);
+        for (uint64_t i = truth->at[q]; i < truth->at[q + 1]; i++)
+            found += is_neighbor(sorted_keys, count, truth->ids[i]);
+    }
+    uint64_t existing = truth->at[truth->query_count];
+    return existing == 0 ? 1 : (double)found / (double)existing;
 }

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "common/error.h"
+#include "common/range_truth.h"
 #include "common/vector_file.h"
 
 enum { RECALL_K_MAX = 1024 };
@@ -25,15 +26,21 @@ NODISCARD enum status recall_answers_create(struct recall_answers *self, uint32_
                                             uint32_t k, struct error *err);
 void recall_answers_destroy(struct recall_answers *self);
 
-/* The ground truth must have `query_count` queries, at least k neighbours each, and ids below
+/* The ground truth must have `query_count` queries, room for k neighbours each, and ids below
  * vector_count: a file of another base or query set is STATUS_INVALID, naming `path`. */
 NODISCARD enum status recall_truth_check(const char *path, const struct ground_truth *truth,
                                          const struct recall_answers *answers,
                                          uint64_t vector_count, struct error *err);
 
+/* Every query has its first k neighbours: STATUS_INVALID for the truth of a filter that leaves
+ * fewer, where nothing is filtered. */
+NODISCARD enum status recall_truth_complete(const char *path, const struct ground_truth *truth,
+                                            uint32_t k, struct error *err);
+
 /* How many of the `hit_count` hits (<= k <= RECALL_K_MAX) belong to the k nearest: those among
  * true_ids[k], and those as near as the k-th of them (true_distances may be NULL: then ids alone
- * count). A key returned twice counts once. Result <= k. No allocation. */
+ * count). Where neighbours are absent only the others are right. A key returned twice counts once.
+ * Result <= k. No allocation. */
 uint32_t recall_count(const uint32_t *true_ids, const float *true_distances, uint32_t k,
                       const uint64_t *keys, const float *distances, uint32_t hit_count);
 
@@ -41,7 +48,20 @@ uint32_t recall_count(const uint32_t *true_ids, const float *true_distances, uin
 uint32_t recall_count_keys(const uint64_t *true_keys, const float *true_distances, uint32_t k,
                            const uint64_t *keys, const float *distances, uint32_t hit_count);
 
-/* Mean share of the k nearest that were found. The truth has passed recall_truth_check(). */
+/* Share of the k nearest that were found: found over existing, summed over all queries, so that one
+ * whose filter leaves two neighbours counts for two. 1 where none exists. The truth has passed
+ * recall_truth_check(). */
 double recall_measure(const struct recall_answers *answers, const struct ground_truth *truth);
+
+/* As recall_truth_check(), for answers within a radius. */
+NODISCARD enum status recall_range_check(const char *path, const struct range_truth *truth,
+                                         const struct recall_answers *answers,
+                                         uint64_t vector_count, struct error *err);
+
+/* Share of all answers within the radius that were found, summed over all queries: 1 where there
+ * are none. Answers hold at most their k of a query, so a truth that has more lowers it. No
+ * allocation.
+ */
+double recall_measure_range(const struct recall_answers *answers, const struct range_truth *truth);
 
 #endif

@@ -178,6 +178,8 @@ static enum status truth_load(const char *path, const struct cmd_target *target,
     const struct recall_answers wanted = {.query_count = files->queries.count, .k = k};
     status = recall_truth_check(path, &truth, &wanted, target->vector_count, err);
     if (status == STATUS_OK)
+        status = recall_truth_complete(path, &truth, k, err);
+    if (status == STATUS_OK)
         status = truth_widen(&truth, files, err);
     if (status == STATUS_OK) {
         files->truth_distances = truth.distances;
