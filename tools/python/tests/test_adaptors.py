@@ -208,7 +208,8 @@ class BigAnnBenchmarks(unittest.TestCase):
     def test_filtered(self) -> None:
         algorithm, data = self.fitted("knn_filtered")
         # One tag, two tags, none, and one that no vector has.
-        wanted: List[List[int]] = [[3], [7, 2], [], [99]] * 12 + [[0], [1]]
+        wanted: List[List[int]] = [[3], [7, 2], [], [99]]
+        wanted = wanted * 12 + [[0], [1]]
         algorithm.set_query_arguments({"search_list": 100})
         algorithm.filtered_query(data.queries, csr(wanted), 5)
         found = algorithm.get_results()
