@@ -94,6 +94,14 @@ enum status build_params_check(const struct build_params *params, struct error *
     return status;
 }
 
+enum status build_attributes_look(struct build_params *params, struct error *err)
+{
+    params->attribute_extent = (struct attribute_extent){0};
+    return params->attributes != NULL
+               ? attribute_extent_look(params->attributes, &params->attribute_extent, err)
+               : STATUS_OK;
+}
+
 /* ---- what is read ---- */
 
 static enum status source_look(const char *path, struct build_source *source, struct error *err)
@@ -142,6 +150,8 @@ static enum status sources_check(const struct build *b, struct error *err)
     enum status status = source_check(b->params.input, &b->input, err);
     if (status == STATUS_OK && b->params.keys != NULL)
         status = source_check(b->params.keys, &b->keys, err);
+    if (status == STATUS_OK && b->params.attributes != NULL)
+        status = source_check(b->params.attributes, &b->attributes, err);
     for (unsigned stage = 0; status != STATUS_OK && stage <= BUILD_STAGE_PARTITION; stage++)
         work_piece_forget(b->work, (struct work_piece){(enum build_stage)stage, WORK_WHOLE});
     return status;
@@ -227,20 +237,23 @@ static void job_format(const struct build *b, char *text, size_t bytes)
     const struct build_params *p = &b->params;
     char input[160];
     char keys[160] = "keys none\n";
+    char attributes[160] = "attributes none\n";
 
     source_format(&b->input, "input", input, sizeof(input));
     if (p->keys != NULL)
         source_format(&b->keys, "keys", keys, sizeof(keys));
+    if (p->attributes != NULL)
+        source_format(&b->attributes, "attributes", attributes, sizeof(attributes));
     snprintf(
         text, bytes,
-        "nightjar-build %s\nformat %d\n%s%svectors %llu\ndim %u\ntype %s\nmetric %s\n"
+        "nightjar-build %s\nformat %d\n%s%s%svectors %llu\ndim %u\ntype %s\nmetric %s\n"
         "degree %u\ngraph %s\nbuild-list %u\nalpha %.17g\ncodec %d\ncode-bytes %u\nblock-bytes %u\n"
         "navigation %.17g\nseed %llu\nshards %u\nreplication %.17g\n",
-        NIGHTJAR_VERSION, MANIFEST_FORMAT_VERSION, input, keys, (unsigned long long)b->shape.count,
-        b->shape.dim, element_name(b->shape.type), metric_name(p->metric), p->degree,
-        graph_kind_name(p->graph), build_list_of(p), p->alpha, (int)p->codec, p->code_bytes,
-        p->block_bytes, p->navigation_share, (unsigned long long)p->seed, b->size.shard_count,
-        b->size.replication);
+        NIGHTJAR_VERSION, MANIFEST_FORMAT_VERSION, input, keys, attributes,
+        (unsigned long long)b->shape.count, b->shape.dim, element_name(b->shape.type),
+        metric_name(p->metric), p->degree, graph_kind_name(p->graph), build_list_of(p), p->alpha,
+        (int)p->codec, p->code_bytes, p->block_bytes, p->navigation_share,
+        (unsigned long long)p->seed, b->size.shard_count, b->size.replication);
 }
 
 static void work_path_set(struct build *b)
@@ -263,6 +276,8 @@ static enum status work_begin(struct build *b, struct error *err)
 
     if (b->params.keys != NULL)
         status = source_look(b->params.keys, &b->keys, err);
+    if (status == STATUS_OK && b->params.attributes != NULL)
+        status = source_look(b->params.attributes, &b->attributes, err);
     if (status != STATUS_OK)
         return status;
     job_format(b, job, sizeof(job));
@@ -366,6 +381,8 @@ static void output_missed(const struct build *b)
     bool missing = false;
     for (unsigned file = 0; file < GENERATION_FILE_COUNT; file++) {
         char path[BUILD_PATH_BYTES];
+        if (file == GENERATION_ATTRIBUTES && b->params.attributes == NULL)
+            continue; /* a run that was killed at its very end has removed it */
         build_output_path(b, generation_file_names[file], path);
         missing = missing || (access(path, F_OK) != 0 && errno == ENOENT);
     }
@@ -460,6 +477,8 @@ static enum status build_begin(struct build *b, struct error *err)
     status = build_code_bytes_resolve(&b->params, &b->shape, err);
     if (status == STATUS_OK)
         status = block_check_asked(b, err);
+    if (status == STATUS_OK)
+        status = build_attributes_look(&b->params, err);
     if (status == STATUS_OK)
         status = topology_begin(b, err);
     if (status == STATUS_OK)

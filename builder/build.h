@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "builder/attribute_input.h"
 #include "builder/build_report.h"
 #include "builder/graph_build.h"
 #include "builder/partition.h"
@@ -34,9 +35,11 @@ enum {
 };
 
 struct build_params {
-    const char *input;  /* vector file */
-    const char *output; /* generation directory to create; must not exist, or be empty */
-    const char *keys;   /* .u64bin or NULL: key = row */
+    const char *input;      /* vector file */
+    const char *output;     /* generation directory to create; must not exist, or be empty */
+    const char *keys;       /* .u64bin or NULL: key = row */
+    const char *attributes; /* CSV (attribute_input.h) or NULL: none */
+    struct attribute_extent attribute_extent; /* of it; found out by build_attributes_look() */
     enum metric metric;
     uint32_t degree;       /* R = 64; BUILD_DEGREE_MIN..BUILD_DEGREE_MAX */
     enum graph_kind graph; /* GRAPH_PIPNN */
@@ -89,6 +92,10 @@ struct build_summary {
  *                        training, geometry and packing stages, which are finished first */
 NODISCARD enum status build_run(const struct build_params *params, struct build_summary *summary,
                                 struct error *err);
+
+/* Reads the header of params->attributes, if given, and sets params->attribute_extent. build_run()
+ * does so itself; build_size.h needs it. */
+NODISCARD enum status build_attributes_look(struct build_params *params, struct error *err);
 
 /* Every field but `input`, `output` is in its range; names the first that is not. */
 NODISCARD enum status build_params_check(const struct build_params *params, struct error *err);

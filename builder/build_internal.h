@@ -35,7 +35,7 @@ struct build {
     struct build_params params; /* code_bytes and threads resolved */
     struct build_clock clock;
     struct progress progress;
-    struct build_source input, keys;
+    struct build_source input, keys, attributes;
     struct vector_file *file;
     struct vector_shape shape;
     struct build_size size;
@@ -78,6 +78,8 @@ NODISCARD enum status build_stage_load(struct build *b, enum build_stage stage, 
 void build_report_collect(struct build *b);
 
 /* Run and commit one piece. */
+NODISCARD enum status build_ingest_run(struct build *b, const struct build_monitor *monitor,
+                                       struct build_stage_record *cost, struct error *err);
 NODISCARD enum status build_stage_whole_run(struct build *b, enum build_stage stage,
                                             const struct build_monitor *monitor,
                                             struct build_stage_record *cost, struct error *err);

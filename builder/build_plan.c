@@ -406,6 +406,8 @@ enum status build_plan_make(const struct build_params *params, const struct vect
     if (status == STATUS_OK)
         status = build_code_bytes_resolve(&run.params, &made.shape, err);
     if (status == STATUS_OK)
+        status = build_attributes_look(&run.params, err);
+    if (status == STATUS_OK)
         status = numa_count(params, &made.numa_nodes, err);
     if (status == STATUS_OK)
         status = size_plan(&run.params, &made, err);

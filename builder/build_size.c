@@ -8,6 +8,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "builder/attribute_write.h"
 #include "builder/encode.h"
 #include "builder/hot_list.h"
 #include "builder/merge.h"
@@ -270,7 +271,7 @@ static uint64_t navigation_bytes_max(const struct size_input *in)
                      2 * sample * (NAVIGATION_DEGREE + 1) * sizeof(uint32_t);
     /* Visits; each as u64, twice while sorted; ranked entries and their ids. */
     uint64_t ranking = visits * (sizeof(uint32_t) + 2 * sizeof(uint64_t) + 9 * sizeof(uint32_t));
-    return MAX(MAX(graph, ranking), query_sample_bytes(in->shape)) + STREAMS_BYTES;
+    return MAX(MAX(graph, ranking), 2 * query_sample_bytes(in->shape)) + STREAMS_BYTES;
 }
 
 uint64_t build_size_stage_bytes(const struct build_size *size, enum build_stage stage,
@@ -283,13 +284,17 @@ static void memory_compute(const struct size_input *in, struct build_size *size)
 {
     uint64_t *shared = size->shared_bytes;
     uint64_t *shard = size->shard_bytes;
+    const struct attribute_extent *attributes = &in->params->attribute_extent;
     uint64_t list = MAX(in->params->build_list, (uint32_t)HOT_SEARCH_LIST);
     uint64_t scratch = SEEN_BYTES + 3 * VISITED_PER_LIST * list * CANDIDATE_BYTES;
     uint64_t nodes = in->count * sizeof(uint32_t);
     uint64_t axes = axes_values(in) * 3 * sizeof(float); /* of the codec, and its serialised form */
 
     size->fixed_bytes = PROGRAM_BYTES + in->threads * (THREAD_BYTES + scratch);
-    shared[BUILD_STAGE_INGEST] = scan_memory_bytes(in->shape);
+    /* Attributes first; what they leave is open during the scan. */
+    shared[BUILD_STAGE_INGEST] =
+        MAX(scan_memory_bytes(in->shape) + attribute_buffers_bytes(attributes),
+            attribute_input_memory_bytes(attributes));
     shared[BUILD_STAGE_TRAIN] = train_bytes(in);
     shared[BUILD_STAGE_SAMPLE] =
         query_sample_memory_bytes(in->shape, in->params->metric, (uint32_t)in->threads) +
@@ -301,7 +306,11 @@ static void memory_compute(const struct size_input *in, struct build_size *size)
     shard[BUILD_STAGE_MERGE] = merge_bytes(in, size);
     shared[BUILD_STAGE_GEOMETRY] = pack_bytes(in, size);
     shard[BUILD_STAGE_PACK] = pack_bytes(in, size);
-    shared[BUILD_STAGE_NAVIGATION] = nodes + navigation_bytes_max(in) + axes;
+    shared[BUILD_STAGE_NAVIGATION] =
+        nodes +
+        MAX(navigation_bytes_max(in) + axes,
+            attribute_write_memory_bytes(
+                attributes, in->count, in->count + (uint64_t)size->shard_count * BLOCK_NODES_MAX));
     shared[BUILD_STAGE_WRITE] = nodes + axes;
     shard[BUILD_STAGE_WRITE] = write_bytes(in, size);
     shared[BUILD_STAGE_CHECK] = block_walk_memory_bytes(in->count) + STREAMS_BYTES;
@@ -351,7 +360,8 @@ static void disk_compute(const struct size_input *in, struct build_size *size)
 
     size->stage_disk_bytes[BUILD_STAGE_NAVIGATION] =
         in->navigation_count * (NAVIGATION_DEGREE + 1) * sizeof(uint32_t) + hot + codec +
-        query_sample_bytes(in->shape);
+        query_sample_bytes(in->shape) +
+        attribute_write_disk_bytes(&in->params->attribute_extent, n);
     size->stage_disk_bytes[BUILD_STAGE_WRITE] =
         n * in->code_bytes + blocks_bytes(in, size->shard_count);
     for (unsigned stage = 0; stage < BUILD_STAGE_COUNT; stage++)
@@ -360,7 +370,8 @@ static void disk_compute(const struct size_input *in, struct build_size *size)
     size->scratch_bytes =
         (n + borrowed) * (in->record_bytes + sizeof(uint32_t) + list) + n * (list + 4) +
         borrowed * SHARD_GRAPH_HALO_PER_ROW * (in->packed_bytes + sizeof(uint32_t)) +
-        in->navigation_count * in->record_bytes + query_sample_bytes(in->shape);
+        in->navigation_count * in->record_bytes + query_sample_bytes(in->shape) +
+        attribute_input_disk_bytes(&in->params->attribute_extent, n);
 }
 
 void build_size_compute(const struct build_params *params, const struct vector_shape *shape,

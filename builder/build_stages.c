@@ -3,7 +3,7 @@
  * work.
  *
  * A stage's piece is committed by the module that makes its files; those that are only numbers
- * (ingest, navigation, check) are committed here.
+ * (navigation, check) are committed here. build_ingest.c has the first stage.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "builder/attribute_write.h"
 #include "builder/build_internal.h"
 #include "builder/encode.h"
 #include "builder/hot_list.h"
@@ -23,7 +24,9 @@
 #include "common/memory.h"
 #include "layout/block_walk.h"
 #include "layout/digest.h"
+#include "layout/sample.h"
 
+static const struct work_piece ingest_piece = {BUILD_STAGE_INGEST, WORK_WHOLE};
 static const struct work_piece train_piece = {BUILD_STAGE_TRAIN, WORK_WHOLE};
 static const struct work_piece sample_piece = {BUILD_STAGE_SAMPLE, WORK_WHOLE};
 static const struct work_piece navigation_piece = {BUILD_STAGE_NAVIGATION, WORK_WHOLE};
@@ -98,8 +101,7 @@ static struct pack_params pack_params_of(const struct build *b)
 static enum status scan_load(struct build *b, struct error *err)
 {
     enum status status =
-        work_piece_read(b->work, (struct work_piece){BUILD_STAGE_INGEST, WORK_WHOLE}, &b->scan,
-                        sizeof(b->scan), NULL, err);
+        work_piece_read(b->work, ingest_piece, &b->scan, sizeof(b->scan), NULL, err);
     if (status != STATUS_OK)
         return status;
     b->manifest.input_digest = b->scan.input_digest;
@@ -206,26 +208,13 @@ enum status build_stage_load(struct build *b, enum build_stage stage, struct err
     return status;
 }
 
-/* ---- ingest, train, sample, partition ---- */
+/* ---- train, sample, partition ---- */
 
 static enum status info_commit(struct build *b, enum build_stage stage, const void *info,
                                size_t bytes, struct build_stage_record *cost, struct error *err)
 {
     return work_piece_commit(b->work, (struct work_piece){stage, WORK_WHOLE}, NULL, 0, info, bytes,
                              cost, err);
-}
-
-static enum status ingest_run(struct build *b, const struct build_monitor *monitor,
-                              struct build_stage_record *cost, struct error *err)
-{
-    struct build_clock clock = build_clock_now();
-    struct scan_result result;
-    memset(&result, 0, sizeof(result)); /* padding is written too */
-    enum status status = scan_run(b->file, b->params.metric, b->params.keys, monitor, &result, err);
-    build_clock_measure(&clock, cost);
-    return status == STATUS_OK
-               ? info_commit(b, BUILD_STAGE_INGEST, &result, sizeof(result), cost, err)
-               : status;
 }
 
 static enum status train_run(struct build *b, struct build_stage_record *cost, struct error *err)
@@ -291,6 +280,8 @@ static enum status partition_stage_run(struct build *b, const struct build_monit
         .sample_count =
             navigation_sample_count((uint32_t)b->shape.count, b->params.navigation_share),
         .sample_seed = b->params.seed ^ NAVIGATION_STREAM,
+        .query_count = query_sample_shape(b->shape.count).count,
+        .query_seed = query_sample_seed(b->params.seed),
         .seed = b->params.seed,
     };
     struct partition_info *info = calloc(1, sizeof(*info));
@@ -324,15 +315,78 @@ static enum status codec_copy(struct build *b, struct navigation_info *info, str
     return status;
 }
 
+/* Where the queries were put: the partition tells their positions. */
+static enum status query_nodes_read(const struct build *b, uint32_t *nodes, uint32_t count,
+                                    struct error *err)
+{
+    const struct shard_plan *plan = &b->plan;
+    struct work_input *input = NULL;
+    enum status status =
+        work_input_open(b->work, (struct work_piece){BUILD_STAGE_PARTITION, WORK_WHOLE}, "queries",
+                        0, 0, &input, err);
+    for (uint32_t i = 0; status == STATUS_OK && i < count; i++) {
+        uint32_t place[2]; /* owner, index */
+        status = work_input_read(input, place, sizeof(place), err);
+        if (status == STATUS_OK &&
+            (place[0] >= plan->shard_count || place[1] >= shard_own_count(plan, place[0])))
+            status = work_input_discard(input, "names a row that is not there", err);
+        if (status == STATUS_OK)
+            nodes[i] = b->node_of_position[plan->starts[place[0]] + place[1]];
+    }
+    work_input_close(input);
+    return status;
+}
+
+/* Fills in the nodes of an image of sample.bin. */
+static enum status sample_place(const struct build *b, uint8_t *image, size_t bytes,
+                                struct error *err)
+{
+    struct sample sample;
+    enum status status = sample_decode(image, bytes, &sample, err);
+    if (status != STATUS_OK)
+        return status;
+    uint32_t *nodes = calloc(sample.count, sizeof(*nodes));
+    uint8_t *copy = malloc(bytes); /* encoding reads what it would overwrite */
+    if (nodes == NULL || copy == NULL)
+        status = error_set(err, STATUS_NO_MEMORY, "no memory for the nodes of a sample");
+    if (status == STATUS_OK)
+        status = query_nodes_read(b, nodes, sample.count, err);
+    if (status == STATUS_OK) {
+        sample.own_nodes = nodes;
+        sample_encode(&sample, copy);
+        memcpy(image, copy, bytes);
+    }
+    free(copy);
+    free(nodes);
+    return status;
+}
+
 static enum status sample_copy(struct build *b, struct navigation_info *info, struct error *err)
 {
     uint8_t *image = NULL;
     size_t bytes = 0;
     enum status status = piece_file_read(b, sample_piece, QUERY_SAMPLE_PART, &image, &bytes, err);
     if (status == STATUS_OK)
+        status = sample_place(b, image, bytes, err);
+    if (status == STATUS_OK)
         status = small_file_write(b, GENERATION_SAMPLE, image, bytes, info, err);
     free(image);
     return status;
+}
+
+static enum status attributes_write(struct build *b, const struct build_monitor *monitor,
+                                    struct navigation_info *info, struct error *err)
+{
+    const struct attribute_write_params params = {
+        .plan = &b->plan,
+        .node_of_position = b->node_of_position,
+        .node_limit = b->layout.geometry.node_limit,
+        .writer = b->writer,
+    };
+    return b->params.attributes != NULL
+               ? attribute_write_run(&params, monitor, &info->bytes[GENERATION_ATTRIBUTES],
+                                     &info->digest[GENERATION_ATTRIBUTES], err)
+               : STATUS_OK;
 }
 
 static enum status hot_write(struct build *b, struct navigation_info *info, struct error *err)
@@ -369,6 +423,8 @@ static enum status navigation_run(struct build *b, const struct build_monitor *m
     enum status status = codec_copy(b, &info, err);
     if (status == STATUS_OK)
         status = sample_copy(b, &info, err);
+    if (status == STATUS_OK)
+        status = attributes_write(b, monitor, &info, err);
     if (status == STATUS_OK)
         status = hot_write(b, &info, err);
     if (status == STATUS_OK)
@@ -690,7 +746,7 @@ enum status build_stage_whole_run(struct build *b, enum build_stage stage,
     struct pack_params params;
     switch (stage) {
     case BUILD_STAGE_INGEST:
-        return ingest_run(b, monitor, cost, err);
+        return build_ingest_run(b, monitor, cost, err);
     case BUILD_STAGE_TRAIN:
         return train_run(b, cost, err);
     case BUILD_STAGE_SAMPLE:

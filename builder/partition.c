@@ -49,6 +49,13 @@ struct chunk {
     struct partition_choice *choices;
 };
 
+/* Rows of a sample, and how many of them came by. */
+struct sampled {
+    uint32_t *rows; /* ascending; NULL: none */
+    uint32_t count;
+    uint32_t met;
+};
+
 struct pass {
     const struct vector_file *file;
     const struct partition_params *params;
@@ -60,7 +67,7 @@ struct pass {
     struct partition_cells cells;
     struct partition_info *info;
     uint32_t thread_count;
-    struct work_output **outputs; /* own-0.., borrowed-0.., sample */
+    struct work_output **outputs; /* own-0.., borrowed-0.., sample, queries */
     size_t output_count;
 
     struct chunk chunks[2]; /* chunk c is in chunks[c % 2] */
@@ -76,11 +83,11 @@ struct pass {
     struct partition_fault fault; /* of reading; `at` is the row where a batch began */
 
     /* of the thread that hands out */
-    uint64_t own_limit; /* rows a shard may own: own_max, and in the end own_min */
-    uint64_t lacking;   /* rows that shards need to own at least own_min, summed */
-    uint64_t borrowed;  /* so far */
-    uint32_t *sample;   /* navigation sample, ascending */
-    uint32_t sampled;   /* rows of it that came by */
+    uint64_t own_limit;    /* rows a shard may own: own_max, and in the end own_min */
+    uint64_t lacking;      /* rows that shards need to own at least own_min, summed */
+    uint64_t borrowed;     /* so far */
+    struct sampled sample; /* of the navigation graph */
+    struct sampled queries;
 };
 
 size_t partition_own_record_bytes(const struct vector_shape *shape, bool keys)
@@ -207,6 +214,15 @@ static enum status row_lend(struct pass *p, const struct partition_choice *choic
     return status;
 }
 
+/* Whether the row, which comes after all asked for before, is of the sample. */
+static bool sampled_has(struct sampled *sampled, uint32_t row)
+{
+    if (sampled->met == sampled->count || sampled->rows[sampled->met] != row)
+        return false;
+    sampled->met++;
+    return true;
+}
+
 static enum status row_place(struct pass *p, const struct chunk *chunk, uint32_t i,
                              struct error *err)
 {
@@ -226,11 +242,10 @@ static enum status row_place(struct pass *p, const struct chunk *chunk, uint32_t
     if (status == STATUS_OK && !single)
         status =
             row_lend(p, &chunk->choices[i], place, borrow_limit(p, (uint64_t)row + 1), vector, err);
-    if (status == STATUS_OK && p->sampled < p->params->sample_count &&
-        p->sample[p->sampled] == row) {
-        p->sampled++;
-        status = place_append(p, p->outputs[p->output_count - 1], place, vector, err);
-    }
+    if (status == STATUS_OK && sampled_has(&p->sample, row))
+        status = place_append(p, p->outputs[p->output_count - 2], place, vector, err);
+    if (status == STATUS_OK && sampled_has(&p->queries, row))
+        status = work_output_append(p->outputs[p->output_count - 1], place, sizeof(place), err);
     return status;
 }
 
@@ -311,13 +326,15 @@ static enum status outputs_open(struct pass *p, struct error *err)
     uint32_t shards = p->cells.shard_count;
     size_t buffer_bytes = output_buffer_bytes(shards);
 
-    p->output_count = 2 * (size_t)shards + 1;
+    p->output_count = 2 * (size_t)shards + 2;
     p->outputs = calloc(p->output_count, sizeof(struct work_output *));
     if (p->outputs == NULL)
         return error_set(err, STATUS_NO_MEMORY, "no memory for %zu outputs", p->output_count);
     for (size_t i = 0; i < p->output_count; i++) {
         char part[32] = "sample";
-        if (i < 2 * (size_t)shards) {
+        if (i == p->output_count - 1) {
+            (void)snprintf(part, sizeof(part), "queries");
+        } else if (i < 2 * (size_t)shards) {
             (void)snprintf(part, sizeof(part), "%s-%u", i < shards ? "own" : "borrowed",
                            (unsigned)(i % shards));
         }
@@ -361,9 +378,22 @@ static void pass_layout(struct pass *p, bool keys)
     p->scratch = carve(p, p->thread_count, p->scratch_bytes);
 }
 
+static enum status sampled_init(struct sampled *sampled, const struct pass *p, uint64_t seed,
+                                uint32_t count, struct error *err)
+{
+    if (count == 0)
+        return STATUS_OK;
+    sampled->rows = malloc(count * sizeof(*sampled->rows));
+    if (sampled->rows == NULL)
+        return error_set(err, STATUS_NO_MEMORY, "no memory for a sample of %u rows", count);
+    sampled->count = count;
+    row_sample(seed, (uint32_t)p->shape.count, count, sampled->rows);
+    return STATUS_OK;
+}
+
 static enum status pass_init(struct pass *p, struct error *err)
 {
-    uint32_t wanted = p->params->sample_count;
+    const struct partition_params *params = p->params;
     void *memory = NULL;
 
     pass_layout(p, p->keys != NULL);
@@ -373,13 +403,10 @@ static enum status pass_init(struct pass *p, struct error *err)
     p->memory = memory;
     pass_layout(p, p->keys != NULL);
     p->fault.at = UINT64_MAX;
-    if (wanted > 0) {
-        p->sample = malloc(wanted * sizeof(*p->sample));
-        if (p->sample == NULL)
-            return error_set(err, STATUS_NO_MEMORY, "no memory for a sample of %u rows", wanted);
-        row_sample(p->params->sample_seed, (uint32_t)p->shape.count, wanted, p->sample);
-    }
-    return outputs_open(p, err);
+    status = sampled_init(&p->sample, p, params->sample_seed, params->sample_count, err);
+    if (status == STATUS_OK)
+        status = sampled_init(&p->queries, p, params->query_seed, params->query_count, err);
+    return status == STATUS_OK ? outputs_open(p, err) : status;
 }
 
 static void pass_fini(struct pass *p)
@@ -387,7 +414,8 @@ static void pass_fini(struct pass *p)
     for (size_t i = 0; p->outputs != NULL && i < p->output_count; i++)
         work_output_abort(p->outputs[i]);
     free(p->outputs);
-    free(p->sample);
+    free(p->sample.rows);
+    free(p->queries.rows);
     if (p->memory)
         bulk_free(p->memory, p->memory_bytes, 1);
     partition_cells_fini(&p->cells);
@@ -420,7 +448,7 @@ uint64_t partition_memory_bytes(const struct vector_shape *shape, uint32_t shard
         .cells = {.shard_count = shard_count, .space_dim = shape->dim + 1},
     };
     pass_layout(&p, true);
-    uint64_t outputs = (2 * (uint64_t)shard_count + 1) *
+    uint64_t outputs = (2 * (uint64_t)shard_count + 2) *
                        (output_buffer_bytes(shard_count) + OUTPUT_OVERHEAD_BYTES);
     uint64_t cells =
         shard_count > 1 ? shard_count * ((uint64_t)p.cells.space_dim + 1) * sizeof(float) : 0;
@@ -450,6 +478,7 @@ enum status partition_run(const struct vector_file *file, const struct partition
     p.own_limit = params->own_max;
     p.lacking = params->own_min * shards;
     assert(params->replication >= 1.0 && params->sample_count <= p.shape.count);
+    assert(params->query_count <= p.shape.count);
 
     enum status status = STATUS_NO_MEMORY;
     p.info = calloc(1, sizeof(*p.info));

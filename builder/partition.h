@@ -15,6 +15,7 @@
  *   borrowed-S  one record a borrowed row, ascending by row: u32 owner shard, u32 index among the
  *               rows that shard owns, vector
  *   sample      the navigation sample, ascending by row: u32 owner, u32 index, vector
+ *   queries     rows of the query sample, ascending: u32 owner, u32 index
  */
 #ifndef NIGHTJAR_BUILDER_PARTITION_H
 #define NIGHTJAR_BUILDER_PARTITION_H
@@ -44,6 +45,8 @@ struct partition_params {
     double replication;    /* mean shards a row is in, at most: 1..PARTITION_BORROWERS_MAX + 1 */
     uint32_t sample_count; /* rows of the navigation sample, <= rows */
     uint64_t sample_seed;  /* of row_sample() for it */
+    uint32_t query_count;  /* rows of the query sample, <= rows */
+    uint64_t query_seed;   /* of row_sample() for it */
     uint64_t seed;
 };
 
@@ -68,7 +71,7 @@ size_t partition_own_record_bytes(const struct vector_shape *shape, bool keys);
 size_t partition_borrowed_record_bytes(const struct vector_shape *shape);
 
 /* Most bytes partition_run() holds at a time, for build_size.c; less the row numbers of the
- * navigation sample, which are u32. */
+ * samples, which are u32. */
 uint64_t partition_memory_bytes(const struct vector_shape *shape, uint32_t shard_count,
                                 uint32_t threads);
 

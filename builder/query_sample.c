@@ -34,6 +34,11 @@ struct query_sample_info query_sample_shape(uint64_t count)
     };
 }
 
+uint64_t query_sample_seed(uint64_t seed)
+{
+    return seed ^ QUERY_SAMPLE_STREAM;
+}
+
 uint64_t query_sample_bytes(const struct vector_shape *shape)
 {
     const struct query_sample_info info = query_sample_shape(shape->count);
@@ -109,7 +114,7 @@ static enum status queries_read(struct run *run, struct error *err)
     uint32_t *rows = malloc(count * sizeof(*rows));
     if (rows == NULL)
         return error_set(err, STATUS_NO_MEMORY, "no memory for a sample of %u rows", count);
-    row_sample(run->params->seed ^ QUERY_SAMPLE_STREAM, (uint32_t)run->shape.count, count, rows);
+    row_sample(query_sample_seed(run->params->seed), (uint32_t)run->shape.count, count, rows);
     enum status status = STATUS_OK;
     for (uint32_t i = 0; status == STATUS_OK && i < count; i++) {
         status = vector_file_read_strided(run->params->file, rows[i], 1,
@@ -244,11 +249,12 @@ static void queries_pack(struct run *run)
 static enum status image_make(struct run *run, uint8_t **image, struct error *err)
 {
     const size_t entries = (size_t)run->info.count * run->info.k;
+    uint32_t *nodes = calloc(run->info.count, sizeof(*nodes));
     uint64_t *keys = malloc((entries + 1) * sizeof(*keys));
     float *distances = malloc((entries + 1) * sizeof(*distances));
     uint8_t *bytes = malloc(query_sample_bytes(&run->shape));
     enum status status = STATUS_OK;
-    if (keys == NULL || distances == NULL || bytes == NULL)
+    if (nodes == NULL || keys == NULL || distances == NULL || bytes == NULL)
         status = error_set(err, STATUS_NO_MEMORY, "no memory for a sample of %u queries",
                            run->info.count);
     if (status == STATUS_OK)
@@ -262,6 +268,7 @@ static enum status image_make(struct run *run, uint8_t **image, struct error *er
             .type = run->shape.type,
             .metric = run->params->metric,
             .own_keys = run->query_keys,
+            .own_nodes = nodes,
             .truth_keys = keys,
             .truth_distances = distances,
             .vectors = run->queries,
@@ -270,6 +277,7 @@ static enum status image_make(struct run *run, uint8_t **image, struct error *er
         *image = bytes;
         bytes = NULL;
     }
+    free(nodes);
     free(keys);
     free(distances);
     free(bytes);

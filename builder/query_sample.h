@@ -6,7 +6,8 @@
  * there is a graph, so that they cannot favour it.
  *
  * File of the piece {BUILD_STAGE_SAMPLE, WORK_WHOLE}:
- *   image   sample.bin as it goes into the generation (layout/sample.h)
+ *   image   sample.bin as it goes into the generation (layout/sample.h), with nodes all 0: they
+ *           are known when rows are packed
  */
 #ifndef NIGHTJAR_BUILDER_QUERY_SAMPLE_H
 #define NIGHTJAR_BUILDER_QUERY_SAMPLE_H
@@ -43,6 +44,9 @@ struct query_sample_params {
 
 /* Queries of an index of so many vectors, and neighbours of each. */
 struct query_sample_info query_sample_shape(uint64_t count);
+
+/* The seed of row_sample() for the rows that are queries. */
+uint64_t query_sample_seed(uint64_t seed);
 
 /* Length of sample.bin. */
 uint64_t query_sample_bytes(const struct vector_shape *shape);

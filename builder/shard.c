@@ -97,6 +97,27 @@ void shard_own_destroy(struct shard_own *own)
     memset(own, 0, sizeof(*own));
 }
 
+enum status shard_own_rows_read(const struct shard_plan *plan, uint32_t shard, uint32_t *rows,
+                                struct error *err)
+{
+    const size_t rest = packed_bytes(plan) + (plan->keys ? sizeof(uint64_t) : 0);
+    struct work_input *input = NULL;
+    uint8_t *skipped = malloc(rest);
+    if (skipped == NULL)
+        return error_set(err, STATUS_NO_MEMORY, "shard %u: out of memory", shard);
+    enum status status = part_open(plan, "own", shard, &input, err);
+    for (uint32_t i = 0; status == STATUS_OK && i < shard_own_count(plan, shard); i++) {
+        status = work_input_read(input, &rows[i], sizeof(rows[i]), err);
+        if (status == STATUS_OK)
+            status = work_input_read(input, skipped, rest, err);
+        if (status == STATUS_OK && rows[i] >= plan->shape.count)
+            status = work_input_discard(input, "names a row that is not there", err);
+    }
+    work_input_close(input);
+    free(skipped);
+    return status;
+}
+
 /* ---- borrowed rows ---- */
 
 struct arrival {

@@ -76,6 +76,11 @@ NODISCARD enum status shard_own_load(const struct shard_plan *plan, uint32_t sha
                                      struct shard_own *own, struct error *err);
 void shard_own_destroy(struct shard_own *own);
 
+/* The rows of the input that a shard owns, in order of position, into rows[shard_own_count()].
+ * Reads past their vectors. STATUS_CORRUPT also where one is not below shape.count. */
+NODISCARD enum status shard_own_rows_read(const struct shard_plan *plan, uint32_t shard,
+                                          uint32_t *rows, struct error *err);
+
 /* A neighbour list in a piece: one u32 head, then `degree` u32 ids, of which the first `kept` are
  * edges of the spanning tree. */
 ALWAYS_INLINE uint32_t list_head(uint32_t degree, uint32_t kept)

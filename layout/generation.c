@@ -181,7 +181,9 @@ enum status generation_open(const char *path, struct generation **out, struct er
     if (status == STATUS_OK)
         status = manifest_load(generation, directory_fd, err);
     for (int i = 0; status == STATUS_OK && i < GENERATION_FILE_COUNT; i++)
-        status = data_file_open(generation, directory_fd, (enum generation_file)i, err);
+        if (generation->manifest.files[i].bytes != 0 ||
+            !generation_file_optional((enum generation_file)i))
+            status = data_file_open(generation, directory_fd, (enum generation_file)i, err);
     if (status != STATUS_OK) {
         generation_close(generation);
         return status;
@@ -304,6 +306,12 @@ enum status generation_load(const struct generation *generation, enum generation
     *data = memory;
     *bytes = total;
     return STATUS_OK;
+}
+
+enum status generation_read(const struct generation *generation, enum generation_file file,
+                            void *data, size_t bytes, struct error *err)
+{
+    return file_read_at(generation->fds[file], generation->file_paths[file], data, bytes, 0, err);
 }
 
 static enum status digest_chunk(void *context, uint64_t offset, const void *data, size_t bytes,

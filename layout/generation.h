@@ -86,11 +86,11 @@ struct generation_read_back {
     void *context;
 };
 
-/* Checks the manifest against the lengths of the files (STATUS_INVALID), fsyncs them, reads every
- * one back in chunks of 1 MB (nodes.blk around the page cache where possible) for its XXH3-128, and
- * writes manifest.json last. `read_back` is borrowed; NULL: nobody else looks. manifest->files is
- * filled in, and the writer freed, on success only; after a failure the caller closes or aborts it.
- * All other writers must be done. */
+/* Checks the manifest against the lengths of the files (STATUS_INVALID), removes an optional one
+ * that is empty, fsyncs them, reads every one back in chunks of 1 MB (nodes.blk around the page
+ * cache where possible) for its XXH3-128, and writes manifest.json last. `read_back` is borrowed;
+ * NULL: nobody else looks. manifest->files is filled in, and the writer freed, on success only;
+ * after a failure the caller closes or aborts it. All other writers must be done. */
 NODISCARD enum status generation_writer_finish(struct generation_writer *writer,
                                                struct manifest *manifest,
                                                const struct generation_read_back *read_back,
@@ -136,15 +136,22 @@ NODISCARD enum status generation_load(const struct generation *generation,
                                       enum generation_file file, void **data, size_t *bytes,
                                       struct error *err);
 
+/* Reads the first `bytes` of a non-block file that is there and has as many, without verifying
+ * them: for what is only shown. */
+NODISCARD enum status generation_read(const struct generation *generation,
+                                      enum generation_file file, void *data, size_t bytes,
+                                      struct error *err);
+
 /* Full verification: every file's length and XXH3-128, every block with block_check(), their
- * records counted, the codec, navigation, hot list and sample parsed. One pass over the data in 1
- * MB reads. The first fault is named with file and block: "GEN/nodes.blk: block 17: checksum
- * mismatch". *blocks_checked may be NULL. */
+ * records counted, the codec, navigation, hot list, sample and attributes parsed and checked. One
+ * pass over the data in 1 MB reads; but for the codes and blocks, a file is held in memory. The
+ * first fault is named with file and block: "GEN/nodes.blk: block 17: checksum mismatch".
+ * *blocks_checked may be NULL. */
 NODISCARD enum status generation_verify(const struct generation *generation,
                                         uint64_t *blocks_checked, struct error *err);
 
-/* All of that but nodes.blk: what a daemon holds in memory, which takes seconds where the rest
- * takes the time of reading it all. */
+/* All of that but nodes.blk and attributes_check(): what a daemon holds in memory, which takes
+ * seconds where the rest takes the time of reading it all. */
 NODISCARD enum status generation_verify_small(const struct generation *generation,
                                               struct error *err);
 

@@ -16,6 +16,7 @@
 #include "common/codec.h"
 #include "common/file_io.h"
 #include "common/memory.h"
+#include "layout/attributes.h"
 #include "layout/digest.h"
 #include "layout/generation_internal.h"
 #include "layout/navigation.h"
@@ -23,6 +24,7 @@
 
 struct verify {
     const struct generation *generation;
+    bool whole; /* every byte of every file */
     XXH3_state_t *hash;
     uint64_t records; /* seen in the blocks so far */
     uint64_t blocks;
@@ -214,6 +216,34 @@ static enum status verify_sample(const struct generation *generation, struct err
         status = verify_forward(generation, GENERATION_SAMPLE, &inner, err);
     else
         status = sample_compare(generation, &sample, err);
+    if (status == STATUS_OK &&
+        sample_nodes_check(&sample, generation->manifest.geometry.node_limit, &inner) != STATUS_OK)
+        status = error_set(err, inner.status, "%s: %s",
+                           file_label(generation->file_paths[GENERATION_SAMPLE]), inner.text);
+    bulk_free(data, bytes, 1);
+    return status;
+}
+
+/* What memory safety needs; if `whole`, all that is promised, which takes random access. */
+static enum status verify_attributes(const struct generation *generation, bool whole,
+                                     struct error *err)
+{
+    const struct manifest *manifest = &generation->manifest;
+    void *data;
+    size_t bytes;
+    if (manifest->files[GENERATION_ATTRIBUTES].bytes == 0)
+        return STATUS_OK;
+    enum status status = generation_load(generation, GENERATION_ATTRIBUTES, &data, &bytes, err);
+    if (status != STATUS_OK)
+        return status;
+    struct attributes attributes;
+    struct error inner;
+    status = attributes_decode(data, bytes, manifest->geometry.node_limit, manifest->vector_count,
+                               &attributes, &inner);
+    if (status == STATUS_OK && whole)
+        status = attributes_check(&attributes, &inner);
+    if (status != STATUS_OK)
+        status = verify_forward(generation, GENERATION_ATTRIBUTES, &inner, err);
     bulk_free(data, bytes, 1);
     return status;
 }
@@ -230,16 +260,19 @@ static enum status verify_small(struct verify *verify, struct error *err)
         status = verify_hot(verify, err);
     if (status == STATUS_OK)
         status = verify_sample(verify->generation, err);
+    if (status == STATUS_OK)
+        status = verify_attributes(verify->generation, verify->whole, err);
     return status;
 }
 
-static enum status verify_run(const struct generation *generation, bool nodes, uint64_t *blocks,
+static enum status verify_run(const struct generation *generation, bool whole, uint64_t *blocks,
                               struct error *err)
 {
-    struct verify verify = {.generation = generation, .hash = XXH3_createState()};
+    struct verify verify = {
+        .generation = generation, .whole = whole, .hash = XXH3_createState()};
     if (!verify.hash)
         return error_set(err, STATUS_NO_MEMORY, "%s: out of memory", file_label(generation->path));
-    enum status status = nodes ? verify_nodes(&verify, err) : STATUS_OK;
+    enum status status = whole ? verify_nodes(&verify, err) : STATUS_OK;
     if (status == STATUS_OK)
         status = verify_small(&verify, err);
     XXH3_freeState(verify.hash);

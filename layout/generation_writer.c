@@ -347,6 +347,8 @@ static enum status writer_read_back(struct generation_writer *writer,
     enum status status = bulk_alloc(READ_BACK_BYTES, 1, "read-back buffer", &buffer, err);
     job.buffer = buffer;
     for (int i = 0; status == STATUS_OK && i < GENERATION_FILE_COUNT; i++) {
+        if (generation_file_optional((enum generation_file)i) && manifest->files[i].bytes == 0)
+            continue;
         job.unit_bytes =
             i == GENERATION_NODES ? manifest->geometry.block_bytes : (size_t)BLOCK_PAGE_BYTES;
         status = file_read_back(&job, (enum generation_file)i, &writer->files[i],
@@ -355,6 +357,19 @@ static enum status writer_read_back(struct generation_writer *writer,
     bulk_free(buffer, READ_BACK_BYTES, 1);
     XXH3_freeState(job.hash);
     return status;
+}
+
+/* A file that may be missing is made with the others, so that what cannot be written is found
+ * early; and goes when nothing came into it. */
+static enum status writer_drop_empty(const struct generation_writer *writer,
+                                     const struct manifest *manifest, struct error *err)
+{
+    for (int i = 0; i < GENERATION_FILE_COUNT; i++)
+        if (generation_file_optional((enum generation_file)i) && manifest->files[i].bytes == 0 &&
+            unlinkat(writer->directory_fd, generation_file_names[i], 0) != 0 && errno != ENOENT)
+            return error_set_os(err, errno, "%s/%s: cannot remove", file_label(writer->path),
+                                generation_file_names[i]);
+    return STATUS_OK;
 }
 
 static enum status writer_close_files(struct generation_writer *writer, struct error *err)
@@ -394,6 +409,8 @@ enum status generation_writer_finish(struct generation_writer *writer, struct ma
         status = writer_sync_files(writer, err);
     if (status == STATUS_OK)
         status = writer_read_back(writer, read_back, &finished, err);
+    if (status == STATUS_OK)
+        status = writer_drop_empty(writer, &finished, err);
     if (status == STATUS_OK)
         status = writer_close_files(writer, err);
     if (status == STATUS_OK)

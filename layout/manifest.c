@@ -11,13 +11,18 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "layout/attributes.h"
 #include "layout/digest.h"
 #include "layout/sample.h"
 
 const char *const generation_file_names[GENERATION_FILE_COUNT] = {
-    [GENERATION_NODES] = "nodes.blk", [GENERATION_CODES] = "codes.bin",
-    [GENERATION_CODEC] = "codec.bin", [GENERATION_NAVIGATION] = "navigation.bin",
-    [GENERATION_HOT] = "hot.bin",     [GENERATION_SAMPLE] = "sample.bin",
+    [GENERATION_NODES] = "nodes.blk",
+    [GENERATION_CODES] = "codes.bin",
+    [GENERATION_CODEC] = "codec.bin",
+    [GENERATION_NAVIGATION] = "navigation.bin",
+    [GENERATION_HOT] = "hot.bin",
+    [GENERATION_SAMPLE] = "sample.bin",
+    [GENERATION_ATTRIBUTES] = "attributes.bin",
 };
 
 /* ---- generation id ---- */
@@ -61,6 +66,11 @@ _Static_assert(offsetof(struct generation_identity, block_bytes_asked) == 80, "i
 _Static_assert(offsetof(struct generation_identity, shard_count) == 84, "identity layout");
 _Static_assert(offsetof(struct generation_identity, replication) == 88, "identity layout");
 
+bool manifest_is_tuned(const struct manifest *manifest)
+{
+    return manifest->tune_digest.low != 0 || manifest->tune_digest.high != 0;
+}
+
 struct digest128 manifest_generation_id(const struct manifest *manifest)
 {
     struct generation_identity identity = {
@@ -83,7 +93,16 @@ struct digest128 manifest_generation_id(const struct manifest *manifest)
         .shard_count = manifest->shard_count,
         .replication = manifest->replication,
     };
-    return digest_of(XXH3_128bits(&identity, sizeof(identity)));
+    if (!manifest_is_tuned(manifest))
+        return digest_of(XXH3_128bits(&identity, sizeof(identity)));
+    /* Only then: the id of a build without them does not know that there could be some. */
+    const struct {
+        struct generation_identity identity;
+        uint64_t tune_digest_low;
+        uint64_t tune_digest_high;
+    } tuned = {identity, manifest->tune_digest.low, manifest->tune_digest.high};
+    _Static_assert(sizeof(tuned) == 112, "identity size");
+    return digest_of(XXH3_128bits(&tuned, sizeof(tuned)));
 }
 
 /* ---- rules ---- */
@@ -282,12 +301,77 @@ static enum status files_check(const struct manifest *manifest, struct error *er
     if (status != STATUS_OK)
         return status;
     /* Their lengths also depend on what is in them; their readers compare. */
+    const uint64_t attributes_bytes = manifest->files[GENERATION_ATTRIBUTES].bytes;
     const struct range_rule rules[] = {
         {"bytes of codec.bin", manifest->files[GENERATION_CODEC].bytes, 1, UINT32_MAX},
         {"bytes of navigation.bin", manifest->files[GENERATION_NAVIGATION].bytes, 1,
          UINT64_C(1) << 42},
+        {"bytes of attributes.bin", attributes_bytes,
+         attributes_bytes != 0 ? attributes_head_bytes(1) : 0, UINT64_C(1) << 52},
     };
     return ranges_check(rules, ARRAY_LENGTH(rules), err);
+}
+
+/* ---- recall curves ---- */
+
+static enum status point_check(const struct manifest_curve *curve, uint32_t number,
+                               struct error *err)
+{
+    const struct manifest_point *point = &curve->points[number];
+    const struct manifest_point *before = number > 0 ? point - 1 : NULL;
+    const uint64_t all = (uint64_t)curve->queries * curve->k;
+    /* A search reads at most some blocks for each entry of its list. */
+    const uint64_t reads_max = (uint64_t)curve->queries << 20;
+    const struct range_rule rules[] = {
+        {"search_list of a recall curve", point->search_list, curve->k, MANIFEST_SEARCH_LIST_MAX},
+        {"hits of a recall curve", point->hits, before != NULL ? before->hits + 1 : 0, all},
+        {"squares of a recall curve", point->squares, point->hits, point->hits * curve->k},
+        {"reads of a recall curve", point->reads, before != NULL ? before->reads + 1 : 0,
+         reads_max},
+    };
+    const struct real_rule ratio[] = {
+        {"search_ratio of a recall curve", point->search_ratio, 0, MANIFEST_RATIO_MAX},
+    };
+    enum status status = ranges_check(rules, ARRAY_LENGTH(rules), err);
+    return status == STATUS_OK ? reals_check(ratio, ARRAY_LENGTH(ratio), err) : status;
+}
+
+static enum status curve_check(const struct manifest *manifest, uint32_t number, struct error *err)
+{
+    const struct manifest_curve *curve = &manifest->curves[number];
+    const struct manifest_curve *before = number > 0 ? curve - 1 : NULL;
+    const bool follows = before != NULL && before->tuned == curve->tuned;
+    if (before != NULL && before->tuned && !curve->tuned)
+        return error_set(err, STATUS_INVALID,
+                         "a recall curve of the sample is behind one of other queries");
+    if (curve->tuned && !manifest_is_tuned(manifest))
+        return error_set(err, STATUS_INVALID, "a recall curve of queries that have no digest");
+    const uint64_t queries_max = curve->tuned ? SAMPLE_COUNT_MAX : manifest->sample_count;
+    const uint64_t k_max =
+        curve->tuned ? MIN(manifest->vector_count, (uint64_t)SAMPLE_K_MAX) : manifest->sample_k;
+    const struct range_rule rules[] = {
+        {"k of a recall curve", curve->k, follows ? before->k + 1 : 1, k_max},
+        {"queries of a recall curve", curve->queries, 1, queries_max},
+        {"points of a recall curve", curve->point_count, 1, MANIFEST_POINTS_MAX},
+    };
+    enum status status = ranges_check(rules, ARRAY_LENGTH(rules), err);
+    for (uint32_t i = 0; status == STATUS_OK && i < curve->point_count; i++)
+        status = point_check(curve, i, err);
+    return status;
+}
+
+static enum status curves_check(const struct manifest *manifest, struct error *err)
+{
+    const struct real_rule lid[] = {{"lid", manifest->lid, 0, MANIFEST_LID_MAX}};
+    const struct range_rule count[] = {
+        {"number of recall curves", manifest->curve_count, 0, MANIFEST_CURVES_MAX},
+    };
+    enum status status = reals_check(lid, ARRAY_LENGTH(lid), err);
+    if (status == STATUS_OK)
+        status = ranges_check(count, ARRAY_LENGTH(count), err);
+    for (uint32_t i = 0; status == STATUS_OK && i < manifest->curve_count; i++)
+        status = curve_check(manifest, i, err);
+    return status;
 }
 
 enum status manifest_check(const struct manifest *manifest, struct error *err)
@@ -296,7 +380,8 @@ enum status manifest_check(const struct manifest *manifest, struct error *err)
         return error_set(err, STATUS_UNSUPPORTED, "format_version %u, this build reads %d",
                          manifest->format_version, MANIFEST_FORMAT_VERSION);
     static enum status (*const checks[])(const struct manifest *, struct error *) = {
-        tool_version_check, vectors_check, blocks_check, build_check, shards_check, files_check,
+        tool_version_check, vectors_check, blocks_check, build_check,
+        shards_check,       files_check,   curves_check,
     };
     for (size_t i = 0; i < ARRAY_LENGTH(checks); i++) {
         enum status status = checks[i](manifest, err);

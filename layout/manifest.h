@@ -5,9 +5,11 @@
 #ifndef NIGHTJAR_LAYOUT_MANIFEST_H
 #define NIGHTJAR_LAYOUT_MANIFEST_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/codec.h"
+#include "common/compiler.h"
 #include "common/element.h"
 #include "common/error.h"
 #include "layout/block.h"
@@ -17,6 +19,11 @@ enum {
     MANIFEST_BYTES_MAX = 1 << 20, /* longer text is refused before it is parsed */
     MANIFEST_SHARDS_MAX = 1000,
     MANIFEST_REPLICATION_MAX = 4,
+    MANIFEST_CURVES_MAX = 6,
+    MANIFEST_POINTS_MAX = 32,
+    MANIFEST_SEARCH_LIST_MAX = 1024,
+    MANIFEST_RATIO_MAX = 100,
+    MANIFEST_LID_MAX = 1000000,
 };
 
 struct digest128 {
@@ -31,9 +38,16 @@ enum generation_file {
     GENERATION_NAVIGATION, /* navigation.bin */
     GENERATION_HOT,        /* hot.bin */
     GENERATION_SAMPLE,     /* sample.bin */
+    GENERATION_ATTRIBUTES, /* attributes.bin; only where vectors have attributes */
     GENERATION_FILE_COUNT,
 };
 extern const char *const generation_file_names[GENERATION_FILE_COUNT];
+
+/* The file may be missing: then its length is 0, which it never has otherwise. */
+ALWAYS_INLINE bool generation_file_optional(enum generation_file file)
+{
+    return file == GENERATION_ATTRIBUTES;
+}
 #define MANIFEST_FILE_NAME "manifest.json"
 
 struct manifest_file {
@@ -41,10 +55,29 @@ struct manifest_file {
     struct digest128 xxh3;
 };
 
+/* What a search with this list and stop ratio found of all queries of a curve. Counts, so that the
+ * same searches make the same bytes. */
+struct manifest_point {
+    uint32_t search_list;
+    double search_ratio; /* 0: none */
+    uint64_t hits;       /* true neighbours found */
+    uint64_t squares;    /* of each query's hits: how much queries differ */
+    uint64_t reads;      /* blocks a search asks for, wherever it finds them */
+};
+
+/* Recall for reads at some k: hits and reads both ascend from point to point. */
+struct manifest_curve {
+    bool tuned;       /* of queries that the builder was given; else those of sample.bin */
+    uint32_t k;       /* hits asked for */
+    uint32_t queries; /* that each point was measured with */
+    uint32_t point_count;
+    struct manifest_point points[MANIFEST_POINTS_MAX];
+};
+
 struct manifest {
     uint32_t format_version;
     struct digest128 generation_id;
-    struct digest128 input_digest; /* XXH3-128 of the vectors (and keys), as read */
+    struct digest128 input_digest; /* of the vectors (keys, attributes), as read: FORMAT.md */
     char tool_version[32];
 
     uint64_t vector_count;
@@ -84,8 +117,17 @@ struct manifest {
     uint32_t sample_count;      /* queries in sample.bin */
     uint32_t sample_k;          /* neighbours of each of them */
 
+    /* what a search finds; see docs/ARCHITECTURE.md, "Recall targets" */
+    struct digest128 tune_digest; /* of the queries that curves were tuned to; 0: none were given */
+    double lid;                   /* local intrinsic dimension at the sample; 0: not estimated */
+    uint32_t curve_count;
+    struct manifest_curve curves[MANIFEST_CURVES_MAX]; /* first those of the sample; k ascends */
+
     struct manifest_file files[GENERATION_FILE_COUNT];
 };
+
+/* Whether the builder was given queries to tune to. */
+bool manifest_is_tuned(const struct manifest *manifest);
 
 /* Id = XXH3-128 of input digest, shape, build parameters, seed and format version, in the byte
  * layout of FORMAT.md. Uses only fields that are known before the graph is built (none of the

@@ -30,6 +30,11 @@ static const char *adjacency_name(uint8_t adjacency)
     return adjacency == BLOCK_ADJACENCY_GAPS ? "gaps" : "plain";
 }
 
+static const char *curve_source(bool tuned)
+{
+    return tuned ? "tune" : "sample";
+}
+
 /* ---- writing ---- */
 
 /* The object being filled; `failed` is set by the first allocation that fails. */
@@ -45,18 +50,25 @@ static void put_u64(struct json_writer *writer, const char *key, uint64_t value)
     writer->failed |= !cJSON_AddRawToObject(writer->object, key, text);
 }
 
-static void put_double(struct json_writer *writer, const char *key, double value)
+enum { DOUBLE_TEXT_BYTES = 32 };
+
+static void double_format(double value, char text[DOUBLE_TEXT_BYTES])
 {
-    char text[32];
     /* 17 digits always read back exactly; take fewer where they do too. */
     for (int digits = 15; digits <= 17; digits++) {
-        snprintf(text, sizeof(text), "%.*g", digits, value);
+        snprintf(text, DOUBLE_TEXT_BYTES, "%.*g", digits, value);
         if (strtod(text, NULL) == value)
             break;
     }
     for (char *c = text; *c; c++)
         if (*c == ',') /* the decimal point of a host program's locale */
             *c = '.';
+}
+
+static void put_double(struct json_writer *writer, const char *key, double value)
+{
+    char text[DOUBLE_TEXT_BYTES];
+    double_format(value, text);
     writer->failed |= !cJSON_AddRawToObject(writer->object, key, text);
 }
 
@@ -116,6 +128,8 @@ static void put_build(struct json_writer *root, const struct manifest *manifest)
     put_double(&build, "navigation_share", manifest->navigation_share);
     put_u64(&build, "shard_count", manifest->shard_count);
     put_double(&build, "replication", manifest->replication);
+    if (manifest_is_tuned(manifest))
+        put_digest(&build, "tune_digest", manifest->tune_digest);
 
     struct json_writer facts = put_object(root, "facts");
     put_double(&facts, "mean_degree", manifest->mean_degree);
@@ -129,13 +143,56 @@ static void put_build(struct json_writer *root, const struct manifest *manifest)
     put_u64(&facts, "hot_count", manifest->hot_count);
     put_u64(&facts, "sample_count", manifest->sample_count);
     put_u64(&facts, "sample_k", manifest->sample_k);
+    put_double(&facts, "lid", manifest->lid);
     root->failed |= build.failed | facts.failed;
+}
+
+/* Appends `item`, which may be NULL for want of memory. */
+static void put_item(struct json_writer *writer, cJSON *array, cJSON *item)
+{
+    if (item == NULL || !cJSON_AddItemToArray(array, item)) {
+        writer->failed = true;
+        cJSON_Delete(item);
+    }
+}
+
+/* [search_list, search_ratio, hits, squares, reads] */
+static cJSON *point_item(const struct manifest_point *point)
+{
+    char ratio[DOUBLE_TEXT_BYTES], text[160];
+    double_format(point->search_ratio, ratio);
+    snprintf(text, sizeof(text), "[%u, %s, %" PRIu64 ", %" PRIu64 ", %" PRIu64 "]",
+             point->search_list, ratio, point->hits, point->squares, point->reads);
+    return cJSON_CreateRaw(text);
+}
+
+static void put_calibration(struct json_writer *root, const struct manifest *manifest)
+{
+    cJSON *curves = cJSON_AddArrayToObject(root->object, "calibration");
+    root->failed |= curves == NULL;
+    for (uint32_t c = 0; !root->failed && c < manifest->curve_count; c++) {
+        const struct manifest_curve *curve = &manifest->curves[c];
+        struct json_writer item = {.object = cJSON_CreateObject()};
+        put_item(root, curves, item.object);
+        if (root->failed)
+            return;
+        put_text(&item, "from", curve_source(curve->tuned));
+        put_u64(&item, "k", curve->k);
+        put_u64(&item, "queries", curve->queries);
+        cJSON *points = cJSON_AddArrayToObject(item.object, "points");
+        item.failed |= points == NULL;
+        for (uint32_t p = 0; !item.failed && p < curve->point_count; p++)
+            put_item(&item, points, point_item(&curve->points[p]));
+        root->failed |= item.failed;
+    }
 }
 
 static void put_files(struct json_writer *root, const struct manifest *manifest)
 {
     struct json_writer files = put_object(root, "files");
     for (int i = 0; i < GENERATION_FILE_COUNT; i++) {
+        if (generation_file_optional((enum generation_file)i) && manifest->files[i].bytes == 0)
+            continue;
         struct json_writer file = put_object(&files, generation_file_names[i]);
         put_u64(&file, "bytes", manifest->files[i].bytes);
         put_digest(&file, "xxh3", manifest->files[i].xxh3);
@@ -164,6 +221,7 @@ static void put_manifest(struct json_writer *root, const struct manifest *manife
     put_u64(&codec, "code_bytes", manifest->code_bytes);
     root->failed |= codec.failed;
     put_build(root, manifest);
+    put_calibration(root, manifest);
     put_files(root, manifest);
     put_text(root, CHECKSUM_KEY, CHECKSUM_ZERO);
 }
@@ -364,6 +422,11 @@ static void get_build(struct json_reader *root, struct manifest *manifest)
     manifest->navigation_share = get_double(&build, "navigation_share");
     manifest->shard_count = get_u32(&build, "shard_count");
     manifest->replication = get_double(&build, "replication");
+    if (build.object != NULL && cJSON_HasObjectItem(build.object, "tune_digest")) {
+        manifest->tune_digest = get_digest(&build, "tune_digest");
+        if (build.status == STATUS_OK && !manifest_is_tuned(manifest))
+            refuse(&build, "tune_digest", "other than zero");
+    }
     root->status = build.status;
 
     struct json_reader facts = get_object(root, "facts", "facts.");
@@ -378,7 +441,76 @@ static void get_build(struct json_reader *root, struct manifest *manifest)
     manifest->hot_count = get_u64(&facts, "hot_count", UINT64_MAX);
     manifest->sample_count = get_u32(&facts, "sample_count");
     manifest->sample_k = get_u32(&facts, "sample_k");
+    manifest->lid = get_double(&facts, "lid");
     root->status = facts.status;
+}
+
+/* Whole number i of an array; a fault otherwise. */
+static uint64_t item_u64(struct json_reader *reader, const cJSON *array, int i)
+{
+    const cJSON *item = cJSON_GetArrayItem(array, i);
+    const double exact_limit = 9007199254740992.0;
+    if (cJSON_IsNumber(item) && item->valuedouble >= 0 && item->valuedouble < exact_limit &&
+        item->valuedouble == floor(item->valuedouble))
+        return (uint64_t)item->valuedouble;
+    refuse(reader, "points", "lists of whole numbers");
+    return 0;
+}
+
+static void get_point(struct json_reader *reader, const cJSON *item, struct manifest_point *point)
+{
+    if (!cJSON_IsArray(item) || cJSON_GetArraySize(item) != 5) {
+        refuse(reader, "points", "lists of 5 numbers");
+        return;
+    }
+    const uint64_t search_list = item_u64(reader, item, 0);
+    const cJSON *ratio = cJSON_GetArrayItem(item, 1);
+    if (search_list > UINT32_MAX || !cJSON_IsNumber(ratio))
+        refuse(reader, "points", "lists of numbers in range");
+    point->search_list = (uint32_t)search_list;
+    point->search_ratio = ratio->valuedouble;
+    point->hits = item_u64(reader, item, 2);
+    point->squares = item_u64(reader, item, 3);
+    point->reads = item_u64(reader, item, 4);
+}
+
+static void get_curve(struct json_reader *reader, struct manifest_curve *curve)
+{
+    const char *from = get_text(reader, "from");
+    curve->tuned = strcmp(from, curve_source(true)) == 0;
+    if (!curve->tuned && strcmp(from, curve_source(false)) != 0)
+        refuse(reader, "from", "sample or tune");
+    curve->k = get_u32(reader, "k");
+    curve->queries = get_u32(reader, "queries");
+    const cJSON *points = get(reader, "points");
+    if (points != NULL &&
+        (!cJSON_IsArray(points) || cJSON_GetArraySize(points) > MANIFEST_POINTS_MAX))
+        refuse(reader, "points", "an array of few points");
+    if (reader->status != STATUS_OK)
+        return;
+    for (const cJSON *item = points->child; item != NULL; item = item->next)
+        get_point(reader, item, &curve->points[curve->point_count++]);
+}
+
+static void get_calibration(struct json_reader *root, struct manifest *manifest)
+{
+    const cJSON *curves = get(root, "calibration");
+    if (curves != NULL &&
+        (!cJSON_IsArray(curves) || cJSON_GetArraySize(curves) > MANIFEST_CURVES_MAX))
+        refuse(root, "calibration", "an array of few curves");
+    if (root->status != STATUS_OK)
+        return;
+    for (const cJSON *item = curves->child; item != NULL; item = item->next) {
+        struct json_reader curve = {item, "calibration.", root->status, root->err};
+        if (!cJSON_IsObject(item))
+            refuse(root, "calibration", "an array of objects");
+        else
+            get_curve(&curve, &manifest->curves[manifest->curve_count++]);
+        if (root->status == STATUS_OK)
+            root->status = curve.status;
+        if (root->status != STATUS_OK)
+            return;
+    }
 }
 
 static void get_files(struct json_reader *root, struct manifest *manifest)
@@ -386,12 +518,18 @@ static void get_files(struct json_reader *root, struct manifest *manifest)
     struct json_reader files = get_object(root, "files", "files.");
     for (int i = 0; i < GENERATION_FILE_COUNT; i++) {
         const char *name = generation_file_names[i];
+        const bool optional = generation_file_optional((enum generation_file)i);
+        if (optional && files.object != NULL &&
+            cJSON_GetObjectItemCaseSensitive(files.object, name) == NULL)
+            continue;
         struct json_reader file = get_object(&files, name, name);
         char prefix[32];
         snprintf(prefix, sizeof(prefix), "files.%s.", name);
         file.name = prefix;
         manifest->files[i].bytes = get_u64(&file, "bytes", UINT64_MAX);
         manifest->files[i].xxh3 = get_digest(&file, "xxh3");
+        if (optional && manifest->files[i].bytes == 0)
+            refuse(&file, "bytes", "the length of a file that is there");
         files.status = file.status;
     }
     root->status = files.status;
@@ -429,6 +567,7 @@ static void get_manifest(struct json_reader *root, struct manifest *manifest)
     manifest->code_bytes = get_u32(&codec, "code_bytes");
     root->status = codec.status;
     get_build(root, manifest);
+    get_calibration(root, manifest);
     get_files(root, manifest);
 }
 

@@ -2,7 +2,7 @@
  * sample.c - encoding and checking sample.bin. Pure functions, thread-safe; the decoder points into
  * the caller's bytes and allocates nothing.
  *
- * The widest arrays come first, so that all are aligned without padding.
+ * The widest arrays come first, so that nodes alone need padding.
  */
 #include "layout/sample.h"
 
@@ -14,7 +14,7 @@
 
 enum {
     SAMPLE_MAGIC = 0x4d534a4e, /* "NJSM" */
-    SAMPLE_VERSION = 1,
+    SAMPLE_VERSION = 2,
     SAMPLE_HEADER_BYTES = 64,
     SAMPLE_RESERVED = 9, /* words */
 };
@@ -39,7 +39,14 @@ _Static_assert(offsetof(struct sample_header, type) == 20, "header layout");
 _Static_assert(offsetof(struct sample_header, metric) == 24, "header layout");
 _Static_assert(offsetof(struct sample_header, reserved) == 28, "header layout");
 
-/* What a query takes beside its vector: its key, and key and distance of each neighbour. */
+/* Own nodes with the zeros behind them, so that what follows is aligned whatever the count. */
+static size_t nodes_bytes(uint32_t count)
+{
+    return ((size_t)count + 1) / 2 * sizeof(uint64_t);
+}
+
+/* What a query takes beside its vector and node: its key, and key and distance of each neighbour.
+ */
 static uint64_t query_bytes(uint32_t k)
 {
     return sizeof(uint64_t) + (uint64_t)k * (sizeof(uint64_t) + sizeof(float));
@@ -48,7 +55,7 @@ static uint64_t query_bytes(uint32_t k)
 uint64_t sample_bytes(uint32_t count, uint32_t k, uint32_t vector_bytes)
 {
     assert(count <= SAMPLE_COUNT_MAX && k <= SAMPLE_K_MAX);
-    return SAMPLE_HEADER_BYTES + count * (query_bytes(k) + vector_bytes);
+    return SAMPLE_HEADER_BYTES + nodes_bytes(count) + count * (query_bytes(k) + vector_bytes);
 }
 
 /* The arrays behind the header of a file of this shape. */
@@ -57,8 +64,10 @@ static void arrays_place(struct sample *sample, const uint8_t *bytes)
     const size_t entries = (size_t)sample->count * sample->k;
     const uint8_t *keys = bytes + SAMPLE_HEADER_BYTES;
     const uint8_t *truth_keys = keys + sample->count * sizeof(uint64_t);
-    const uint8_t *distances = truth_keys + entries * sizeof(uint64_t);
+    const uint8_t *nodes = truth_keys + entries * sizeof(uint64_t);
+    const uint8_t *distances = nodes + nodes_bytes(sample->count);
     sample->own_keys = (const void *)keys;
+    sample->own_nodes = (const void *)nodes;
     sample->truth_keys = (const void *)truth_keys;
     sample->truth_distances = (const void *)distances;
     sample->vectors = distances + entries * sizeof(float);
@@ -87,6 +96,10 @@ void sample_encode(const struct sample *sample, void *bytes)
     uint8_t *to = put(bytes, &header, sizeof(header));
     to = put(to, sample->own_keys, count * sizeof(uint64_t));
     to = put(to, sample->truth_keys, entries * sizeof(uint64_t));
+    to = put(to, sample->own_nodes, count * sizeof(uint32_t));
+    const uint32_t no_node = 0;
+    if (count % 2 != 0)
+        to = put(to, &no_node, sizeof(no_node));
     to = put(to, sample->truth_distances, entries * sizeof(float));
     (void)put(to, sample->vectors, count * sample->dim * element_bytes(sample->type));
 }
@@ -177,6 +190,16 @@ static enum status query_check(const struct sample *sample, uint32_t number, str
     return STATUS_OK;
 }
 
+enum status sample_nodes_check(const struct sample *sample, uint32_t node_limit, struct error *err)
+{
+    for (uint32_t i = 0; i < sample->count; i++)
+        if (sample->own_nodes[i] >= node_limit)
+            return error_set(err, STATUS_CORRUPT,
+                             "sample: the node of query %u is %u, there are %u", i,
+                             sample->own_nodes[i], node_limit);
+    return STATUS_OK;
+}
+
 enum status sample_check(const struct sample *sample, struct error *err)
 {
     enum status status = STATUS_OK;
@@ -204,6 +227,9 @@ enum status sample_decode(const void *bytes, size_t length, struct sample *out, 
         .metric = (enum metric)header.metric,
     };
     arrays_place(&sample, bytes);
+    /* The odd query's padding. */
+    if (sample.count % 2 != 0 && sample.own_nodes[sample.count] != 0)
+        return error_set(err, STATUS_CORRUPT, "sample: reserved bytes are not zero");
     status = sample_check(&sample, err);
     if (status == STATUS_OK)
         *out = sample;

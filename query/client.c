@@ -24,8 +24,26 @@
 
 _Static_assert((int)CLIENT_QUERIES_MAX == (int)PROTOCOL_QUERIES_MAX, "one limit");
 _Static_assert((int)CLIENT_EXPLAIN == (int)PROTOCOL_FEATURE_EXPLAIN &&
-                   (int)CLIENT_ORIGIN == (int)PROTOCOL_FEATURE_ORIGIN,
+                   (int)CLIENT_ORIGIN == (int)PROTOCOL_FEATURE_ORIGIN &&
+                   (int)CLIENT_EXTENDED == (int)PROTOCOL_FEATURE_EXTENDED,
                "one set of features");
+_Static_assert((int)CLIENT_KEYS_MAX == (int)PROTOCOL_KEYS_MAX &&
+                   (int)CLIENT_FILTER_BYTES_MAX == (int)PROTOCOL_FILTER_BYTES_MAX,
+               "one set of limits");
+_Static_assert((int)CLIENT_DEGRADED == (int)PROTOCOL_RESULT_DEGRADED &&
+                   (int)CLIENT_TRUNCATED == (int)PROTOCOL_RESULT_TRUNCATED &&
+                   (int)CLIENT_UNKNOWN_KEY == (int)PROTOCOL_RESULT_UNKNOWN_KEY &&
+                   (int)CLIENT_LAST == (int)PROTOCOL_RESULT_LAST,
+               "one set of flags");
+_Static_assert((int)CLIENT_PLAN_SCAN == (int)PROTOCOL_PLAN_SCAN &&
+                   (int)CLIENT_PLAN_GRAPH == (int)PROTOCOL_PLAN_GRAPH &&
+                   (int)CLIENT_PLAN_NOTHING == (int)PROTOCOL_PLAN_NOTHING,
+               "one set of plans");
+_Static_assert(sizeof(struct client_cursor) == sizeof(struct protocol_cursor) &&
+                   offsetof(struct client_cursor, distance) ==
+                       offsetof(struct protocol_cursor, distance) &&
+                   offsetof(struct client_cursor, rank) == offsetof(struct protocol_cursor, rank),
+               "cursors are sent as they are");
 _Static_assert((int)CLIENT_STATS_PROMETHEUS == (int)PROTOCOL_STATS_PROMETHEUS,
                "one set of formats");
 _Static_assert(sizeof(struct client_hit) == sizeof(struct protocol_hit) &&
@@ -104,18 +122,39 @@ static enum status send_all(struct client *client, struct iovec *parts, size_t c
     return STATUS_OK;
 }
 
-/* Sends one frame of a header, a fixed part and a tail (borrowed; not written to). */
-static enum status send_frame(struct client *client, enum protocol_type type, const void *fixed,
-                              size_t fixed_bytes, struct iovec tail, struct error *err)
+enum { FRAME_TAILS = 3 };
+
+/* A frame to send: all is borrowed, and none of it written to. */
+struct outgoing {
+    enum protocol_type type;
+    const void *fixed; /* at most a protocol_search_head */
+    size_t fixed_bytes;
+    struct iovec tails[FRAME_TAILS]; /* that follow it; empty ones are fine */
+};
+
+/* iovec has no const; sendmsg does not write. */
+static struct iovec tail_of(const void *bytes, size_t length)
 {
-    uint8_t head[PROTOCOL_HEADER_BYTES + sizeof(struct protocol_search)];
-    assert(fixed_bytes <= sizeof(struct protocol_search));
-    protocol_header_encode(head, type, ++client->last_request_id,
-                           (uint32_t)(fixed_bytes + tail.iov_len));
-    if (fixed_bytes)
-        memcpy(head + PROTOCOL_HEADER_BYTES, fixed, fixed_bytes);
-    struct iovec parts[2] = {{head, PROTOCOL_HEADER_BYTES + fixed_bytes}, tail};
-    enum status status = send_all(client, parts, tail.iov_len ? 2 : 1, err);
+    return (struct iovec){(void *)(uintptr_t)bytes, length};
+}
+
+static enum status send_frame(struct client *client, const struct outgoing *frame,
+                              struct error *err)
+{
+    uint8_t head[PROTOCOL_HEADER_BYTES + sizeof(struct protocol_search_head)];
+    assert(frame->fixed_bytes <= sizeof(struct protocol_search_head));
+    struct iovec parts[1 + FRAME_TAILS];
+    size_t payload_bytes = frame->fixed_bytes, count = 0;
+    parts[count++] = (struct iovec){head, PROTOCOL_HEADER_BYTES + frame->fixed_bytes};
+    for (size_t i = 0; i < FRAME_TAILS; i++) {
+        payload_bytes += frame->tails[i].iov_len;
+        if (frame->tails[i].iov_len > 0)
+            parts[count++] = frame->tails[i];
+    }
+    protocol_header_encode(head, frame->type, ++client->last_request_id, (uint32_t)payload_bytes);
+    if (frame->fixed_bytes)
+        memcpy(head + PROTOCOL_HEADER_BYTES, frame->fixed, frame->fixed_bytes);
+    enum status status = send_all(client, parts, count, err);
     if (status == STATUS_OK)
         client->outstanding++;
     return status;
@@ -282,12 +321,12 @@ static enum status open_socket(struct client *client, const char *path, struct e
 static enum status say_hello(struct client *client, uint32_t features, struct error *err)
 {
     const struct protocol_hello hello = {.features = features};
+    const struct outgoing asked = {PROTOCOL_HELLO, &hello, sizeof(hello), {{0}}};
     struct frame frame;
     struct error cause;
     /* A daemon that is full says so and closes, perhaps before this is sent: then what it said is
      * the better error. */
-    if (send_frame(client, PROTOCOL_HELLO, &hello, sizeof(hello), (struct iovec){0}, err) !=
-        STATUS_OK)
+    if (send_frame(client, &asked, err) != STATUS_OK)
         client->broken.status = STATUS_OK;
     enum status status = receive_only(client, PROTOCOL_HELLO_OK, &frame, err);
     if (status != STATUS_OK)
@@ -359,6 +398,37 @@ struct client_index_info client_index(const struct client *client)
 
 /* ---- searching ---- */
 
+/* Whether it asks for more than daemons could from the first. */
+static bool is_extended(const struct client_search *search)
+{
+    return search->keys || search->filter || search->within_radius || search->cursors ||
+           search->recall_target != 0.0f;
+}
+
+static struct protocol_search_head head_of(const struct client *client,
+                                           const struct client_search *search)
+{
+    return (struct protocol_search_head){
+        .fixed = {.query_count = search->query_count,
+                  .k = search->k,
+                  .search_list = search->search_list,
+                  .beam_width = search->beam_width,
+                  .search_ratio = search->search_ratio,
+                  .recall_target = search->recall_target,
+                  .timeout_ms = search->timeout_ms,
+                  .element_type = client->hello.element_type,
+                  .dim = client->hello.dim,
+                  .flags = (search->explain ? PROTOCOL_SEARCH_EXPLAIN : 0) |
+                           (search->origin ? PROTOCOL_SEARCH_ORIGIN : 0) |
+                           (is_extended(search) ? PROTOCOL_SEARCH_EXTENDED : 0)},
+        .extension = {.form = search->keys ? PROTOCOL_FORM_KEYS : PROTOCOL_FORM_VECTORS,
+                      .mode = search->within_radius ? PROTOCOL_MODE_RADIUS : PROTOCOL_MODE_NEAREST,
+                      .radius = search->within_radius ? search->radius : 0.0f,
+                      .filter_bytes = search->filter ? (uint32_t)strlen(search->filter) : 0,
+                      .pages = search->cursors ? 1 : 0},
+    };
+}
+
 /* What would not make a frame; everything else is the daemon's to judge. */
 static enum status search_check(const struct client *client, const struct client_search *search,
                                 struct error *err)
@@ -367,8 +437,14 @@ static enum status search_check(const struct client *client, const struct client
     if (search->query_count < 1 || search->query_count > hello->queries_max)
         return error_set(err, STATUS_INVALID, "%u queries in a request, wanted 1..%u",
                          search->query_count, hello->queries_max);
-    uint64_t bytes = protocol_search_frame_bytes(search->query_count, hello->dim,
-                                                 (enum element_type)hello->element_type);
+    if (search->filter &&
+        strnlen(search->filter, PROTOCOL_FILTER_BYTES_MAX + 1) > PROTOCOL_FILTER_BYTES_MAX)
+        return error_set(err, STATUS_INVALID, "the filter has more than %d bytes",
+                         PROTOCOL_FILTER_BYTES_MAX);
+    const struct protocol_search_head head = head_of(client, search);
+    uint64_t bytes = PROTOCOL_HEADER_BYTES + sizeof(head) + protocol_search_body(&head).total;
+    if (!is_extended(search))
+        bytes -= sizeof(head.extension);
     if (bytes > hello->frame_bytes_max)
         return error_set(err, STATUS_INVALID,
                          "%u queries make a request of %llu bytes, at most %u are allowed",
@@ -379,28 +455,24 @@ static enum status search_check(const struct client *client, const struct client
 enum status client_send_search(struct client *client, const struct client_search *search,
                                uint64_t *request_id, struct error *err)
 {
+    uint8_t fixed[sizeof(struct protocol_search_head)];
     enum status status = client_usable(client, err);
     if (status == STATUS_OK)
         status = search_check(client, search, err);
     if (status != STATUS_OK)
         return status;
-    const struct protocol_search fixed = {
-        .query_count = search->query_count,
-        .k = search->k,
-        .search_list = search->search_list,
-        .beam_width = search->beam_width,
-        .search_ratio = search->search_ratio,
-        .timeout_ms = search->timeout_ms,
-        .element_type = client->hello.element_type,
-        .dim = client->hello.dim,
-        .flags = (search->explain ? PROTOCOL_SEARCH_EXPLAIN : 0) |
-                 (search->origin ? PROTOCOL_SEARCH_ORIGIN : 0),
+    const struct protocol_search_head head = head_of(client, search);
+    const struct protocol_body body = protocol_search_body(&head);
+    const void *queries = search->keys ? (const void *)search->keys : search->vectors;
+    const struct outgoing frame = {
+        .type = PROTOCOL_SEARCH,
+        .fixed = fixed,
+        .fixed_bytes = protocol_search_encode(fixed, &head),
+        .tails = {tail_of(queries, body.cursors),
+                  tail_of(search->cursors, body.filter - body.cursors),
+                  tail_of(search->filter, head.extension.filter_bytes)},
     };
-    size_t vectors_bytes = (size_t)search->query_count * client->hello.dim *
-                           element_bytes((enum element_type)client->hello.element_type);
-    /* iovec has no const; sendmsg does not write. */
-    struct iovec vectors = {(void *)(uintptr_t)search->vectors, vectors_bytes};
-    status = send_frame(client, PROTOCOL_SEARCH, &fixed, sizeof(fixed), vectors, err);
+    status = send_frame(client, &frame, err);
     if (status == STATUS_OK)
         *request_id = client->last_request_id;
     return status;
@@ -440,6 +512,12 @@ static enum status take_answer(struct client *client, const struct frame *frame,
         .hits = (const void *)wire.hits,
         .explanations = (const void *)wire.explanations,
     };
+    if (wire.chosen)
+        answer->chosen = (struct client_chosen){.search_list = wire.chosen->search_list,
+                                                .search_ratio = wire.chosen->search_ratio,
+                                                .expected_recall = wire.chosen->expected_recall,
+                                                .filter_plan = wire.chosen->filter_plan,
+                                                .match_estimate = wire.chosen->match_estimate};
     if (wire.origin) {
         answer->generation_low = wire.origin->generation_low;
         answer->generation_high = wire.origin->generation_high;
@@ -501,16 +579,63 @@ enum status client_search(struct client *client, const struct client_search *sea
     return STATUS_OK;
 }
 
+struct client_cursor client_cursor_after(const struct client_answer *answer, uint32_t q,
+                                         struct client_cursor cursor)
+{
+    uint32_t hit_count = answer->results[q].hit_count;
+    if (hit_count == 0)
+        return cursor;
+    const struct client_hit *last = &answer->hits[(size_t)q * answer->k + hit_count - 1];
+    return (struct client_cursor){
+        .key = last->key, .distance = last->distance, .rank = cursor.rank + hit_count};
+}
+
+enum status client_fetch(struct client *client, const struct client_fetch *fetch,
+                         struct client_fetched *out, struct error *err)
+{
+    const struct protocol_fetch fixed = {.count = fetch->count,
+                                         .flags = fetch->vectors ? PROTOCOL_FETCH_VECTORS : 0};
+    struct outgoing asked = {PROTOCOL_FETCH, &fixed, sizeof(fixed), {{0}}};
+    struct protocol_fetched wire;
+    struct frame frame;
+    struct error cause;
+    enum status status = none_outstanding(client, err);
+    if (status == STATUS_OK && (fetch->count < 1 || fetch->count > client->hello.queries_max))
+        status = error_set(err, STATUS_INVALID, "%u keys in a request, wanted 1..%u", fetch->count,
+                           client->hello.queries_max);
+    if (status != STATUS_OK)
+        return status;
+    asked.tails[0] = tail_of(fetch->keys, fetch->count * sizeof(fetch->keys[0]));
+    status = send_frame(client, &asked, err);
+    if (status == STATUS_OK)
+        status = receive_only(client, PROTOCOL_FETCH_OK, &frame, err);
+    if (status != STATUS_OK)
+        return status;
+    if (protocol_fetch_ok_decode(frame.payload, frame.header.payload_bytes, &wire, &cause) !=
+        STATUS_OK)
+        return client_break(client, &cause, err);
+    if (wire.fixed.count != fetch->count || wire.fixed.flags != fixed.flags)
+        return error_set(err, STATUS_CORRUPT, "%s: asked for %u keys, got %u (flags 0x%x)",
+                         client->path, fetch->count, wire.fixed.count, wire.fixed.flags);
+    *out = (struct client_fetched){.count = wire.fixed.count,
+                                   .found = wire.found,
+                                   .vectors = wire.vectors,
+                                   .dim = wire.fixed.dim,
+                                   .type = (enum element_type)wire.fixed.element_type};
+    return STATUS_OK;
+}
+
 enum status client_stats(struct client *client, enum client_stats_format format, char **text,
                          struct error *err)
 {
     const struct protocol_stats wish = {.format = (uint32_t)format};
+    /* Daemons from before there were formats take none. */
+    const struct outgoing asked = {
+        PROTOCOL_STATS, &wish, format == CLIENT_STATS_JSON ? 0 : sizeof(wish), {{0}}};
     struct frame frame;
     enum status status = none_outstanding(client, err);
-    /* Daemons from before there were formats take none. */
     if (status == STATUS_OK)
-        status = send_frame(client, PROTOCOL_STATS, &wish,
-                            format == CLIENT_STATS_JSON ? 0 : sizeof(wish), (struct iovec){0}, err);
+        status = send_frame(client, &asked, err);
     if (status == STATUS_OK)
         status = receive_only(client, PROTOCOL_STATS_OK, &frame, err);
     if (status != STATUS_OK)
@@ -524,13 +649,14 @@ enum status client_stats(struct client *client, enum client_stats_format format,
 
 enum status client_reload(struct client *client, struct client_reload *out, struct error *err)
 {
+    const struct outgoing asked = {.type = PROTOCOL_RELOAD};
     struct protocol_reload_ok wire;
     struct frame frame;
     struct error cause;
     const char *name = NULL;
     enum status status = none_outstanding(client, err);
     if (status == STATUS_OK)
-        status = send_frame(client, PROTOCOL_RELOAD, NULL, 0, (struct iovec){0}, err);
+        status = send_frame(client, &asked, err);
     if (status == STATUS_OK)
         status = receive_only(client, PROTOCOL_RELOAD_OK, &frame, err);
     if (status != STATUS_OK)

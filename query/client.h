@@ -20,6 +20,8 @@ struct client;
 enum client_features {
     CLIENT_EXPLAIN = 1u << 0, /* client_search.explain */
     CLIENT_ORIGIN = 1u << 1,  /* client_search.origin */
+    /* client_search.keys, filter, within_radius, cursors and recall_target; client_fetch() */
+    CLIENT_EXTENDED = 1u << 2,
 };
 
 /* What the daemon serves; fetched at connect. */
@@ -40,6 +42,13 @@ struct client_hit {
     float distance;
 };
 
+/* Where a page begins; zeros: the first. */
+struct client_cursor {
+    uint64_t key; /* of the last hit before it */
+    float distance;
+    uint32_t rank; /* hits before it */
+};
+
 struct client_search {
     const void *vectors;  /* query_count * dim elements of the index's type, packed */
     uint32_t query_count; /* 1..CLIENT_QUERIES_MAX; one frame */
@@ -50,12 +59,29 @@ struct client_search {
     uint32_t timeout_ms; /* 0: none */
     bool explain;        /* the answer tells what each query took; see client_require() */
     bool origin;         /* the answer names its generation and trace id; likewise */
+    /* What follows needs CLIENT_EXTENDED. Zeros: none of it. */
+    const uint64_t *keys; /* query_count, instead of vectors: those of the index that have these
+                           * keys, which are themselves no hits */
+    const char *filter;   /* hits match it; NULL: no filter */
+    bool within_radius;   /* hits are within `radius`, the k nearest if there are more */
+    float radius;         /* a distance of the metric; l2: squared */
+    const struct client_cursor *cursors; /* query_count; NULL: no pages. search_list must be at
+                                          * least rank + k */
+    float recall_target; /* in (0, 1): the daemon chooses; search_list and search_ratio are 0 */
 };
-enum { CLIENT_QUERIES_MAX = 1024 };
+enum { CLIENT_QUERIES_MAX = 1024, CLIENT_KEYS_MAX = 1024, CLIENT_FILTER_BYTES_MAX = 4096 };
+
+/* Of client_query_result.flags. */
+enum client_result_flags {
+    CLIENT_DEGRADED = 1u << 0,    /* a block could not be read */
+    CLIENT_TRUNCATED = 1u << 1,   /* there may be more than k within the radius */
+    CLIENT_UNKNOWN_KEY = 1u << 2, /* no vector has the query's key */
+    CLIENT_LAST = 1u << 3,        /* with cursors: there is no page after this one */
+};
 
 struct client_query_result {
     uint32_t hit_count; /* <= k */
-    uint32_t flags;     /* enum search_flags of engine.h: 1 = degraded */
+    uint32_t flags;     /* enum client_result_flags */
     uint32_t reads;
     uint32_t cache_hits;
     uint32_t cpu_us;
@@ -73,6 +99,21 @@ struct client_explanation {
     uint64_t total_ns; /* arrival to completion; the rest of it is waiting for reads */
 };
 
+/* How a request was answered that asked for more than a plain search. */
+enum client_filter_plan {
+    CLIENT_PLAN_NO_FILTER = 0,
+    CLIENT_PLAN_SCAN = 1,    /* all that match were looked at */
+    CLIENT_PLAN_GRAPH = 2,   /* the graph was searched */
+    CLIENT_PLAN_NOTHING = 3, /* nothing matches */
+};
+struct client_chosen {
+    uint32_t search_list;
+    float search_ratio;
+    float expected_recall;   /* as calibrated; 0 without a recall target */
+    uint32_t filter_plan;    /* enum client_filter_plan */
+    uint64_t match_estimate; /* vectors that match; all without a filter */
+};
+
 /* An answer. Arrays live in the client until its next receive. hits of query q start at q * k. */
 struct client_answer {
     uint64_t request_id;
@@ -82,9 +123,20 @@ struct client_answer {
     const struct client_query_result *results;
     const struct client_hit *hits;
     const struct client_explanation *explanations; /* query_count; NULL when not asked for */
+    struct client_chosen chosen; /* zeros when nothing was asked that needs CLIENT_EXTENDED */
     /* 0 when the origin was not asked for */
     uint64_t generation_low, generation_high; /* of the generation that answered */
     uint64_t trace_id;                        /* what the daemon's log calls the request */
+};
+
+/* What is stored under some keys. Arrays live in the client until its next receive. */
+struct client_fetched {
+    uint32_t count;
+    const uint32_t *found; /* count: 1, or 0: no vector has the key */
+    const void *vectors;   /* count * dim elements of `type`, zeros where there is none; NULL when
+                            * they were not asked for */
+    uint32_t dim;
+    enum element_type type;
 };
 
 /* What the daemon serves after a reload. */
@@ -117,6 +169,18 @@ NODISCARD enum status client_receive(struct client *client, struct client_answer
  * client_stats(), STATUS_INVALID while pipelined requests are unanswered. */
 NODISCARD enum status client_search(struct client *client, const struct client_search *search,
                                     struct client_answer *answer, struct error *err);
+/* The cursor of the page after this answer's, for its query q, whose own was `cursor`. */
+struct client_cursor client_cursor_after(const struct client_answer *answer, uint32_t q,
+                                         struct client_cursor cursor);
+/* Asks which keys there are, and for their vectors. Needs CLIENT_EXTENDED. Send and wait, as
+ * client_search(). */
+struct client_fetch {
+    const uint64_t *keys;
+    uint32_t count; /* 1..CLIENT_KEYS_MAX, and at most queries_max */
+    bool vectors;
+};
+NODISCARD enum status client_fetch(struct client *client, const struct client_fetch *fetch,
+                                   struct client_fetched *out, struct error *err);
 /* The daemon's stats as text (malloc'd, caller frees). An older daemon answers STATUS_CORRUPT to
  * another format than JSON. */
 enum client_stats_format { CLIENT_STATS_JSON = 0, CLIENT_STATS_PROMETHEUS = 1 };

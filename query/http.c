@@ -71,6 +71,7 @@ struct client {
 struct search {
     struct http_search asked;
     struct served *served; /* reference held */
+    struct question question;
     struct search_query *queries;
     struct search_hit *hits;
     uint32_t timeout_ms;
@@ -268,6 +269,7 @@ static void search_fini(struct request *request)
     struct search *search = &request->search;
     if (search->counted)
         request->http->queries_in_flight -= search->asked.query_count;
+    question_fini(&search->question); /* which borrows from what is served */
     if (search->served)
         served_release(search->served);
     http_search_free(&search->asked);
@@ -285,6 +287,8 @@ static enum MHD_Result search_answer(struct request *request)
         .generation_low = manifest->generation_id.low,
         .generation_high = manifest->generation_id.high,
         .trace_id = request->trace_id,
+        .asked = &search->asked,
+        .question = &search->question,
     };
     struct error err;
     char *text = NULL;
@@ -346,6 +350,34 @@ static void search_complete(struct search_query *query)
     search_count_down(request, 1);
 }
 
+static enum status question_read(struct request *request, struct error *err)
+{
+    struct search *search = &request->search;
+    const struct http_search *asked = &search->asked;
+    uint64_t timeout_ms = search->timeout_ms;
+    struct question question = {
+        .common = {.k = asked->k,
+                   .search_list = asked->search_list,
+                   .beam_width = asked->beam_width,
+                   .search_ratio = asked->search_ratio,
+                   .within_radius = asked->within_radius,
+                   .radius = asked->radius,
+                   .deadline_ns = timeout_ms ? request->arrived_ns + timeout_ms * 1000000 : 0,
+                   .flow = HTTP_FLOW | request->client->number,
+                   .complete = search_complete,
+                   .user = request},
+        .recall_target = asked->recall_target,
+        .filter_text = asked->filter,
+        .filter_bytes = asked->filter ? strlen(asked->filter) : 0,
+    };
+    for (uint32_t q = 0; asked->after && q < asked->query_count; q++)
+        question.rank_max = MAX(question.rank_max, asked->after[q].rank);
+    enum status status = question_prepare(&question, search->served->index, err);
+    if (status == STATUS_OK)
+        search->question = question;
+    return status;
+}
+
 static enum status queries_init(struct request *request, struct error *err)
 {
     struct search *search = &request->search;
@@ -353,26 +385,22 @@ static enum status queries_init(struct request *request, struct error *err)
     const struct manifest *manifest = search->served->manifest;
     size_t vector_bytes = manifest->dim * element_bytes(manifest->type);
     uint32_t count = asked->query_count;
-    uint64_t timeout_ms = search->timeout_ms;
+    enum status status = question_read(request, err);
+    if (status != STATUS_OK)
+        return status;
     search->queries = calloc(count, sizeof(*search->queries));
     search->hits = calloc((size_t)count * asked->k, sizeof(*search->hits));
     if (!search->queries || !search->hits)
         return error_set(err, STATUS_NO_MEMORY, "no memory for %u queries", count);
     for (uint32_t q = 0; q < count; q++) {
+        struct search_query *query = &search->queries[q];
         struct error why;
-        search->queries[q] = (struct search_query){
-            .vector = (uint8_t *)asked->vectors + q * vector_bytes,
-            .k = asked->k,
-            .search_list = asked->search_list,
-            .beam_width = asked->beam_width,
-            .search_ratio = asked->search_ratio,
-            .deadline_ns = timeout_ms ? request->arrived_ns + timeout_ms * 1000000 : 0,
-            .flow = HTTP_FLOW | request->client->number,
-            .hits = search->hits + (size_t)q * asked->k,
-            .complete = search_complete,
-            .user = request,
-        };
-        enum status status = engine_query_check(search->served->engine, &search->queries[q], &why);
+        *query = search->question.common;
+        query->vector = (uint8_t *)asked->vectors + q * vector_bytes;
+        query->hits = search->hits + (size_t)q * asked->k;
+        if (asked->after)
+            query->after = asked->after[q];
+        status = engine_query_check(search->served->engine, query, &why);
         if (status != STATUS_OK)
             return error_set(err, status, "query %u: %s", q, why.text);
     }
@@ -391,6 +419,7 @@ static enum status search_prepare(struct request *request, struct error *err)
         .type = search->served->manifest->type,
         .dim = search->served->manifest->dim,
         .queries_max = MIN(http->params.queries_max, (uint32_t)PROTOCOL_QUERIES_MAX),
+        .metric = search->served->manifest->metric,
     };
     enum status status = http_search_parse(request->body ? request->body : "", request->body_bytes,
                                            &shape, &search->asked, err);
@@ -398,6 +427,8 @@ static enum status search_prepare(struct request *request, struct error *err)
     request->body = NULL;
     if (status != STATUS_OK)
         return status;
+    if (search->asked.keys)
+        return error_set(err, STATUS_UNSUPPORTED, "queries by key are not known yet");
     if (search->asked.query_count > http->params.queries_max - http->queries_in_flight)
         return error_set(err, STATUS_BUSY, "%u queries are in flight, of at most %u: try again",
                          http->queries_in_flight, http->params.queries_max);

@@ -7,6 +7,8 @@
 #include "query/http_search.h"
 
 #include <cjson/cJSON.h>
+#include <ctype.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdbool.h>
@@ -59,7 +61,8 @@ static enum status scan(const char *text, size_t length, struct error *err)
 
 /* What was found, each at most once. */
 struct members {
-    const cJSON *vector, *vectors;
+    const cJSON *vector, *vectors, *key, *keys;
+    const cJSON *filter, *radius, *recall, *after;
     const cJSON *k, *search_list, *search_ratio, *beam_width, *timeout_ms;
 };
 
@@ -71,6 +74,12 @@ static enum status member_note(struct members *members, const cJSON *item, struc
     } known[] = {
         {"vector", &members->vector},
         {"vectors", &members->vectors},
+        {"key", &members->key},
+        {"keys", &members->keys},
+        {"filter", &members->filter},
+        {"radius", &members->radius},
+        {"recall", &members->recall},
+        {"after", &members->after},
         {"k", &members->k},
         {"search_list", &members->search_list},
         {"search_ratio", &members->search_ratio},
@@ -89,6 +98,22 @@ static enum status member_note(struct members *members, const cJSON *item, struc
                      item->string);
 }
 
+/* Queries are given in one way. */
+static enum status forms_check(const struct members *members, struct error *err)
+{
+    const cJSON *const forms[] = {members->vector, members->vectors, members->key, members->keys};
+    const cJSON *given = NULL;
+    for (size_t i = 0; i < ARRAY_LENGTH(forms); i++) {
+        if (forms[i] && given)
+            return error_set(err, STATUS_INVALID, "both %s and %s: give one of them", given->string,
+                             forms[i]->string);
+        given = forms[i] ? forms[i] : given;
+    }
+    if (!given)
+        return error_set(err, STATUS_INVALID, "neither vector, vectors, key nor keys: give one");
+    return STATUS_OK;
+}
+
 static enum status members_find(const cJSON *root, struct members *members, struct error *err)
 {
     if (!cJSON_IsObject(root))
@@ -98,10 +123,7 @@ static enum status members_find(const cJSON *root, struct members *members, stru
         if (status != STATUS_OK)
             return status;
     }
-    if (!members->vector == !members->vectors)
-        return error_set(err, STATUS_INVALID, "%s vector and vectors: give one of them",
-                         members->vector ? "both" : "neither");
-    return STATUS_OK;
+    return forms_check(members, err);
 }
 
 /* An absent one leaves *out as it is. */
@@ -128,11 +150,62 @@ static enum status member_float(const cJSON *item, float *out, struct error *err
     return STATUS_OK;
 }
 
+/* As many as the index may have, of which a number says no more than 2^53. */
+static enum status member_key(const cJSON *item, uint64_t *out, struct error *err)
+{
+    const double most = 9007199254740992.0;
+    if (cJSON_IsNumber(item) && item->valuedouble >= 0 && item->valuedouble <= most &&
+        item->valuedouble == floor(item->valuedouble)) {
+        *out = (uint64_t)item->valuedouble;
+        return STATUS_OK;
+    }
+    char *end = NULL;
+    errno = 0;
+    if (cJSON_IsString(item) && isdigit((unsigned char)item->valuestring[0]))
+        *out = strtoull(item->valuestring, &end, 10);
+    if (end && *end == '\0' && errno == 0)
+        return STATUS_OK;
+    return error_set(err, STATUS_INVALID,
+                     "a key is a whole number, at most 2^53, or a string of its digits");
+}
+
+static enum status filter_read(const struct members *members, struct http_search *search,
+                               struct error *err)
+{
+    const cJSON *item = members->filter;
+    if (!item)
+        return STATUS_OK;
+    if (!cJSON_IsString(item))
+        return error_set(err, STATUS_INVALID, "filter: want a string");
+    search->filter = strdup(item->valuestring);
+    if (!search->filter)
+        return error_set(err, STATUS_NO_MEMORY, "no memory for a filter");
+    return STATUS_OK;
+}
+
+/* What is asked beside the usual. */
+static enum status extensions_read(const struct members *members, struct http_search *search,
+                                   struct error *err)
+{
+    search->within_radius = members->radius != NULL;
+    enum status status = member_float(members->radius, &search->radius, err);
+    if (status == STATUS_OK)
+        status = member_float(members->recall, &search->recall_target, err);
+    if (status == STATUS_OK && members->recall && search->recall_target == 0.0f)
+        status = error_set(err, STATUS_INVALID, "recall 0: above 0 and below 1 is wanted");
+    if (status == STATUS_OK)
+        status = filter_read(members, search, err);
+    return status;
+}
+
 static enum status parameters_read(const struct members *members, struct http_search *search,
                                    struct error *err)
 {
     enum status status = member_u32(members->k, &search->k, err);
-    search->search_list = MAX(search->k, (uint32_t)HTTP_SEARCH_LIST_DEFAULT);
+    if (status == STATUS_OK)
+        status = extensions_read(members, search, err);
+    if (!members->recall)
+        search->search_list = MAX(search->k, (uint32_t)HTTP_SEARCH_LIST_DEFAULT);
     if (status == STATUS_OK)
         status = member_u32(members->search_list, &search->search_list, err);
     if (status == STATUS_OK)
@@ -189,11 +262,13 @@ static enum status query_count_read(const struct members *members,
                                     const struct protocol_shape *shape, struct http_search *search,
                                     struct error *err)
 {
+    const cJSON *many = members->vectors ? members->vectors : members->keys;
     search->query_count = 1;
-    if (members->vectors) {
-        if (!cJSON_IsArray(members->vectors))
-            return error_set(err, STATUS_INVALID, "vectors: want an array of arrays");
-        search->query_count = (uint32_t)cJSON_GetArraySize(members->vectors);
+    if (many) {
+        if (!cJSON_IsArray(many))
+            return error_set(err, STATUS_INVALID, "%s: want an array%s", many->string,
+                             members->vectors ? " of arrays" : "");
+        search->query_count = (uint32_t)cJSON_GetArraySize(many);
     }
     if (search->query_count < 1 || search->query_count > shape->queries_max)
         return error_set(err, STATUS_INVALID, "%u queries in a request, wanted 1..%u",
@@ -207,10 +282,8 @@ static enum status query_count_read(const struct members *members,
 static enum status vectors_read(const struct members *members, const struct protocol_shape *shape,
                                 struct http_search *search, struct error *err)
 {
-    enum status status = query_count_read(members, shape, search, err);
-    if (status != STATUS_OK)
-        return status;
     size_t vector_bytes = shape->dim * element_bytes(shape->type);
+    enum status status = STATUS_OK;
     search->vectors = malloc(search->query_count * vector_bytes);
     if (!search->vectors)
         return error_set(err, STATUS_NO_MEMORY, "no memory for %u queries", search->query_count);
@@ -219,6 +292,84 @@ static enum status vectors_read(const struct members *members, const struct prot
         status = vector_read(array, q, shape, (uint8_t *)search->vectors + q * vector_bytes, err);
         array = array ? array->next : NULL;
     }
+    return status;
+}
+
+static enum status keys_read(const struct members *members, struct http_search *search,
+                             struct error *err)
+{
+    enum status status = STATUS_OK;
+    search->keys = calloc(search->query_count, sizeof(*search->keys));
+    if (!search->keys)
+        return error_set(err, STATUS_NO_MEMORY, "no memory for %u queries", search->query_count);
+    const cJSON *item = members->keys ? members->keys->child : members->key;
+    for (uint32_t q = 0; status == STATUS_OK && item && q < search->query_count; q++) {
+        status = member_key(item, &search->keys[q], err);
+        item = item->next;
+    }
+    return status;
+}
+
+/* ---- pages ---- */
+
+/* null, or {"key": 17, "distance": 0.5, "rank": 10}. */
+static enum status cursor_read(const cJSON *item, uint32_t number, struct search_after *out,
+                               struct error *err)
+{
+    const cJSON *key = cJSON_GetObjectItemCaseSensitive(item, "key");
+    const cJSON *distance = cJSON_GetObjectItemCaseSensitive(item, "distance");
+    const cJSON *rank = cJSON_GetObjectItemCaseSensitive(item, "rank");
+    if (!item || cJSON_IsNull(item))
+        return STATUS_OK;
+    if (!cJSON_IsObject(item) || cJSON_GetArraySize(item) != 3 || !key || !distance || !rank)
+        return error_set(err, STATUS_INVALID,
+                         "query %u: after is null, or an object of key, distance and rank", number);
+    enum status status = member_key(key, &out->key, err);
+    if (status == STATUS_OK)
+        status = member_float(distance, &out->distance, err);
+    if (status == STATUS_OK)
+        status = member_u32(rank, &out->rank, err);
+    if (status == STATUS_OK && out->rank == 0)
+        status = error_set(err, STATUS_INVALID, "query %u: after: rank is 0, as of no hit", number);
+    out->set = status == STATUS_OK;
+    return status;
+}
+
+static enum status cursors_read(const struct members *members, struct http_search *search,
+                                struct error *err)
+{
+    bool many = members->vectors || members->keys;
+    const cJSON *item = members->after;
+    enum status status = STATUS_OK;
+    if (!item)
+        return STATUS_OK;
+    if (many && (!cJSON_IsArray(item) || (uint32_t)cJSON_GetArraySize(item) != search->query_count))
+        return error_set(err, STATUS_INVALID, "after: want an array of one for each query");
+    search->after = calloc(search->query_count, sizeof(*search->after));
+    if (!search->after)
+        return error_set(err, STATUS_NO_MEMORY, "no memory for %u queries", search->query_count);
+    item = many ? item->child : item;
+    for (uint32_t q = 0; status == STATUS_OK && q < search->query_count; q++) {
+        status = cursor_read(item, q, &search->after[q], err);
+        if (status == STATUS_OK && !members->search_list && !members->recall)
+            search->search_list =
+                MAX(search->search_list, (uint32_t)MIN((uint64_t)search->after[q].rank + search->k,
+                                                       (uint64_t)UINT32_MAX));
+        item = item ? item->next : NULL;
+    }
+    return status;
+}
+
+static enum status queries_read(const struct members *members, const struct protocol_shape *shape,
+                                struct http_search *search, struct error *err)
+{
+    enum status status = query_count_read(members, shape, search, err);
+    if (status == STATUS_OK && (members->key || members->keys))
+        status = keys_read(members, search, err);
+    else if (status == STATUS_OK)
+        status = vectors_read(members, shape, search, err);
+    if (status == STATUS_OK)
+        status = cursors_read(members, search, err);
     return status;
 }
 
@@ -254,7 +405,7 @@ enum status http_search_parse(const char *text, size_t length, const struct prot
     if (status == STATUS_OK)
         status = parameters_read(&members, &search, err);
     if (status == STATUS_OK)
-        status = vectors_read(&members, shape, &search, err);
+        status = queries_read(&members, shape, &search, err);
     cJSON_Delete(root);
     if (status != STATUS_OK) {
         http_search_free(&search);
@@ -267,24 +418,77 @@ enum status http_search_parse(const char *text, size_t length, const struct prot
 void http_search_free(struct http_search *search)
 {
     free(search->vectors);
+    free(search->keys);
+    free(search->filter);
+    free(search->after);
     search->vectors = NULL;
+    search->keys = NULL;
+    search->filter = NULL;
+    search->after = NULL;
 }
 
 /* ---- answers ---- */
 
-static void put_result(FILE *out, const struct search_query *query)
+/* Finite vectors may be farther apart than a float can say, and JSON has no infinity. */
+static void put_float(FILE *out, float value)
+{
+    if (isfinite(value))
+        fprintf(out, "%.9g", (double)value);
+    else
+        fputs("null", out);
+}
+
+static void put_bool(FILE *out, const char *name, bool value)
+{
+    fprintf(out, ",\"%s\":%s", name, value ? "true" : "false");
+}
+
+/* Where the next page begins, unless this is the last. */
+static void put_next(FILE *out, const struct search_query *query)
+{
+    bool last = query->hit_count < query->k;
+    put_bool(out, "last", last);
+    if (last)
+        return;
+    const struct search_hit *hit = &query->hits[query->hit_count - 1];
+    fprintf(out, ",\"next\":{\"key\":%" PRIu64 ",\"distance\":", hit->key);
+    put_float(out, hit->distance);
+    fprintf(out, ",\"rank\":%" PRIu32 "}", query->after.rank + query->hit_count);
+}
+
+static void put_result(FILE *out, const struct search_query *query, const struct http_search *asked)
 {
     fputs("{\"hits\":[", out);
     for (uint32_t i = 0; i < query->hit_count; i++) {
         fprintf(out, "%s{\"key\":%" PRIu64 ",\"distance\":", i ? "," : "", query->hits[i].key);
-        /* Finite vectors may be farther apart than a float can say, and JSON has no infinity. */
-        if (isfinite(query->hits[i].distance))
-            fprintf(out, "%.9g}", (double)query->hits[i].distance);
-        else
-            fputs("null}", out);
+        put_float(out, query->hits[i].distance);
+        fputc('}', out);
     }
-    fprintf(out, "],\"degraded\":%s,\"reads\":%" PRIu32 "}",
-            (query->flags & SEARCH_DEGRADED) != 0 ? "true" : "false", query->stats.reads);
+    fputc(']', out);
+    put_bool(out, "degraded", (query->flags & SEARCH_DEGRADED) != 0);
+    if (asked && asked->within_radius)
+        put_bool(out, "truncated", (query->flags & SEARCH_TRUNCATED) != 0);
+    if (asked && asked->after)
+        put_next(out, query);
+    fprintf(out, ",\"reads\":%" PRIu32 "}", query->stats.reads);
+}
+
+/* What was chosen for a filter or a recall target. */
+static void put_chosen(FILE *out, const struct http_search_origin *origin)
+{
+    const struct question *question = origin->question;
+    const struct http_search *asked = origin->asked;
+    if (!asked || !question)
+        return;
+    if (asked->recall_target != 0.0f) {
+        fprintf(out,
+                ",\"search_list\":%" PRIu32 ",\"search_ratio\":", question->common.search_list);
+        put_float(out, question->common.search_ratio);
+        fputs(",\"expected_recall\":", out);
+        put_float(out, question->expected_recall);
+    }
+    if (asked->filter)
+        fprintf(out, ",\"match_estimate\":%" PRIu64, question->match_estimate);
 }
 
 /* Of a stream of open_memstream(): whether all that was written is there. */
@@ -310,9 +514,11 @@ enum status http_search_format(const struct http_search_origin *origin,
     for (uint32_t q = 0; q < count; q++) {
         if (q > 0)
             fputc(',', out);
-        put_result(out, &queries[q]);
+        put_result(out, &queries[q], origin->asked);
     }
-    fputs("]}\n", out);
+    fputc(']', out);
+    put_chosen(out, origin);
+    fputs("}\n", out);
     if (!finish(out)) {
         free(bytes);
         return error_set(err, STATUS_NO_MEMORY, "no memory for an answer");

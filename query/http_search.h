@@ -4,17 +4,27 @@
  *   {"vector": [...], "k": 10, "search_list": 40, "search_ratio": 1.06, "beam_width": 0,
  *    "timeout_ms": 100}          or "vectors": [[...], ...] in place of "vector"
  *
+ * and beside that
+ *
+ *   "key": 17 or "keys": [17, "18446744073709551615"] in place of vectors: those of the index
+ *   "filter": "year >= 2015", "radius": 0.5, "recall": 0.95 in place of search_list, search_ratio
+ *   "after": null for the first page, then what the answer's "next" is; of many queries an array
+ *
+ * A key above 2^53 is a string, as numbers of JSON are doubles to many.
+ *
  * A member that is not named here is refused, so that a misspelt one is not silently ignored.
  */
 #ifndef NIGHTJAR_QUERY_HTTP_SEARCH_H
 #define NIGHTJAR_QUERY_HTTP_SEARCH_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "common/error.h"
 #include "query/engine.h"
 #include "query/protocol.h"
+#include "query/question.h"
 
 enum {
     HTTP_SEARCH_K_DEFAULT = 10,
@@ -31,10 +41,16 @@ struct http_search {
     uint32_t beam_width;
     float search_ratio;
     uint32_t timeout_ms; /* 0: none was given */
-    void *vectors;       /* query_count * dim elements of the index's type */
+    void *vectors;       /* query_count * dim elements of the index's type; NULL with keys */
+    uint64_t *keys;      /* query_count; NULL with vectors */
+    char *filter;        /* NULL: none */
+    bool within_radius;
+    float radius;
+    float recall_target;        /* 0: none; search_list and search_ratio are 0 with one */
+    struct search_after *after; /* query_count; NULL: no pages */
 };
 
-/* Reads `length` bytes of JSON, which need no terminator. On success out->vectors is malloc'd, for
+/* Reads `length` bytes of JSON, which need no terminator. On success *out is for
  * http_search_free(). Values are checked for the element type, counts against `shape`; k against L
  * and n, L, W and the ratio are engine_query_check()'s business. STATUS_INVALID or STATUS_NO_MEMORY
  * otherwise, *out not written. */
@@ -47,6 +63,8 @@ void http_search_free(struct http_search *search);
 struct http_search_origin {
     uint64_t generation_low, generation_high;
     uint64_t trace_id;
+    const struct http_search *asked; /* NULL: hits alone are wanted */
+    const struct question *question; /* likewise */
 };
 
 /* *text: malloc'd, the caller's. Keys are integers in full: a reader whose numbers are doubles

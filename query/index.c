@@ -44,6 +44,26 @@ static enum status load_navigation(struct index *index, struct error *err)
                              index->geometry.node_limit, &index->navigation, err);
 }
 
+static enum status load_attributes(struct index *index, struct error *err)
+{
+    const struct manifest *m = index->manifest;
+    if (m->files[GENERATION_ATTRIBUTES].bytes == 0)
+        return STATUS_OK;
+    enum status status =
+        generation_load(index->generation, GENERATION_ATTRIBUTES, &index->attributes_file,
+                        &index->attributes_file_bytes, err);
+    if (status)
+        return status;
+    struct error why = {0};
+    status =
+        attributes_decode(index->attributes_file, index->attributes_file_bytes,
+                          index->geometry.node_limit, m->vector_count, &index->attributes, &why);
+    if (status)
+        return error_set(err, status, "%s/%s: %s", generation_path(index->generation),
+                         generation_file_names[GENERATION_ATTRIBUTES], why.text);
+    return STATUS_OK;
+}
+
 /* The codes of the navigation graph's nodes, side by side. */
 static enum status gather_navigation_codes(struct index *index, struct error *err)
 {
@@ -193,12 +213,15 @@ static enum status index_load(struct index *index, const struct index_options *o
         .code_bytes = plan.code_bytes,
         .codes_bytes = plan.codes_bytes,
         .navigation_bytes = plan.navigation_bytes,
+        .attributes_bytes = plan.attributes_bytes,
         .cache_bytes = plan.cache_bytes,
         .cached_blocks = plan.cached_blocks,
     };
     status = load_codec(index, err);
     if (!status)
         status = load_navigation(index, err);
+    if (!status)
+        status = load_attributes(index, err);
     if (!status)
         status = load_codes(index, &plan, err);
     if (!status)
@@ -224,6 +247,8 @@ static void index_free(struct index *index)
         bulk_free(index->navigation_codes, index->navigation.count, index->code_bytes);
     if (index->navigation_file)
         bulk_free(index->navigation_file, index->navigation_file_bytes, 1);
+    if (index->attributes_file)
+        bulk_free(index->attributes_file, index->attributes_file_bytes, 1);
     if (index->codes)
         bulk_free(index->codes, index->codes_bytes, 1);
     codec_destroy(index->codec);
@@ -300,6 +325,11 @@ const struct manifest *index_manifest(const struct index *index)
 const char *index_path(const struct index *index)
 {
     return generation_path(index->generation);
+}
+
+const struct attributes *index_attributes(const struct index *index)
+{
+    return &index->attributes;
 }
 
 struct index_memory index_memory_of(const struct index *index)

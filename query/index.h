@@ -14,11 +14,12 @@
 #include "common/codec.h"
 #include "common/distance.h"
 #include "common/error.h"
+#include "layout/attributes.h"
 #include "layout/generation.h"
 #include "layout/navigation.h"
 
 struct index_options {
-    uint64_t memory_bytes; /* budget of the memory tier; 0: codes and navigation only, no cache */
+    uint64_t memory_bytes; /* budget of the memory tier; 0: codes, navigation and attributes only */
     uint32_t threads;      /* that read blocks meanwhile; 0: one for each CPU, up to 16 */
 };
 
@@ -28,8 +29,9 @@ struct index_memory {
     uint32_t code_bytes;  /* of the codes in memory */
     uint64_t codes_bytes; /* codes, codec */
     uint64_t navigation_bytes;
-    uint64_t lists_bytes; /* neighbour lists kept apart from blocks; 0: none */
-    uint64_t cache_bytes; /* cached blocks and the table that finds them */
+    uint64_t attributes_bytes; /* 0: the generation has none */
+    uint64_t lists_bytes;      /* neighbour lists kept apart from blocks; 0: none */
+    uint64_t cache_bytes;      /* cached blocks and the table that finds them */
     uint64_t cached_blocks;
     uint64_t cached_nodes; /* records in cached blocks */
     uint64_t hot_nodes;    /* length of the prefix of hot.bin that is pinned */
@@ -43,10 +45,11 @@ struct index;
  * suffices. */
 NODISCARD enum status index_probe(const char *path, uint64_t memory_bytes, struct error *err);
 
-/* Opens the generation at `path`, loads and verifies codec, navigation and codes, and spends the
- * rest of the budget: finer codes made from the vectors, lists, cached blocks (all from blocks read
- * with O_DIRECT and verified, by several threads). A budget too small for codes and navigation is
- * STATUS_NO_MEMORY naming the smallest that would do. The caller holds one reference. */
+/* Opens the generation at `path`, loads and verifies codec, navigation, attributes and codes, and
+ * spends the rest of the budget: finer codes made from the vectors, lists, cached blocks (all from
+ * blocks read with O_DIRECT and verified, by several threads). A budget too small for codes,
+ * navigation and attributes is STATUS_NO_MEMORY naming the smallest that would do. The caller holds
+ * one reference. */
 NODISCARD enum status index_open(const char *path, const struct index_options *options,
                                  struct index **out, struct error *err);
 struct index *index_retain(struct index *index);
@@ -55,5 +58,7 @@ void index_release(struct index *index);
 const struct manifest *index_manifest(const struct index *index);
 const char *index_path(const struct index *index);
 struct index_memory index_memory_of(const struct index *index);
+/* As long as the index; column_count 0 where the generation has none. */
+const struct attributes *index_attributes(const struct index *index);
 
 #endif

@@ -29,6 +29,10 @@ struct index {
     struct navigation navigation;
     uint8_t *navigation_codes; /* codes of navigation.nodes, side by side */
 
+    void *attributes_file; /* NULL: there is none */
+    size_t attributes_file_bytes;
+    struct attributes attributes;
+
     const uint8_t **lists;      /* [block_count] from block_lists_put(), or NULL: in blocks only */
     struct index_arena *arenas; /* where they lie */
 

@@ -22,15 +22,15 @@ static uint32_t found_count(const struct sample_query *wanted, const struct sear
 {
     uint32_t found = 0;
     float farthest = wanted->truth_distances[k - 1];
-    for (uint32_t i = 0; i < query->hit_count && found < k; i++)
-        found += query->hits[i].key != wanted->own_key && query->hits[i].distance <= farthest;
+    for (uint32_t i = 0; i < query->hit_count; i++)
+        found += query->hits[i].distance <= farthest;
     return found;
 }
 
 static void proof_count(const struct sample *sample, const struct search_query *queries,
                         uint32_t count, struct proof *out)
 {
-    uint32_t k = queries[0].k - 1;
+    uint32_t k = queries[0].k;
     uint64_t found = 0;
     *out = (struct proof){.queries = count};
     for (uint32_t q = 0; q < count; q++) {
@@ -41,12 +41,11 @@ static void proof_count(const struct sample *sample, const struct search_query *
     out->recall = (double)found / ((double)count * k);
 }
 
-/* One hit more than is compared: the query finds itself. */
 static enum status sample_search(struct engine *engine, const struct sample *sample,
                                  struct proof *out, struct error *err)
 {
     uint32_t count = MIN(sample->count, (uint32_t)QUERIES_MAX);
-    uint32_t k = MIN(sample->k, (uint32_t)K_MAX) + 1;
+    uint32_t k = MIN(sample->k, (uint32_t)K_MAX);
     *out = (struct proof){0};
     if (sample->k == 0)
         return STATUS_OK;
@@ -56,9 +55,12 @@ static enum status sample_search(struct engine *engine, const struct sample *sam
     if (!queries || !hits)
         status = error_set(err, STATUS_NO_MEMORY, "no memory for %u queries", count);
     for (uint32_t q = 0; status == STATUS_OK && q < count; q++) {
-        queries[q] = (struct search_query){.vector = sample_query_at(sample, q).vector,
+        const struct sample_query own = sample_query_at(sample, q);
+        queries[q] = (struct search_query){.vector = own.vector,
                                            .k = k,
                                            .search_list = SEARCH_LIST,
+                                           .excludes = true,
+                                           .excluded_node = own.own_node,
                                            .hits = hits + (size_t)q * k};
         status = engine_query_check(engine, &queries[q], err);
     }
@@ -82,7 +84,8 @@ enum status proof_run(struct engine *engine, struct proof *out, struct error *er
         generation_load(index->generation, GENERATION_SAMPLE, &bytes, &length, err);
     if (status != STATUS_OK)
         return status;
-    if (sample_decode(bytes, length, &sample, &why) != STATUS_OK)
+    if (sample_decode(bytes, length, &sample, &why) != STATUS_OK ||
+        sample_nodes_check(&sample, index->geometry.node_limit, &why) != STATUS_OK)
         status = error_set(err, why.status, "%s/%s: %s", index_path(index),
                            generation_file_names[GENERATION_SAMPLE], why.text);
     else if (sample.type != index->manifest->type || sample.dim != index->manifest->dim)

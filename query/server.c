@@ -30,6 +30,7 @@ struct protocol_shape server_shape(const struct server *server, const struct ser
         .type = served->manifest->type,
         .dim = served->manifest->dim,
         .queries_max = MIN(server->params.window, (uint32_t)PROTOCOL_QUERIES_MAX),
+        .metric = served->manifest->metric,
     };
 }
 

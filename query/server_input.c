@@ -1,10 +1,10 @@
 /*
  * server_input.c - from received bytes to frames, and what each frame asks for. Epoll thread only.
  *
- * Small frames are parsed out of the connection's fixed buffer, several in one pass. A SEARCH is
- * judged by its header and fixed part alone; its vectors are then copied from the buffer and, where
- * they are still to come, received straight into the request. So a client never makes the daemon
- * hold more than a request that passed every check but for its vectors' values.
+ * Small frames are parsed out of the connection's fixed buffer, several in one pass. A SEARCH or
+ * FETCH is judged by its header and head alone; its body is then copied from the buffer and, where
+ * it is still to come, received straight into the request. So a client never makes the daemon hold
+ * more than a request that passed every check but for its body's values.
  *
  * A fault inside a payload leaves the frame boundary known: the request gets an ERROR, the rest of
  * the payload is skipped, the connection goes on. A fault in a header does not: the connection
@@ -92,7 +92,7 @@ static enum input_state frame_admin(struct connection *connection,
     return INPUT_FRAME;
 }
 
-/* ---- SEARCH ---- */
+/* ---- SEARCH, FETCH ---- */
 
 /* What is live now says what a request must look like. */
 static enum status shape_now(struct server *server, struct protocol_shape *out, struct error *err)
@@ -105,42 +105,53 @@ static enum status shape_now(struct server *server, struct protocol_shape *out, 
     return STATUS_OK;
 }
 
+static enum status head_decode(struct connection *connection, const struct protocol_header *header,
+                               struct request_head *out, struct error *err)
+{
+    const uint8_t *payload = input_at(connection, PROTOCOL_HEADER_BYTES);
+    struct protocol_shape shape;
+    enum status status = shape_now(connection->server, &shape, err);
+    *out = (struct request_head){.id = header->request_id};
+    if (status != STATUS_OK)
+        return status;
+    return protocol_search_decode(payload, header->payload_bytes, &shape, &out->search, err);
+}
+
 /* The request that the frame makes. None, without a failure: the window is full, the frame stays
  * where it is and is parsed again. */
-static enum status search_begin(struct connection *connection, const struct protocol_header *header,
-                                struct request **out, struct error *err)
+static enum status request_begin(struct connection *connection,
+                                 const struct protocol_header *header, struct request **out,
+                                 struct error *err)
 {
-    struct protocol_shape shape;
-    struct protocol_search search = {0};
-    enum status status = shape_now(connection->server, &shape, err);
-    if (status == STATUS_OK)
-        status = protocol_search_decode(input_at(connection, PROTOCOL_HEADER_BYTES),
-                                        header->payload_bytes, &shape, &search, err);
-    if (status != STATUS_OK || !connection_window_take(connection, search.query_count))
+    struct request_head head;
+    enum status status = head_decode(connection, header, &head, err);
+    uint32_t query_count = head.search.fixed.query_count;
+    if (status != STATUS_OK || !connection_window_take(connection, query_count))
         return status;
-    status = request_create(connection, header->request_id, &search, out, err);
+    status = request_create(connection, &head, out, err);
     if (status != STATUS_OK)
-        connection_answer(connection, search.query_count, NULL, 0);
+        connection_answer(connection, query_count, NULL, 0);
     return status;
 }
 
-static enum input_state frame_search(struct connection *connection,
-                                     const struct protocol_header *header)
+static enum input_state frame_request(struct connection *connection,
+                                      const struct protocol_header *header)
 {
     struct request *request = NULL;
     struct error err;
-    enum status status = search_begin(connection, header, &request, &err);
+    enum status status = request_begin(connection, header, &request, &err);
     if (status != STATUS_OK) {
         frame_refuse(connection, header, status, &err);
         return INPUT_FRAME;
     }
     if (!request)
         return INPUT_STOPPED;
-    input_consume(connection, PROTOCOL_HEADER_BYTES + (uint32_t)sizeof(struct protocol_search));
-    uint32_t here = (uint32_t)MIN((uint64_t)input_held(connection), request->vectors_bytes);
-    memcpy(request->vectors, input_at(connection, 0), here);
+    uint32_t head_bytes = header->payload_bytes - (uint32_t)request->body_bytes;
+    input_consume(connection, PROTOCOL_HEADER_BYTES + head_bytes);
+    uint32_t here = (uint32_t)MIN((uint64_t)input_held(connection), request->body_bytes);
+    memcpy(request->body, input_at(connection, 0), here);
     input_consume(connection, here);
-    if (here == request->vectors_bytes) {
+    if (here == request->body_bytes) {
         request_submit(request);
         return INPUT_FRAME;
     }
@@ -151,13 +162,17 @@ static enum input_state frame_search(struct connection *connection,
 
 /* ---- the stream ---- */
 
-/* Bytes of a payload that must be buffered before its frame is looked at. */
-static uint32_t payload_head_bytes(const struct protocol_header *header)
+/* Bytes of a payload that must be buffered before its frame is looked at. More may be asked for
+ * once these are there. */
+static uint32_t payload_head_bytes(const struct connection *connection,
+                                   const struct protocol_header *header)
 {
+    uint32_t held = input_held(connection) - PROTOCOL_HEADER_BYTES;
     size_t head = 0;
     if (header->type == PROTOCOL_SEARCH)
-        head = sizeof(struct protocol_search);
-    else if (header->type == PROTOCOL_HELLO)
+        return protocol_search_head_bytes(input_at(connection, PROTOCOL_HEADER_BYTES),
+                                          header->payload_bytes, held);
+    if (header->type == PROTOCOL_HELLO)
         head = sizeof(struct protocol_hello);
     else if (header->type == PROTOCOL_STATS)
         head = sizeof(struct protocol_stats);
@@ -181,11 +196,11 @@ static enum input_state input_frame(struct connection *connection)
         connection_input_close(connection);
         return INPUT_STOPPED;
     }
-    if (input_held(connection) < PROTOCOL_HEADER_BYTES + payload_head_bytes(&header))
+    if (input_held(connection) < PROTOCOL_HEADER_BYTES + payload_head_bytes(connection, &header))
         return INPUT_NEED_BYTES;
     switch (header.type) {
     case PROTOCOL_SEARCH:
-        return frame_search(connection, &header);
+        return frame_request(connection, &header);
     case PROTOCOL_HELLO:
     case PROTOCOL_STATS:
     case PROTOCOL_RELOAD:
@@ -219,8 +234,8 @@ static bool input_receive(struct connection *connection)
     uint8_t *into;
     size_t room;
     if (filling) {
-        into = filling->vectors + connection->filled_bytes;
-        room = (size_t)MIN(filling->vectors_bytes - connection->filled_bytes,
+        into = filling->body + connection->filled_bytes;
+        room = (size_t)MIN(filling->body_bytes - connection->filled_bytes,
                            (uint64_t)CONNECTION_RECEIVE_MAX);
     } else {
         /* What is left over is less than a header and a fixed part. */
@@ -245,7 +260,7 @@ static bool input_receive(struct connection *connection)
         return true;
     }
     connection->filled_bytes += (uint64_t)received;
-    if (connection->filled_bytes == filling->vectors_bytes) {
+    if (connection->filled_bytes == filling->body_bytes) {
         connection->filling = NULL;
         connection->waiting_since_ns = 0;
         counter_add(&connection->server->counters.requests, 1);

@@ -1,8 +1,8 @@
 /*
  * server_internal.h - what the server's files share: server.c (loop, accept, drain),
  * server_connection.c (lifetime and output of a connection), server_input.c (bytes to frames),
- * server_request.c (request memory, submission, completion), server_admin.c (what is asked about
- * the daemon itself).
+ * server_request.c (request memory, submission, completion), server_answer.c (its answer's bytes),
+ * server_admin.c (what is asked about the daemon itself).
  *
  * Threads. The epoll thread runs everything but request_complete(), which an engine worker calls.
  * Fields say who may touch them. Locks, in the order they may nest: connection.mutex  output, flow
@@ -20,6 +20,7 @@
 
 #include "query/peer.h"
 #include "query/protocol.h"
+#include "query/question.h"
 #include "query/server.h"
 #include "query/serving.h"
 
@@ -48,9 +49,10 @@ enum server_log {
     SERVER_LOG_COUNT,
 };
 
-/* A SEARCH frame from its header to its answer. One allocation: this struct, vectors, queries and
- * the answer frame, into which the engine writes hits. Owned by the epoll thread until submitted,
- * then by the engine's workers through `remaining`. */
+/* A SEARCH or FETCH frame from its header to its answer. One allocation: this struct, the body as
+ * it came, rooms for what is fetched by key, queries, and the answer frame, into which the engine
+ * writes hits. Owned by the epoll thread until submitted, then by the engine's workers through
+ * `remaining`. */
 struct request {
     struct request *next;          /* in a free list */
     struct connection *connection; /* reference held */
@@ -60,18 +62,19 @@ struct request {
     uint64_t trace_id;
     uint64_t arrived_ns;
     uint64_t deadline_ns;
-    uint32_t query_count, k;
-    uint32_t dim;
-    enum element_type type;
-    uint32_t flags; /* enum protocol_search_flags */
+    struct protocol_search_head asked; /* of a FETCH: shape and query_count alone */
+    struct protocol_fetch fetch;       /* of a SEARCH: count is 0 */
+    struct question question;          /* of a SEARCH, prepared when it is submitted */
+    uint32_t query_count, k;           /* of `asked` */
     uint32_t timeout_ms;
     uint32_t memory_class;
     _Atomic uint32_t remaining; /* queries not complete, + 1 until all are submitted */
     _Atomic uint32_t failure;   /* first failed query's enum status */
-    uint8_t *vectors;
+    uint8_t *body;              /* queries or keys, cursors, filter */
+    uint8_t *rooms;             /* vectors_bytes for each key: see question.h */
     struct search_query *queries;
     uint8_t *frame; /* of the answer */
-    uint64_t vectors_bytes, frame_bytes;
+    uint64_t body_bytes, frame_bytes;
 };
 
 /* Bytes the socket did not take yet. */
@@ -94,7 +97,7 @@ struct connection {
     struct connection *pending_next;    /* server.pending */
     bool pending;
     bool listed;             /* in server.connections, registered with epoll */
-    struct request *filling; /* its vectors are still coming */
+    struct request *filling; /* its body is still coming */
     uint64_t filled_bytes;
     uint32_t requests;               /* SEARCH frames so far: the lower half of a trace id */
     uint64_t waiting_since_ns;       /* for the rest of a frame; 0: between two, or not read now */
@@ -213,18 +216,31 @@ void connection_input(struct connection *connection, bool readable);
 
 /* ---- server_request.c ---- */
 
-/* Memory for a checked SEARCH whose window is taken; references its connection. STATUS_BUSY when
- * large requests hold REQUEST_MEMORY_MAX. */
-NODISCARD enum status request_create(struct connection *connection, uint64_t id,
-                                     const struct protocol_search *search, struct request **out,
-                                     struct error *err);
-/* Its vectors are complete: checks all queries against what is live now, and submits them. The
+/* What a request's frame asks for, checked. */
+struct request_head {
+    uint64_t id;
+    struct protocol_search_head search;
+    struct protocol_fetch fetch; /* of a SEARCH: count is 0 */
+};
+/* Memory for a checked SEARCH or FETCH whose window is taken; references its connection.
+ * STATUS_BUSY when large requests hold REQUEST_MEMORY_MAX. */
+NODISCARD enum status request_create(struct connection *connection, const struct request_head *head,
+                                     struct request **out, struct error *err);
+/* Its body is complete: checks all queries against what is live now, and submits them. The
  * request is gone for the caller. */
 void request_submit(struct request *request);
 /* Its connection will not complete it: gives window and memory back, unanswered. */
 void request_abandon(struct request *request);
 /* Frees the free lists. */
 void request_pool_fini(struct server *server);
+
+/* ---- server_answer.c ---- */
+
+/* Bytes of the answer's frame, and where in it the hits of a SEARCH begin. */
+uint64_t request_answer_bytes(const struct request_head *head);
+size_t request_hits_at(uint32_t query_count);
+/* Everything of the answer's frame that the engine did not write. */
+void request_answer_encode(struct request *request);
 
 /* ---- server_admin.c: frames whose payload is buffered; a failure is the caller's to answer ----
  */

@@ -1,5 +1,5 @@
 /*
- * server_request.c - a SEARCH from checked header to sent answer.
+ * server_request.c - a SEARCH or FETCH from checked header to sent answer.
  *
  * Owns request memory: one block a request, in power-of-two classes with a free list each, so a
  * steady load allocates nothing whatever its mix of sizes. What is in use is bounded. Small
@@ -7,8 +7,8 @@
  * else, so that clients with huge frames cannot starve them; large ones also by REQUEST_MEMORY_MAX.
  *
  * Owns completion: the worker that completes the last query of a request encodes and sends the
- * answer. Hits need no copy, since the engine writes them where the frame wants them: a search_hit
- * is a protocol_hit with the node id in the reserved field, which is cleared before sending.
+ * answer. Hits need no copy, since the engine writes them where the frame wants them
+ * (server_answer.c).
  */
 #include "query/server_internal.h"
 
@@ -22,34 +22,27 @@
 #include "common/log.h"
 #include "common/memory.h"
 
-_Static_assert(sizeof(struct search_hit) == sizeof(struct protocol_hit), "hits are sent in place");
-_Static_assert(offsetof(struct search_hit, key) == offsetof(struct protocol_hit, key),
-               "hits are sent in place");
-_Static_assert(offsetof(struct search_hit, distance) == offsetof(struct protocol_hit, distance),
-               "hits are sent in place");
-_Static_assert(offsetof(struct search_hit, node) == offsetof(struct protocol_hit, reserved),
-               "hits are sent in place");
 _Static_assert((int)PROTOCOL_K_MAX <= (int)ENGINE_K_MAX,
                "k that passes the protocol must fit the engine");
-_Static_assert(SEARCH_DEGRADED == 1, "PROTOCOL.md gives the flag's value");
 
 enum { REQUEST_ALIGN = 64 };
 
 /* ---- memory ---- */
 
 struct request_layout {
-    size_t vectors, queries, frame, total;
+    size_t body, rooms, queries, frame, total;
 };
 
-/* Sums of values that protocol_search_decode() has bounded by a frame each: no overflow. */
-static struct request_layout layout_of(uint64_t vectors_bytes, uint32_t query_count,
-                                       uint64_t frame_bytes)
+/* Sums of values that the decoders have bounded by a frame each: no overflow. */
+static struct request_layout layout_of(const struct request_head *head, uint64_t body_bytes)
 {
+    uint32_t count = head->search.fixed.query_count;
     struct request_layout at;
-    at.vectors = size_align(sizeof(struct request), REQUEST_ALIGN);
-    at.queries = size_align(at.vectors + vectors_bytes, REQUEST_ALIGN);
-    at.frame = size_align(at.queries + query_count * sizeof(struct search_query), REQUEST_ALIGN);
-    at.total = at.frame + frame_bytes;
+    at.body = size_align(sizeof(struct request), REQUEST_ALIGN);
+    at.rooms = size_align(at.body + body_bytes, REQUEST_ALIGN);
+    at.queries = size_align(at.rooms, REQUEST_ALIGN);
+    at.frame = size_align(at.queries + count * sizeof(struct search_query), REQUEST_ALIGN);
+    at.total = at.frame + request_answer_bytes(head);
     return at;
 }
 
@@ -125,6 +118,7 @@ static void request_release(struct request *request)
 {
     struct server *server = request->server;
     connection_release(request->connection);
+    question_fini(&request->question); /* which borrows from what is served */
     if (request->served)
         served_release(request->served);
     pool_give(server, request->memory_class, request);
@@ -143,70 +137,6 @@ static void request_answer_error(struct request *request, enum status status, co
     counter_add(&request->server->counters.errors[status], 1);
     connection_answer(request->connection, request->query_count, frame, length);
     request_release(request);
-}
-
-static uint8_t *explanations_encode(const struct request *request, uint8_t *at)
-{
-    for (uint32_t q = 0; q < request->query_count; q++) {
-        const struct search_stats *stats = &request->queries[q].stats;
-        const struct protocol_explanation explanation = {
-            .hops = stats->hops,
-            .exact_distances = stats->exact_distances,
-            .code_distances = stats->code_distances,
-            .failed_blocks = stats->failed_blocks,
-            .read_bytes = stats->read_bytes,
-            .queue_ns = stats->queue_ns,
-            .cpu_ns = stats->cpu_ns,
-            .total_ns = stats->total_ns,
-        };
-        memcpy(at, &explanation, sizeof(explanation));
-        at += sizeof(explanation);
-    }
-    return at;
-}
-
-static void origin_encode(const struct request *request, uint8_t *at)
-{
-    const struct protocol_origin origin = {
-        .generation_low = request->served->manifest->generation_id.low,
-        .generation_high = request->served->manifest->generation_id.high,
-        .trace_id = request->trace_id,
-    };
-    memcpy(at, &origin, sizeof(origin));
-}
-
-/* Everything of the answer's frame that the engine did not write. */
-static void answer_encode(struct request *request)
-{
-    const struct protocol_search_ok fixed = {.query_count = request->query_count, .k = request->k};
-    uint8_t *at = request->frame;
-    protocol_header_encode(at, protocol_answer_type(request->flags), request->id,
-                           (uint32_t)request->frame_bytes - PROTOCOL_HEADER_BYTES);
-    at += PROTOCOL_HEADER_BYTES;
-    memcpy(at, &fixed, sizeof(fixed));
-    at += sizeof(fixed);
-    for (uint32_t q = 0; q < request->query_count; q++) {
-        const struct search_query *query = &request->queries[q];
-        const struct protocol_result result = {
-            .hit_count = query->hit_count,
-            .flags = query->flags,
-            .reads = query->stats.reads,
-            .cache_hits = query->stats.cache_hits,
-            .cpu_us = (uint32_t)MIN(query->stats.cpu_ns / 1000, (uint64_t)UINT32_MAX),
-        };
-        assert(query->hit_count <= request->k);
-        memcpy(at, &result, sizeof(result));
-        at += sizeof(result);
-        for (uint32_t i = 0; i < query->hit_count; i++)
-            query->hits[i].node = 0;
-        memset(query->hits + query->hit_count, 0,
-               (request->k - query->hit_count) * sizeof(query->hits[0]));
-    }
-    at += (size_t)request->query_count * request->k * sizeof(struct protocol_hit);
-    if ((request->flags & PROTOCOL_SEARCH_EXPLAIN) != 0)
-        at = explanations_encode(request, at);
-    if ((request->flags & PROTOCOL_SEARCH_ORIGIN) != 0)
-        origin_encode(request, at);
 }
 
 /* What an operator asks about later: answers that miss blocks, and slow ones. */
@@ -240,7 +170,7 @@ static void request_finish(struct request *request)
     answer_log(request, failure);
     switch (failure) {
     case STATUS_OK:
-        answer_encode(request);
+        request_answer_encode(request);
         connection_answer(request->connection, request->query_count, request->frame,
                           request->frame_bytes);
         request_release(request);
@@ -284,37 +214,13 @@ static void request_complete(struct search_query *query)
 
 /* ---- creation and submission; epoll thread ---- */
 
-static void queries_init(struct request *request, const struct protocol_search *search)
-{
-    size_t vector_bytes = request->vectors_bytes / request->query_count;
-    size_t hits_at = PROTOCOL_HEADER_BYTES + sizeof(struct protocol_search_ok) +
-                     request->query_count * sizeof(struct protocol_result);
-    for (uint32_t q = 0; q < request->query_count; q++)
-        request->queries[q] = (struct search_query){
-            .vector = request->vectors + q * vector_bytes,
-            .k = search->k,
-            .search_list = search->search_list,
-            .beam_width = search->beam_width,
-            .search_ratio = search->search_ratio,
-            .deadline_ns = request->deadline_ns,
-            .hits = (void *)(request->frame + hits_at +
-                             (size_t)q * search->k * sizeof(struct protocol_hit)),
-            .flow = request->connection->number,
-            .complete = request_complete,
-            .user = request,
-        };
-}
-
-enum status request_create(struct connection *connection, uint64_t id,
-                           const struct protocol_search *search, struct request **out,
-                           struct error *err)
+enum status request_create(struct connection *connection, const struct request_head *head,
+                           struct request **out, struct error *err)
 {
     struct server *server = connection->server;
-    enum element_type type = (enum element_type)search->element_type; /* which was checked */
-    uint64_t vectors_bytes = (uint64_t)search->query_count * search->dim * element_bytes(type);
-    uint64_t frame_bytes =
-        protocol_answer_frame_bytes(search->query_count, search->k, search->flags);
-    struct request_layout at = layout_of(vectors_bytes, search->query_count, frame_bytes);
+    const struct protocol_search *fixed = &head->search.fixed;
+    uint64_t body_bytes = protocol_search_body(&head->search).total;
+    struct request_layout at = layout_of(head, body_bytes);
     uint32_t size_class = class_of(at.total);
     struct request *request = NULL;
 
@@ -328,32 +234,31 @@ enum status request_create(struct connection *connection, uint64_t id,
         return error_set(err, STATUS_NO_MEMORY, "no memory for a request of %zu bytes", at.total);
     }
     uint8_t *memory = (uint8_t *)request;
-    uint32_t timeout_ms = search->timeout_ms ? search->timeout_ms : server->params.timeout_ms;
+    uint32_t timeout_ms = fixed->timeout_ms ? fixed->timeout_ms : server->params.timeout_ms;
     uint64_t now_ns = clock_monotonic_ns();
     *request = (struct request){
         .connection = connection,
         .server = server,
-        .id = id,
+        .id = head->id,
         .trace_id = (uint64_t)connection->number << 32 | ++connection->requests,
         .arrived_ns = now_ns,
-        .query_count = search->query_count,
-        .k = search->k,
-        .dim = search->dim,
-        .type = type,
-        .flags = search->flags,
+        .asked = head->search,
+        .fetch = head->fetch,
+        .query_count = fixed->query_count,
+        .k = fixed->k,
         .timeout_ms = timeout_ms,
         .deadline_ns = timeout_ms ? now_ns + (uint64_t)timeout_ms * 1000000 : 0,
         .memory_class = size_class,
-        .vectors = memory + at.vectors,
+        .body = memory + at.body,
+        .rooms = memory + at.rooms,
         .queries = (void *)(memory + at.queries),
         .frame = memory + at.frame,
-        .vectors_bytes = vectors_bytes,
-        .frame_bytes = frame_bytes,
+        .body_bytes = body_bytes,
+        .frame_bytes = request_answer_bytes(head),
     };
-    atomic_init(&request->remaining, search->query_count + 1);
+    atomic_init(&request->remaining, fixed->query_count + 1);
     atomic_init(&request->failure, STATUS_OK);
     connection_retain(connection);
-    queries_init(request, search);
     *out = request;
     return STATUS_OK;
 }
@@ -366,19 +271,89 @@ static enum status request_attach(struct request *request, struct error *err)
     if (!request->served)
         return error_set(err, STATUS_BUSY, "the next generation is being opened: try again");
     const struct manifest *manifest = request->served->manifest;
-    if (manifest->dim == request->dim && manifest->type == request->type)
+    const struct protocol_search *fixed = &request->asked.fixed;
+    enum element_type type = (enum element_type)fixed->element_type;
+    if (manifest->dim == fixed->dim && manifest->type == type)
         return STATUS_OK;
     return error_set(err, STATUS_INVALID,
-                     "queries are %u %s, but the index has become one of dim %u (%s)", request->dim,
-                     element_name(request->type), manifest->dim, element_name(manifest->type));
+                     "queries are %u %s, but the index has become one of dim %u (%s)", fixed->dim,
+                     element_name(type), manifest->dim, element_name(manifest->type));
 }
 
-static enum status queries_check(const struct request *request, struct error *err)
+/* ---- a SEARCH's queries ---- */
+
+/* Where each query's page begins. */
+static enum status cursors_read(struct request *request, struct error *err)
 {
-    const struct engine *engine = request->served->engine;
-    struct error why;
+    const uint8_t *cursors = request->body + protocol_search_body(&request->asked).cursors;
     for (uint32_t q = 0; q < request->query_count; q++) {
-        enum status status = engine_query_check(engine, &request->queries[q], &why);
+        struct protocol_cursor cursor = {0};
+        enum status status = STATUS_OK;
+        if (request->asked.extension.pages)
+            status = protocol_cursor_decode(cursors, q, &cursor, err);
+        if (status != STATUS_OK)
+            return status;
+        request->queries[q].after = (struct search_after){.set = cursor.rank != 0,
+                                                          .rank = cursor.rank,
+                                                          .distance = cursor.distance,
+                                                          .key = cursor.key};
+        request->question.rank_max = MAX(request->question.rank_max, cursor.rank);
+    }
+    return STATUS_OK;
+}
+
+static enum status question_read(struct request *request, struct error *err)
+{
+    const struct protocol_search *fixed = &request->asked.fixed;
+    const struct protocol_extension *extension = &request->asked.extension;
+    struct question question = {
+        .common = {.k = fixed->k,
+                   .search_list = fixed->search_list,
+                   .beam_width = fixed->beam_width,
+                   .search_ratio = fixed->search_ratio,
+                   .within_radius = extension->mode == PROTOCOL_MODE_RADIUS,
+                   .radius = extension->radius,
+                   .deadline_ns = request->deadline_ns,
+                   .flow = request->connection->number,
+                   .complete = request_complete,
+                   .user = request},
+        .recall_target = fixed->recall_target,
+        .filter_text = (const char *)request->body + protocol_search_body(&request->asked).filter,
+        .filter_bytes = extension->filter_bytes,
+        .rank_max = request->question.rank_max,
+    };
+    enum status status = question_prepare(&question, request->served->index, err);
+    if (status == STATUS_OK)
+        request->question = question;
+    return status;
+}
+
+static enum status query_begin(struct request *request, uint32_t q, struct error *err)
+{
+    const struct protocol_search *fixed = &request->asked.fixed;
+    struct search_query *query = &request->queries[q];
+    struct search_after after = query->after;
+    size_t vector_bytes = fixed->dim * element_bytes((enum element_type)fixed->element_type);
+    *query = request->question.common;
+    query->vector = request->body + q * vector_bytes;
+    query->after = after;
+    query->hits = (void *)(request->frame + request_hits_at(request->query_count) +
+                           (size_t)q * fixed->k * sizeof(struct protocol_hit));
+    return engine_query_check(request->served->engine, query, err);
+}
+
+static enum status searches_begin(struct request *request, struct error *err)
+{
+    struct error why;
+    if (request->asked.extension.form == PROTOCOL_FORM_KEYS)
+        return error_set(err, STATUS_UNSUPPORTED, "queries by key are not known yet");
+    enum status status = cursors_read(request, err);
+    if (status == STATUS_OK)
+        status = question_read(request, err);
+    if (status != STATUS_OK)
+        return status;
+    for (uint32_t q = 0; q < request->query_count; q++) {
+        status = query_begin(request, q, &why);
         if (status == STATUS_OK)
             continue;
         if (request->query_count > 1)
@@ -395,7 +370,7 @@ void request_submit(struct request *request)
     struct error err;
     enum status status = request_attach(request, &err);
     if (status == STATUS_OK)
-        status = queries_check(request, &err);
+        status = searches_begin(request, &err);
     if (status != STATUS_OK) {
         request_answer_error(request, status, err.text);
         return;

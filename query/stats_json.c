@@ -53,7 +53,7 @@ static bool add_memory(cJSON *root, const struct index_memory *memory)
         {"codes_bytes", memory->codes_bytes},     {"navigation_bytes", memory->navigation_bytes},
         {"lists_bytes", memory->lists_bytes},     {"cache_bytes", memory->cache_bytes},
         {"cached_blocks", memory->cached_blocks}, {"cached_nodes", memory->cached_nodes},
-        {"hot_nodes", memory->hot_nodes},
+        {"hot_nodes", memory->hot_nodes},         {"attributes_bytes", memory->attributes_bytes},
     };
     cJSON *object = add_numbers(root, "memory", numbers, ARRAY_LENGTH(numbers));
     return object && cJSON_AddBoolToObject(object, "resident", memory->resident);

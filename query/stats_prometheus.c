@@ -131,6 +131,7 @@ static void put_memory(FILE *out, const struct stats *stats)
     const struct number tiers[] = {
         {"codes", NULL, memory->codes_bytes},
         {"navigation", NULL, memory->navigation_bytes},
+        {"attributes", NULL, memory->attributes_bytes},
         {"lists", NULL, memory->lists_bytes},
         {"cache", NULL, memory->cache_bytes},
     };

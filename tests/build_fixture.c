@@ -272,6 +272,26 @@ void build_fixture_expect_rows(const char *path, struct vector_shape shape, cons
     generation_close(generation);
 }
 
+uint32_t build_fixture_node_of(const char *path, uint64_t key)
+{
+    struct generation *generation = NULL;
+    struct error err;
+    uint32_t node = UINT32_MAX;
+    fixture_must(generation_open(path, &generation, &err), &err);
+    const struct manifest *m = generation_manifest(generation);
+    uint8_t *blocks = blocks_read(generation);
+    for (uint64_t number = 0; number < m->block_count; number++) {
+        struct block_view view = block_at(m, blocks, number);
+        for (uint32_t slot = 0; slot < view.record_count; slot++)
+            if (block_key(&view, slot) == key)
+                node = view.first_node + slot;
+    }
+    free(blocks);
+    generation_close(generation);
+    assert_int_not_equal(node, UINT32_MAX);
+    return node;
+}
+
 uint64_t build_fixture_reached(const char *path)
 {
     struct generation *generation = NULL;

@@ -62,6 +62,9 @@ void build_fixture_expect_same(struct digest128 found, struct digest128 wanted);
 void build_fixture_expect_rows(const char *path, struct vector_shape shape, const void *rows,
                                const uint64_t *keys);
 
+/* The node of the record with that key. */
+uint32_t build_fixture_node_of(const char *path, uint64_t key);
+
 /* Records of the blocks that can be got to from the entry's, block by block over stored lists. */
 uint64_t build_fixture_reached(const char *path);
 

@@ -27,7 +27,17 @@ static void fuzz_shape(const char *text, size_t size, const struct protocol_shap
     assert(search.query_count >= 1 && search.query_count <= shape->queries_max);
     assert(search.k >= 1 && search.k <= PROTOCOL_K_MAX);
     assert(isfinite(search.search_ratio));
-    assert(element_all_finite(shape->type, search.vectors, (size_t)search.query_count * shape->dim,
+    assert(isfinite(search.radius) && isfinite(search.recall_target));
+    assert(!search.vectors != !search.keys);
+    assert(!search.filter || strlen(search.filter) < size);
+    uint64_t sum = 0;
+    for (uint32_t q = 0; q < search.query_count; q++) {
+        sum += search.keys ? search.keys[q] : 0;
+        sum += search.after ? search.after[q].key + search.after[q].rank : 0;
+    }
+    (void)sum;
+    assert(!search.vectors ||
+           element_all_finite(shape->type, search.vectors, (size_t)search.query_count * shape->dim,
                               NULL) ||
            shape->type == ELEMENT_F16); /* a large float; engine_query_check() refuses it */
     http_search_free(&search);
@@ -36,10 +46,10 @@ static void fuzz_shape(const char *text, size_t size, const struct protocol_shap
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const struct protocol_shape shapes[] = {
-        {ELEMENT_U8, 2, 1},
-        {ELEMENT_I8, 1, 3},
-        {ELEMENT_F16, 2, PROTOCOL_QUERIES_MAX},
-        {ELEMENT_F32, 2, 2},
+        {ELEMENT_U8, 2, 1, METRIC_L2},
+        {ELEMENT_I8, 1, 3, METRIC_COSINE},
+        {ELEMENT_F16, 2, PROTOCOL_QUERIES_MAX, METRIC_IP},
+        {ELEMENT_F32, 2, 2, METRIC_L2},
     };
     /* Memory of its exact size, without a terminator. */
     char *text = malloc(size ? size : 1);

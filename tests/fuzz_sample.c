@@ -24,6 +24,7 @@ static void walk(const struct sample *sample, const uint8_t *bytes, size_t size)
         for (uint32_t n = 0; n < sample->k; n++) {
             assert(isfinite(query.truth_distances[n]));
             assert(query.truth_keys[n] != query.own_key);
+            assert(query.own_node == sample->own_nodes[i]);
             assert(n == 0 || query.truth_distances[n - 1] <= query.truth_distances[n]);
         }
     }
@@ -38,7 +39,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size > 0)
         memcpy(bytes, data, size);
     /* Few random inputs have magic, version and a length that adds up. */
-    static const uint8_t start[8] = {'N', 'J', 'S', 'M', 1, 0, 0, 0};
+    static const uint8_t start[8] = {'N', 'J', 'S', 'M', 2, 0, 0, 0};
     memcpy(bytes, start, MIN(size, sizeof(start)));
 
     struct sample sample;

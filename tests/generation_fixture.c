@@ -20,6 +20,7 @@
 #include "layout/block.h"
 #include "layout/navigation.h"
 #include "layout/sample.h"
+#include "tests/attributes_fixture.h"
 #include "tests/directory_fixture.h"
 
 int fixture_directory_setup(void **state)
@@ -99,9 +100,42 @@ void fixture_manifest(uint64_t seed, struct manifest *manifest)
         .hot_count = FIXTURE_HOT,
         .sample_count = FIXTURE_SAMPLE,
         .sample_k = FIXTURE_SAMPLE_K,
+        .lid = 3.25,
+        .curve_count = 2,
+        .curves =
+            {{.k = 1,
+              .queries = FIXTURE_SAMPLE,
+              .point_count = 2,
+              .points = {{4, 1.05, 1, 1, 6}, {8, 0, 3, 3, 9}}},
+             {.k = 2, .queries = FIXTURE_SAMPLE, .point_count = 1, .points = {{8, 1.2, 5, 9, 12}}}},
     };
     manifest->generation_id = manifest_generation_id(manifest);
     manifest->geometry.generation_seed = manifest->generation_id.low;
+}
+
+/* A column of each kind; the caller frees it. */
+static uint8_t *fixture_attributes_image(size_t *bytes)
+{
+    static const char *const tags[] = {"red|blue", "", "green", NULL, "blue|gr\xc3\xbcn"};
+    static const char *const kinds[] = {"a", "b|c"};
+    uint64_t years[FIXTURE_NODE_LIMIT], deltas[FIXTURE_NODE_LIMIT];
+    const char *labels[FIXTURE_NODE_LIMIT], *others[FIXTURE_NODE_LIMIT];
+    bool exists[FIXTURE_NODE_LIMIT];
+    for (uint64_t node = 0; node < FIXTURE_NODE_LIMIT; node++) {
+        years[node] = 1900 + node * 37 % 130;
+        deltas[node] = node * 100003 % 1000 - 500;
+        labels[node] = tags[node % ARRAY_LENGTH(tags)];
+        others[node] = kinds[node % 3 % ARRAY_LENGTH(kinds)];
+        exists[node] = node < FIXTURE_VECTORS;
+    }
+    const struct attributes_fixture_column columns[] = {
+        {"year", ATTRIBUTE_U64, years, NULL},
+        {"tags", ATTRIBUTE_LABELS, NULL, labels},
+        {"delta", ATTRIBUTE_I64, deltas, NULL},
+        {"kind", ATTRIBUTE_LABELS, NULL, others},
+    };
+    return attributes_fixture_image(columns, ARRAY_LENGTH(columns), FIXTURE_NODE_LIMIT, exists,
+                                    bytes);
 }
 
 void fixture_manifest_lengths(struct manifest *manifest)
@@ -113,6 +147,9 @@ void fixture_manifest_lengths(struct manifest *manifest)
     manifest->files[GENERATION_HOT].bytes = FIXTURE_HOT * sizeof(uint32_t);
     manifest->files[GENERATION_SAMPLE].bytes =
         sample_bytes(FIXTURE_SAMPLE, FIXTURE_SAMPLE_K, FIXTURE_DIM);
+    size_t attributes_bytes;
+    free(fixture_attributes_image(&attributes_bytes));
+    manifest->files[GENERATION_ATTRIBUTES].bytes = attributes_bytes;
 }
 
 static void fixture_vectors(uint8_t vectors[FIXTURE_VECTORS * FIXTURE_DIM])
@@ -241,15 +278,24 @@ static enum status fixture_sample(struct generation_writer *writer, const uint8_
         fixture_truth(vectors, nodes[i], keys + i * FIXTURE_SAMPLE_K,
                       distances + i * FIXTURE_SAMPLE_K);
     }
-    const struct sample sample = {FIXTURE_SAMPLE, FIXTURE_SAMPLE_K, FIXTURE_DIM,
-                                  ELEMENT_U8,     METRIC_L2,        own_keys,
-                                  keys,           distances,        queries};
+    const struct sample sample = {FIXTURE_SAMPLE, FIXTURE_SAMPLE_K, FIXTURE_DIM, ELEMENT_U8,
+                                  METRIC_L2,      own_keys,         nodes,       keys,
+                                  distances,      queries};
     const size_t image_bytes = sample_bytes(FIXTURE_SAMPLE, FIXTURE_SAMPLE_K, FIXTURE_DIM);
     uint8_t *image = malloc(image_bytes);
     assert_non_null(image);
     sample_encode(&sample, image);
     enum status status =
         generation_writer_append(writer, GENERATION_SAMPLE, image, image_bytes, err);
+    free(image);
+    return status;
+}
+
+static enum status fixture_attributes(struct generation_writer *writer, struct error *err)
+{
+    size_t bytes;
+    uint8_t *image = fixture_attributes_image(&bytes);
+    enum status status = generation_writer_append(writer, GENERATION_ATTRIBUTES, image, bytes, err);
     free(image);
     return status;
 }
@@ -271,6 +317,8 @@ enum status fixture_write(const char *path, uint64_t seed, struct error *err)
         status = fixture_lists(writer, err);
     if (status == STATUS_OK)
         status = fixture_sample(writer, vectors, err);
+    if (status == STATUS_OK)
+        status = fixture_attributes(writer, err);
     if (status == STATUS_OK)
         status = generation_writer_finish(writer, &manifest, NULL, err);
     if (status != STATUS_OK)

@@ -51,6 +51,8 @@ static void what_a_killed_build_left_is_continued(void **state)
         fixture_must_put(&image, writer, GENERATION_NAVIGATION, 0,
                          image.bytes[GENERATION_NAVIGATION]);
         fixture_must_put(&image, writer, GENERATION_SAMPLE, 0, image.bytes[GENERATION_SAMPLE]);
+        fixture_must_put(&image, writer, GENERATION_ATTRIBUTES, 0,
+                         image.bytes[GENERATION_ATTRIBUTES]);
         assert_int_equal(generation_write_text(path, GENERATION_REPORT_NAME, "{}", &err),
                          STATUS_OK);
         fixture_must_finish(writer, SEED);
@@ -431,9 +433,9 @@ static void any_failing_call_of_a_continued_build_can_be_made_up_for(void **stat
             fixture_must(status, &err);
             fixture_expect_reference(path, *state);
         }
-    /* mkdir; 6 creates, 6 writes, 6 lengths; 8 fsyncs; at the end 6 fsyncs, reads and closes, 5
+    /* mkdir; 7 creates, 7 writes, 7 lengths; 9 fsyncs; at the end 7 fsyncs, reads and closes, 5
      * calls for the manifest, 2 directory fsyncs */
-    assert_int_equal(last, 1 + 18 + 8 + 18 + 5 + 2 + 1);
+    assert_int_equal(last, 1 + 21 + 9 + 21 + 5 + 2 + 1);
     fixture_image_free(&image);
 }
 

@@ -21,7 +21,7 @@ static void too_many_values_are_refused_before_they_are_parsed(void **state)
     (void)state;
     struct error err;
     struct http_search search;
-    const struct protocol_shape shape = {ELEMENT_U8, VECTOR_DIM_MAX, PROTOCOL_QUERIES_MAX};
+    const struct protocol_shape shape = {ELEMENT_U8, VECTOR_DIM_MAX, PROTOCOL_QUERIES_MAX, METRIC_L2};
     size_t length = 4u << 20;
     char *text = malloc(length);
     assert_non_null(text);
@@ -46,7 +46,7 @@ static void values_are_checked_for_the_element_type(void **state)
         {ELEMENT_I8, "-129", false},  {ELEMENT_I8, "128", false},  {ELEMENT_F32, "3.4e38", true},
         {ELEMENT_F32, "1e39", false}, {ELEMENT_F16, "65504", true}};
     for (size_t i = 0; i < ARRAY_LENGTH(values); i++) {
-        const struct protocol_shape shape = {values[i].type, 1, 1};
+        const struct protocol_shape shape = {values[i].type, 1, 1, METRIC_L2};
         struct http_search search = {0};
         struct error err;
         char text[64];
@@ -91,7 +91,7 @@ static void errors_are_json_whatever_they_quote(void **state)
 static void defaults_are_those_that_are_documented(void **state)
 {
     (void)state;
-    const struct protocol_shape shape = {ELEMENT_U8, 1, 1};
+    const struct protocol_shape shape = {ELEMENT_U8, 1, 1, METRIC_L2};
     const char *const usual = "{\"vector\":[1]}", *const large = " {\"k\":50,\"vector\":[1]} \n";
     struct http_search search;
     struct error err;

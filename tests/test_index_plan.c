@@ -78,7 +78,8 @@ static struct index_plan plan_of(const struct manifest *m, uint64_t budget)
 
 static uint64_t spent(const struct index_plan *plan)
 {
-    return plan->codes_bytes + plan->navigation_bytes + plan->lists_bytes + plan->cache_bytes;
+    return plan->codes_bytes + plan->navigation_bytes + plan->attributes_bytes + plan->lists_bytes +
+           plan->cache_bytes;
 }
 
 static uint64_t least_of(const struct manifest *m)

@@ -360,6 +360,12 @@ static void manifest_rejects_missing_and_mistyped_members(void **state)
         "hot_count",
         "sample_count",
         "sample_k",
+        "lid",
+        "calibration",
+        "from",
+        "k",
+        "queries",
+        "points",
         "files",
         "nodes.blk",
         "codes.bin",
@@ -395,6 +401,64 @@ static void manifest_rejects_missing_and_mistyped_members(void **state)
     expect_refused("[1, 3, 5, 7]", "[1, 3, 5, 257]", STATUS_CORRUPT, "gap_widths");
     expect_refused("[1, 3, 5, 7]", "[1, 3, 5, 6]", STATUS_CORRUPT, "7 bits");
     expect_refused("\"kind\":\t\"pq\"", "\"kind\":\t\"rabitq\"", STATUS_UNSUPPORTED, "rabitq");
+    expect_refused("\"from\":\t\"sample\"", "\"from\":\t\"sampled\"", STATUS_CORRUPT,
+                   "sample or tune");
+    expect_refused("\"from\":\t\"sample\"", "\"from\":\t\"tune\"", STATUS_CORRUPT, "no digest");
+    expect_refused("[4, 1.05, 1, 1, 6]", "[4, 1.05, 1, 6]", STATUS_CORRUPT, "5 numbers");
+    expect_refused("[4, 1.05, 1, 1, 6]", "4", STATUS_CORRUPT, "5 numbers");
+    expect_refused("[4, 1.05, 1, 1, 6]", "[4.5, 1.05, 1, 1, 6]", STATUS_CORRUPT, "whole numbers");
+    expect_refused("[4, 1.05, 1, 1, 6]", "[4, \"1\", 1, 1, 6]", STATUS_CORRUPT, "in range");
+    expect_refused("[4, 1.05, 1, 1, 6]", "[4294967300, 1, 1, 1, 6]", STATUS_CORRUPT, "in range");
+    expect_refused("\"replication\":\t1.25",
+                   "\"replication\":\t1.25, \"tune_digest\":\t"
+                   "\"00000000000000000000000000000000\"",
+                   STATUS_CORRUPT, "other than zero");
+}
+
+/* `json` with as many times `item` as it has room for, and once more. */
+static void manifest_rejects_more_curves_and_points_than_there_is_room_for(void **state)
+{
+    (void)state;
+    static const char curve[] = "{\"from\":\"sample\",\"k\":1,\"queries\":1,\"points\":[]},";
+    static const char point[] = "[4, 1, 1, 1, 6],";
+    char text[2048] = "\"calibration\":\t[";
+    for (int i = 0; i < MANIFEST_CURVES_MAX; i++)
+        strcat(text, curve);
+    expect_refused("\"calibration\":\t[", text, STATUS_CORRUPT, "few curves");
+    strcpy(text, "\"points\":\t[");
+    for (int i = 0; i < MANIFEST_POINTS_MAX; i++)
+        strcat(text, point);
+    expect_refused("\"points\":\t[", text, STATUS_CORRUPT, "few points");
+}
+
+static void manifest_keeps_curves_that_were_tuned(void **state)
+{
+    (void)state;
+    struct manifest manifest, read;
+    struct error err = {0};
+    char *json = NULL;
+    manifest_good(&manifest);
+    const struct digest128 plain = manifest_generation_id(&manifest);
+    manifest.tune_digest = (struct digest128){5, 0};
+    const struct digest128 tuned = manifest_generation_id(&manifest);
+    assert_true(tuned.low != plain.low);
+    manifest.tune_digest = (struct digest128){0, 5};
+    assert_true(manifest_generation_id(&manifest).low != tuned.low);
+    manifest.generation_id = manifest_generation_id(&manifest);
+    manifest.geometry.generation_seed = manifest.generation_id.low;
+    manifest.curves[manifest.curve_count++] =
+        (struct manifest_curve){.tuned = true,
+                                .k = 1,
+                                .queries = 1000,
+                                .point_count = 1,
+                                .points = {{1, 1.0 / 3, 900, 900, 1000000000}}};
+    assert_int_equal(manifest_format(&manifest, &json, &err), STATUS_OK);
+    assert_int_equal(manifest_parse(json, strlen(json), &read, &err), STATUS_OK);
+    assert_int_equal(read.curve_count, 3);
+    assert_memory_equal(read.curves, manifest.curves, sizeof(read.curves));
+    assert_memory_equal(&read.tune_digest, &manifest.tune_digest, sizeof(read.tune_digest));
+    assert_true(read.lid == manifest.lid);
+    free(json);
 }
 
 /* ---- rules ---- */
@@ -471,6 +535,28 @@ CHANGE(navigation_bytes, m->files[GENERATION_NAVIGATION].bytes = 0)
 CHANGE(hot_bytes, m->files[GENERATION_HOT].bytes += 4)
 CHANGE(sample_bytes, m->files[GENERATION_SAMPLE].bytes--)
 
+CHANGE(lid_negative, m->lid = -1)
+CHANGE(lid_nan, m->lid = (double)NAN)
+CHANGE(curves_many, m->curve_count = MANIFEST_CURVES_MAX + 1)
+CHANGE(curve_k, m->curves[1].k = FIXTURE_SAMPLE_K + 1)
+CHANGE(curve_k_order, m->curves[1].k = 1)
+CHANGE(curve_queries, m->curves[0].queries = FIXTURE_SAMPLE + 1)
+CHANGE(curve_queries_none, m->curves[0].queries = 0)
+CHANGE(curve_points_none, m->curves[0].point_count = 0)
+CHANGE(curve_points_many, m->curves[0].point_count = MANIFEST_POINTS_MAX + 1)
+CHANGE(curve_tuned, m->curves[1].tuned = true)
+CHANGE(curve_sources, (m->tune_digest.low = 1, m->curves[0].tuned = true))
+CHANGE(point_list, m->curves[1].points[0].search_list = 1)
+CHANGE(point_list_long, m->curves[0].points[1].search_list = MANIFEST_SEARCH_LIST_MAX + 1)
+CHANGE(point_ratio, m->curves[0].points[1].search_ratio = -0.5)
+CHANGE(point_ratio_nan, m->curves[0].points[1].search_ratio = (double)NAN)
+CHANGE(point_hits, m->curves[0].points[1].hits = 4)
+CHANGE(point_hits_order, m->curves[0].points[1].hits = 1)
+CHANGE(point_squares, m->curves[1].points[0].squares = 11)
+CHANGE(point_squares_few, m->curves[1].points[0].squares = 4)
+CHANGE(point_reads_order, m->curves[0].points[1].reads = 6)
+CHANGE(point_reads, m->curves[0].points[1].reads = UINT64_MAX)
+
 static void manifest_check_names_each_contradiction(void **state)
 {
     (void)state;
@@ -525,12 +611,33 @@ static void manifest_check_names_each_contradiction(void **state)
         {change_codec_bytes, "codec.bin"},
         {change_navigation_bytes, "navigation.bin"},
         {change_hot_bytes, "hot.bin has 84 bytes"},
-        {change_sample_bytes, "sample.bin has 183 bytes, the other fields make it 184"},
+        {change_sample_bytes, "sample.bin has 199 bytes, the other fields make it 200"},
         {change_sample_none, "sample_count is 0"},
         {change_sample_many, "sample_count is 98"},
         {change_sample_k_none, "sample_k is 0, must be 1..96"},
         {change_sample_k_many, "sample_k is 97, must be 1..96"},
         {change_sample_wraps, "sample_count"},
+        {change_lid_negative, "lid is -1"},
+        {change_lid_nan, "lid is"},
+        {change_curves_many, "number of recall curves is 7, must be 0..6"},
+        {change_curve_k, "k of a recall curve is 3, must be 2..2"},
+        {change_curve_k_order, "k of a recall curve is 1, must be 2..2"},
+        {change_curve_queries, "queries of a recall curve is 4, must be 1..3"},
+        {change_curve_queries_none, "queries of a recall curve is 0"},
+        {change_curve_points_none, "points of a recall curve is 0"},
+        {change_curve_points_many, "points of a recall curve is 33"},
+        {change_curve_tuned, "no digest"},
+        {change_curve_sources, "behind one of other queries"},
+        {change_point_list, "search_list of a recall curve is 1, must be 2..1024"},
+        {change_point_list_long, "search_list of a recall curve is 1025"},
+        {change_point_ratio, "search_ratio of a recall curve is -0.5"},
+        {change_point_ratio_nan, "search_ratio of a recall curve is"},
+        {change_point_hits, "hits of a recall curve is 4, must be 2..3"},
+        {change_point_hits_order, "hits of a recall curve is 1, must be 2..3"},
+        {change_point_squares, "squares of a recall curve is 11, must be 5..10"},
+        {change_point_squares_few, "squares of a recall curve is 4, must be 5..10"},
+        {change_point_reads_order, "reads of a recall curve is 6, must be 7.."},
+        {change_point_reads, "reads of a recall curve is"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++)
         check_refuses(cases[i].change, cases[i].words);
@@ -578,6 +685,8 @@ static void generation_id_depends_on_input_and_parameters_only(void **state)
     other.hot_count = 1;
     other.sample_count = 1;
     other.sample_k = 1;
+    other.lid = 1;
+    other.curve_count = 0;
     other.borrowed_rows = 1;
     other.entry_node = 1;
     other.tool_version[0] = 'T';
@@ -653,6 +762,8 @@ int main(void)
         cmocka_unit_test(manifest_ignores_members_it_does_not_know),
         cmocka_unit_test(manifest_tells_kinds_of_codec_and_who_chose),
         cmocka_unit_test(manifest_rejects_missing_and_mistyped_members),
+        cmocka_unit_test(manifest_rejects_more_curves_and_points_than_there_is_room_for),
+        cmocka_unit_test(manifest_keeps_curves_that_were_tuned),
         cmocka_unit_test(manifest_check_names_each_contradiction),
         cmocka_unit_test(manifest_check_takes_the_bounds_of_its_ranges),
         cmocka_unit_test(generation_id_depends_on_input_and_parameters_only),

@@ -198,6 +198,8 @@ static struct partition_params params_of(const struct input *in, uint32_t shard_
         .replication = 1.4,
         .sample_count = MIN(in->count, 50U),
         .sample_seed = SEED + 5,
+        .query_count = in->count / 2,
+        .query_seed = SEED + 7,
         .seed = SEED + 6,
     };
 }
@@ -335,6 +337,24 @@ static void sample_check(const struct input *in, const struct partition_params *
     free(record);
 }
 
+static void queries_check(const struct input *in, const struct partition_params *params,
+                          const struct work *work, struct outcome *out)
+{
+    uint32_t *rows = malloc((params->query_count + 1) * sizeof(*rows));
+    struct work_input *file = part_open(work, "queries", PARTITION_NONE);
+    row_sample(params->query_seed, in->count, params->query_count, rows);
+    for (uint32_t i = 0; i < params->query_count; i++) {
+        uint8_t place[8];
+        assert_true(record_read(file, place, sizeof(place), out));
+        const uint32_t owner = u32_at(place), index = u32_at(place + 4);
+        assert_true(owner < out->info.shard_count && index < out->info.own_counts[owner]);
+        assert_int_equal(out->positions[out->starts[owner] + index], rows[i]);
+    }
+    assert_int_equal(work_input_left(file), 0);
+    work_input_close(file);
+    free(rows);
+}
+
 static void info_check(const struct input *in, const struct partition_params *params,
                        struct outcome *out)
 {
@@ -380,6 +400,7 @@ static void piece_check(const struct input *in, const struct partition_params *p
     for (uint32_t shard = 0; shard < params->shard_count; shard++)
         borrowed_check(in, work, shard, out);
     sample_check(in, params, work, out);
+    queries_check(in, params, work, out);
     assert_true((double)(in->count + out->borrowed) <= params->replication * in->count);
     for (uint32_t row = 0; row < in->count; row++)
         out->info.lent_counts[out->owners[row]] -= out->lent_counts[row];
@@ -403,7 +424,8 @@ static struct outcome partition(const struct input *in, const struct partition_p
     assert_int_equal(cost.written_bytes,
                      5 + in->count * partition_own_record_bytes(&shape, in->keys) +
                          (out.borrowed + params->sample_count) *
-                             partition_borrowed_record_bytes(&shape));
+                             partition_borrowed_record_bytes(&shape) +
+                         params->query_count * UINT64_C(8));
     assert_true(cost.wall_s > 0);
     work_remove(work);
     return out;
@@ -444,6 +466,7 @@ static void partition_keys_and_sample_go_with_their_rows(void **state)
     static const uint32_t counts[] = {0, 1, 899, 900};
     for (size_t i = 0; i < ARRAY_LENGTH(counts); i++) {
         params.sample_count = counts[i];
+        params.query_count = counts[ARRAY_LENGTH(counts) - 1 - i];
         struct outcome out = partition(&in, &params);
         outcome_free(&out);
     }

@@ -15,7 +15,7 @@
 #include "tests/golden_file.h"
 
 static const struct protocol_shape f32_shape = {
-    .type = ELEMENT_F32, .dim = 96, .queries_max = PROTOCOL_QUERIES_MAX};
+    .type = ELEMENT_F32, .dim = 96, .queries_max = PROTOCOL_QUERIES_MAX, .metric = METRIC_L2};
 
 static struct protocol_search good_search(void)
 {
@@ -36,7 +36,7 @@ enum { GOOD_SEARCH_PAYLOAD = 40 + 3 * 96 * 4 };
 static void expect_search(struct protocol_search search, uint32_t payload_bytes, enum status wanted,
                           const char *words)
 {
-    struct protocol_search out, untouched;
+    struct protocol_search_head out, untouched;
     struct error err;
     memset(&untouched, 0xa5, sizeof(untouched));
     out = untouched;
@@ -131,10 +131,13 @@ static void hello_refuses_length_features_and_reserved(void **state)
 static void search_survives_a_round_trip(void **state)
 {
     (void)state;
-    struct protocol_search search = good_search(), out;
+    const struct protocol_extension none = {0};
+    struct protocol_search search = good_search();
+    struct protocol_search_head out;
     assert_int_equal(protocol_search_decode(&search, GOOD_SEARCH_PAYLOAD, &f32_shape, &out, NULL),
                      STATUS_OK);
-    assert_memory_equal(&search, &out, sizeof(out));
+    assert_memory_equal(&search, &out.fixed, sizeof(search));
+    assert_memory_equal(&none, &out.extension, sizeof(none));
     assert_int_equal(protocol_search_frame_bytes(3, 96, ELEMENT_F32), 24 + GOOD_SEARCH_PAYLOAD);
 }
 
@@ -176,25 +179,43 @@ static void search_type_and_dim_are_enforced(void **state)
     expect_search(search, GOOD_SEARCH_PAYLOAD, STATUS_INVALID, "dim 128, the index has dim 96");
 }
 
-static void search_recall_target_is_unsupported_until_it_is(void **state)
+static void search_recall_target_is_a_share_and_stands_alone(void **state)
 {
     (void)state;
-    static const float targets[] = {0.95f, -1.0f, NAN, INFINITY};
+    static const float targets[] = {1.5f, 1.0f, -1.0f, NAN, INFINITY};
+    struct protocol_search search = good_search();
+    struct protocol_search_head out;
+    search.search_list = 0;
+    search.search_ratio = 0;
     for (size_t i = 0; i < ARRAY_LENGTH(targets); i++) {
-        struct protocol_search search = good_search();
         search.recall_target = targets[i];
-        expect_search(search, GOOD_SEARCH_PAYLOAD, STATUS_UNSUPPORTED, "recall target");
+        expect_search(search, GOOD_SEARCH_PAYLOAD, STATUS_INVALID,
+                      ": above 0 and below 1 is wanted");
     }
+    search.recall_target = 1.5f;
+    expect_search(search, GOOD_SEARCH_PAYLOAD, STATUS_INVALID, "recall target 1.5: ");
+    search.recall_target = 0.95f;
+    assert_int_equal(protocol_search_decode(&search, GOOD_SEARCH_PAYLOAD, &f32_shape, &out, NULL),
+                     STATUS_OK);
+    assert_true(out.fixed.recall_target == 0.95f);
+    search.search_list = 40;
+    expect_search(search, GOOD_SEARCH_PAYLOAD, STATUS_INVALID,
+                  "either a search list or a recall target");
+    search.search_list = 0;
+    search.search_ratio = 1.1f;
+    expect_search(search, GOOD_SEARCH_PAYLOAD, STATUS_INVALID,
+                  "either a search list or a recall target");
 }
 
 static void search_flags_beyond_those_known_are_unsupported(void **state)
 {
     (void)state;
-    struct protocol_search search = good_search(), out;
+    struct protocol_search search = good_search();
+    struct protocol_search_head out;
     search.flags = PROTOCOL_SEARCH_EXPLAIN;
     assert_int_equal(protocol_search_decode(&search, GOOD_SEARCH_PAYLOAD, &f32_shape, &out, NULL),
                      STATUS_OK);
-    assert_int_equal(out.flags, PROTOCOL_SEARCH_EXPLAIN);
+    assert_int_equal(out.fixed.flags, PROTOCOL_SEARCH_EXPLAIN);
     for (uint32_t bit = 0; bit < 32; bit++) {
         search.flags = PROTOCOL_SEARCH_EXPLAIN | 1u << bit;
         if ((search.flags & ~(uint32_t)PROTOCOL_SEARCH_FLAGS) == 0)
@@ -215,7 +236,8 @@ static void search_whose_answer_outgrows_a_frame_is_refused(void **state)
 static void search_whose_explanations_outgrow_a_frame_is_refused(void **state)
 {
     (void)state;
-    struct protocol_search search = good_search(), out;
+    struct protocol_search search = good_search();
+    struct protocol_search_head out;
     search.query_count = 1024;
     search.k = 1021; /* 16 a hit: 1024 * (1021 * 16 + 24) fit, with 48 more each they do not */
     assert_int_equal(protocol_search_decode(&search, 40 + 1024 * 96 * 4, &f32_shape, &out, NULL),
@@ -577,7 +599,7 @@ int main(void)
         cmocka_unit_test(search_lengths_must_add_up),
         cmocka_unit_test(search_counts_that_lie_are_refused),
         cmocka_unit_test(search_type_and_dim_are_enforced),
-        cmocka_unit_test(search_recall_target_is_unsupported_until_it_is),
+        cmocka_unit_test(search_recall_target_is_a_share_and_stands_alone),
         cmocka_unit_test(search_flags_beyond_those_known_are_unsupported),
         cmocka_unit_test(search_whose_answer_outgrows_a_frame_is_refused),
         cmocka_unit_test(search_whose_explanations_outgrow_a_frame_is_refused),

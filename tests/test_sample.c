@@ -18,11 +18,14 @@ enum {
     DIM = 5,
     HEADER = 64,
     TRUTH_KEYS = HEADER + COUNT * 8,
-    DISTANCES = TRUTH_KEYS + COUNT * K * 8,
+    NODES = TRUTH_KEYS + COUNT * K * 8,
+    PADDING = NODES + COUNT * 4,
+    DISTANCES = PADDING + 4,
     VECTORS = DISTANCES + COUNT * K * 4,
 };
 
 static const uint64_t own_keys[COUNT] = {7, UINT64_MAX, 0};
+static const uint32_t own_nodes[COUNT] = {12, 0, 3};
 static const uint64_t truth_keys[COUNT * K] = {9, 1, 2, 3, 5, 6, 0, 9, 8, 7, 6, UINT64_MAX};
 /* Equal ones are ordered by key. */
 static const float truth_distances[COUNT * K] = {-1, 0, 0, 2, 3, 3, 4, 5, -9, -8, -7, 1e30f};
@@ -37,8 +40,8 @@ static struct sample sample_make(enum element_type type, enum metric metric, uin
     for (int i = 0; i < COUNT * DIM; i++)
         values[i] = (float)(1 + i);
     element_from_f32(type, values, COUNT * DIM, vectors);
-    return (struct sample){COUNT,           K,      DIM, type, metric, own_keys, truth_keys,
-                           truth_distances, vectors};
+    return (struct sample){
+        COUNT, K, DIM, type, metric, own_keys, own_nodes, truth_keys, truth_distances, vectors};
 }
 
 static size_t bytes_of(enum element_type type)
@@ -78,6 +81,7 @@ static void sample_round_trips_for_every_type_and_metric(void **state)
             for (uint32_t i = 0; i < COUNT; i++) {
                 const struct sample_query query = sample_query_at(&sample, i);
                 assert_true(query.own_key == own_keys[i]);
+                assert_int_equal(query.own_node, own_nodes[i]);
                 assert_memory_equal(query.vector, vectors + i * vector_bytes, vector_bytes);
                 assert_memory_equal(query.truth_keys, truth_keys + i * K, K * sizeof(uint64_t));
                 assert_memory_equal(query.truth_distances, truth_distances + i * K,
@@ -98,15 +102,17 @@ static void sample_of_a_lone_vector_has_no_neighbours(void **state)
         .type = ELEMENT_U8,
         .metric = METRIC_L2,
         .own_keys = own_keys,
+        .own_nodes = own_nodes,
         .vectors = vector,
     };
-    uint8_t *image = malloc(HEADER + 8 + DIM);
+    uint8_t *image = malloc(HEADER + 16 + DIM);
     assert_non_null(image);
     sample_encode(&lone, image);
     struct sample sample;
     struct error err;
-    assert_int_equal(sample_decode(image, HEADER + 8 + DIM, &sample, &err), STATUS_OK);
+    assert_int_equal(sample_decode(image, HEADER + 16 + DIM, &sample, &err), STATUS_OK);
     assert_int_equal(sample.k, 0);
+    assert_int_equal(sample_query_at(&sample, 0).own_node, own_nodes[0]);
     assert_memory_equal(sample_query_at(&sample, 0).vector, vector, DIM);
     free(image);
 }
@@ -137,8 +143,8 @@ static void sample_rejects_each_broken_word_of_its_header(void **state)
         const char *words;
     } cases[] = {
         {0, 1, STATUS_CORRUPT, "magic"},
-        {4, 0, STATUS_UNSUPPORTED, "version 0, this build reads 1"},
-        {4, 2, STATUS_UNSUPPORTED, "version 2"},
+        {4, 1, STATUS_UNSUPPORTED, "version 1, this build reads 2"},
+        {4, 3, STATUS_UNSUPPORTED, "version 3"},
         {8, 0, STATUS_CORRUPT, "count is 0"},
         {8, COUNT + 1, STATUS_CORRUPT, "take"},
         {8, COUNT - 1, STATUS_CORRUPT, "take"},
@@ -159,6 +165,7 @@ static void sample_rejects_each_broken_word_of_its_header(void **state)
         {24, 4, STATUS_CORRUPT, "metric is 4"},
         {28, 1, STATUS_CORRUPT, "reserved"},
         {60, 1u << 31, STATUS_CORRUPT, "reserved"},
+        {PADDING, 1, STATUS_CORRUPT, "reserved"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++)
         expect_refused(cases[i].at, &cases[i].value, 4, cases[i].status, cases[i].words);
@@ -190,6 +197,19 @@ static void sample_rejects_truth_that_is_none(void **state)
                    "vector of query 2 is not finite");
 }
 
+static void sample_nodes_are_of_the_index(void **state)
+{
+    (void)state;
+    uint8_t *image = image_make(ELEMENT_F32, METRIC_L2);
+    struct sample sample;
+    struct error err = {0};
+    assert_int_equal(sample_decode(image, bytes_of(ELEMENT_F32), &sample, &err), STATUS_OK);
+    assert_int_equal(sample_nodes_check(&sample, 13, &err), STATUS_OK);
+    assert_int_equal(sample_nodes_check(&sample, 12, &err), STATUS_CORRUPT);
+    assert_non_null(strstr(err.text, "the node of query 0 is 12, there are 12"));
+    free(image);
+}
+
 static void sample_rejects_every_other_length(void **state)
 {
     (void)state;
@@ -212,7 +232,7 @@ static void sample_bytes_do_not_wrap(void **state)
     (void)state;
     const uint64_t query = 8 + UINT64_C(12) * SAMPLE_K_MAX + VECTOR_DIM_MAX * 4;
     assert_true(sample_bytes(SAMPLE_COUNT_MAX, SAMPLE_K_MAX, VECTOR_DIM_MAX * 4) ==
-                64 + SAMPLE_COUNT_MAX * query);
+                64 + SAMPLE_COUNT_MAX * (4 + query));
 }
 
 int main(void)
@@ -222,6 +242,7 @@ int main(void)
         cmocka_unit_test(sample_of_a_lone_vector_has_no_neighbours),
         cmocka_unit_test(sample_rejects_each_broken_word_of_its_header),
         cmocka_unit_test(sample_rejects_truth_that_is_none),
+        cmocka_unit_test(sample_nodes_are_of_the_index),
         cmocka_unit_test(sample_rejects_every_other_length),
         cmocka_unit_test(sample_bytes_do_not_wrap),
     };

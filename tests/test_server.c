@@ -430,7 +430,7 @@ static void wrong_parameters_are_refused_with_the_reason(void **state)
         {10, 40, 1, ELEMENT_F32, SERVICE_DIM + 1, 0, 0, STATUS_INVALID, "dim"},
         {10, 40, 1, ELEMENT_F32, SERVICE_DIM, -1.0f, 0, STATUS_INVALID, "ratio"},
         {10, 40, 1, ELEMENT_F32, SERVICE_DIM, NAN, 0, STATUS_INVALID, "ratio"},
-        {10, 40, 1, ELEMENT_F32, SERVICE_DIM, 0, 0.95f, STATUS_UNSUPPORTED, "recall"},
+        {10, 40, 1, ELEMENT_F32, SERVICE_DIM, 0, 0.95f, STATUS_INVALID, "recall target"},
     };
     int fd = raw_connect(service->data->socket);
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {

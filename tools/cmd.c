@@ -7,6 +7,7 @@
 #include "tools/cmd.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -174,8 +175,7 @@ void cmd_search_options_init(struct cmd_search_options *self,
          .kind = ARGS_STRING,
          .target = &self->queries,
          .value_name = "Q",
-         .help = "vector file of queries",
-         .required = true},
+         .help = "vector file of queries"},
         {.short_name = 'k',
          .kind = ARGS_U32,
          .target = &self->k,
@@ -202,6 +202,26 @@ void cmd_search_options_init(struct cmd_search_options *self,
          .help = "with --index: threads; default: one a CPU",
          .min = 1,
          .max = CMD_THREADS_MAX},
+        {.name = "filter",
+         .kind = ARGS_STRING,
+         .target = &self->filter,
+         .value_name = "TEXT",
+         .help = "only vectors whose attributes match, as: year >= 2015 and lang = \"en\""},
+        {.name = "radius",
+         .kind = ARGS_DOUBLE,
+         .target = &self->radius,
+         .value_name = "R",
+         .help = "only vectors within this distance (l2: squared), at most K of them",
+         .min = -INFINITY,
+         .given = &self->within_radius},
+        {.name = "recall",
+         .kind = ARGS_DOUBLE,
+         .target = &self->recall,
+         .value_name = "R",
+         .help = "instead of a search list: what finds this share of the K nearest, as measured at "
+                 "the build",
+         .min = -INFINITY,
+         .given = &self->has_recall},
     };
     memcpy(table, options, sizeof(options));
 }
@@ -211,7 +231,14 @@ enum cmd_outcome cmd_search_options_check(const struct cmd_search_options *self,
 {
     if ((self->socket == NULL) == (self->index == NULL))
         return cmd_usage(err, "wanted either --socket or --index");
-    if (self->k > search_list)
+    if (self->has_recall && !(self->recall > 0 && self->recall < 1))
+        return cmd_usage(err, "--recall %g: above 0 and below 1 is wanted", self->recall);
+    if (self->has_recall && (search_list != 0 || ratio != 0))
+        return cmd_usage(err, "--recall chooses what --search-list and --search-ratio would set: "
+                              "give one or the other");
+    if (!self->has_recall && search_list == 0)
+        return cmd_usage(err, "wanted either --search-list or --recall");
+    if (!self->has_recall && self->k > search_list)
         return cmd_usage(err, "k is %u, more than --search-list %u", self->k, search_list);
     if (!(ratio >= 0 && ratio <= 1e6))
         return cmd_usage(err, "--search-ratio %g: wanted a ratio, or 0 for none", ratio);

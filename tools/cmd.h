@@ -103,15 +103,20 @@ struct cmd_search_options {
     uint32_t threads;
     uint32_t k;
     uint32_t beam_width;
+    const char *filter; /* NULL: none */
+    double radius;
+    bool within_radius; /* a radius was given */
+    double recall;      /* 0: none was given */
+    bool has_recall;
 };
-enum { CMD_SEARCH_OPTIONS = 7 };
+enum { CMD_SEARCH_OPTIONS = 10 };
 
 /* Sets the defaults of *self and describes its options in `table`. */
 void cmd_search_options_init(struct cmd_search_options *self,
                              struct args_option table[CMD_SEARCH_OPTIONS]);
 
-/* What can be checked before an index is opened: one source of answers, k, L and ratio within their
- * limits. CMD_OK or CMD_USAGE. */
+/* What can be checked before an index is opened: one source of answers; k, L (0: not given), ratio
+ * and recall target within their limits and without contradiction. CMD_OK or CMD_USAGE. */
 enum cmd_outcome cmd_search_options_check(const struct cmd_search_options *self,
                                           uint32_t search_list, double ratio, struct error *err);
 

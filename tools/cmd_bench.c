@@ -138,12 +138,13 @@ static void print_json(const struct bench *bench, const struct point *point)
         printf(",\"hops_per_query\":%.3f,\"code_distances_per_query\":%.2f,"
                "\"exact_distances_per_query\":%.2f,\"scalar_bits\":%u,\"code_bytes\":%u,"
                "\"codes_bytes\":%" PRIu64 ",\"navigation_bytes\":%" PRIu64
-               ",\"lists_bytes\":%" PRIu64 ",\"cache_bytes\":%" PRIu64 ",\"cached_blocks\":%" PRIu64
-               ",\"resident\":%s",
+               ",\"attributes_bytes\":%" PRIu64 ",\"lists_bytes\":%" PRIu64
+               ",\"cache_bytes\":%" PRIu64 ",\"cached_blocks\":%" PRIu64 ",\"resident\":%s",
                per_query(point, sums->hops), per_query(point, sums->code_distances),
                per_query(point, sums->exact_distances), memory.scalar_bits, memory.code_bytes,
-               memory.codes_bytes, memory.navigation_bytes, memory.lists_bytes, memory.cache_bytes,
-               memory.cached_blocks, memory.resident ? "true" : "false");
+               memory.codes_bytes, memory.navigation_bytes, memory.attributes_bytes,
+               memory.lists_bytes, memory.cache_bytes, memory.cached_blocks,
+               memory.resident ? "true" : "false");
     }
     printf("}\n");
     fflush(stdout);
@@ -158,6 +159,8 @@ static void print_memory(const struct index_memory *memory)
     else
         printf("%u bytes a vector", memory->code_bytes);
     printf("), %.1f MiB navigation, ", (double)memory->navigation_bytes / 0x1p20);
+    if (memory->attributes_bytes > 0)
+        printf("%.1f MiB attributes, ", (double)memory->attributes_bytes / 0x1p20);
     if (memory->lists_bytes > 0)
         printf("%.1f MiB lists, ", (double)memory->lists_bytes / 0x1p20);
     printf("%.1f MiB cache (%" PRIu64 " blocks with %" PRIu64 " vectors%s)\n",
@@ -345,6 +348,8 @@ static enum cmd_outcome parse_ratios(struct options *options, struct error *err)
 static enum cmd_outcome check_options(struct options *options, struct error *err)
 {
     enum cmd_outcome outcome = parse_ratios(options, err);
+    if (outcome == CMD_OK && options->common.queries == NULL)
+        return cmd_usage(err, "wanted --queries");
     if (outcome == CMD_OK && options->rate > 0 && options->common.socket != NULL)
         return cmd_usage(err, "--rate needs --index");
     for (uint32_t r = 0; outcome == CMD_OK && r < options->ratio_count; r++)

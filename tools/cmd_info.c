@@ -3,6 +3,7 @@
  */
 #include <inttypes.h>
 
+#include "layout/attributes.h"
 #include "layout/generation.h"
 #include "query/index_plan.h"
 #include "tools/cmd.h"
@@ -59,7 +60,57 @@ static void print_steps(const struct manifest *manifest)
     }
 }
 
-static void print_info(const char *path, const struct manifest *manifest)
+/* The columns as the head of the file tells; none where the generation has no attributes. */
+static enum status attributes_read(const struct generation *generation,
+                                   struct attributes_shape *shape, struct error *err)
+{
+    const uint64_t bytes = generation_manifest(generation)->files[GENERATION_ATTRIBUTES].bytes;
+    uint8_t head[ATTRIBUTES_HEAD_BYTES_MAX];
+    struct error why;
+    shape->column_count = 0;
+    if (bytes == 0)
+        return STATUS_OK;
+    const size_t length = (size_t)MIN(bytes, (uint64_t)sizeof(head));
+    enum status status = generation_read(generation, GENERATION_ATTRIBUTES, head, length, err);
+    if (status != STATUS_OK)
+        return status;
+    status = attributes_head_decode(head, length, bytes, shape, &why);
+    if (status != STATUS_OK)
+        status = error_set(err, status, "%s/%s: %s", generation_path(generation),
+                           generation_file_names[GENERATION_ATTRIBUTES], why.text);
+    return status;
+}
+
+static void print_attributes(const struct attributes_shape *shape)
+{
+    for (uint32_t c = 0; c < shape->column_count; c++) {
+        const struct attribute_shape *column = &shape->columns[c];
+        printf("%-17s %s:%s, ", c == 0 ? "attributes" : "", column->name,
+               attribute_kind_name(column->kind));
+        if (column->kind == ATTRIBUTE_LABELS)
+            printf("%u labels, %" PRIu64 " in all vectors, ", column->label_count,
+                   column->memberships);
+        printf("%" PRIu64 " bytes\n", attribute_bytes(shape, c));
+    }
+}
+
+static void print_attributes_json(const struct attributes_shape *shape)
+{
+    printf("\"attributes\":[");
+    for (uint32_t c = 0; c < shape->column_count; c++) {
+        const struct attribute_shape *column = &shape->columns[c];
+        printf("%s{\"name\":\"%s\",\"type\":\"%s\",", c > 0 ? "," : "", column->name,
+               attribute_kind_name(column->kind));
+        if (column->kind == ATTRIBUTE_LABELS)
+            printf("\"labels\":%u,\"memberships\":%" PRIu64 ",", column->label_count,
+                   column->memberships);
+        printf("\"bytes\":%" PRIu64 "}", attribute_bytes(shape, c));
+    }
+    printf("],");
+}
+
+static void print_info(const char *path, const struct manifest *manifest,
+                       const struct attributes_shape *attributes)
 {
     char id[CMD_DIGEST_BYTES], input[CMD_DIGEST_BYTES];
     double count = (double)manifest->vector_count;
@@ -93,15 +144,18 @@ static void print_info(const char *path, const struct manifest *manifest)
     printf("hot list          %" PRIu64 " nodes\n", manifest->hot_count);
     printf("sample            %u queries, %u exact neighbours each\n", manifest->sample_count,
            manifest->sample_k);
+    print_attributes(attributes);
     for (int f = 0; f < GENERATION_FILE_COUNT; f++)
-        printf("%-17s %" PRIu64 " bytes, %.1f a vector\n", generation_file_names[f],
-               manifest->files[f].bytes, (double)manifest->files[f].bytes / count);
+        if (manifest->files[f].bytes > 0 || !generation_file_optional((enum generation_file)f))
+            printf("%-17s %" PRIu64 " bytes, %.1f a vector\n", generation_file_names[f],
+                   manifest->files[f].bytes, (double)manifest->files[f].bytes / count);
     printf("total             %" PRIu64 " bytes, %.1f a vector\n", total_bytes(manifest),
            (double)total_bytes(manifest) / count);
     print_steps(manifest);
 }
 
-static void print_info_json(const char *path, const struct manifest *manifest)
+static void print_info_json(const char *path, const struct manifest *manifest,
+                            const struct attributes_shape *attributes)
 {
     char id[CMD_DIGEST_BYTES], input[CMD_DIGEST_BYTES];
     cmd_digest_format(&manifest->generation_id, id);
@@ -129,12 +183,15 @@ static void print_info_json(const char *path, const struct manifest *manifest)
            manifest->block_count, adjacency_name(manifest), manifest->mean_degree,
            manifest->block_mate_share, manifest->trimmed_edges, manifest->repaired_nodes);
     printf(",\"navigation_count\":%u,\"hot_count\":%" PRIu64
-           ",\"sample_count\":%u,\"sample_k\":%u,\"files\":{",
+           ",\"sample_count\":%u,\"sample_k\":%u,",
            manifest->navigation_count, manifest->hot_count, manifest->sample_count,
            manifest->sample_k);
+    print_attributes_json(attributes);
+    printf("\"files\":{");
     for (int f = 0; f < GENERATION_FILE_COUNT; f++)
-        printf("%s\"%s\":%" PRIu64, f > 0 ? "," : "", generation_file_names[f],
-               manifest->files[f].bytes);
+        if (manifest->files[f].bytes > 0 || !generation_file_optional((enum generation_file)f))
+            printf("%s\"%s\":%" PRIu64, f > 0 ? "," : "", generation_file_names[f],
+                   manifest->files[f].bytes);
     printf("},\"total_bytes\":%" PRIu64 ",\"bytes_per_vector\":%.3f,\"memory\":[",
            total_bytes(manifest), (double)total_bytes(manifest) / (double)manifest->vector_count);
     struct index_step steps[INDEX_STEPS_MAX];
@@ -162,12 +219,14 @@ enum cmd_outcome cmd_info(int argc, char **argv, struct error *err)
     struct generation *generation = open_operand(spec, argc, argv, &outcome, err);
     if (generation == NULL)
         return outcome;
-    if (json)
-        print_info_json(generation_path(generation), generation_manifest(generation));
-    else
-        print_info(generation_path(generation), generation_manifest(generation));
+    struct attributes_shape attributes;
+    const enum status status = attributes_read(generation, &attributes, err);
+    if (status == STATUS_OK && json)
+        print_info_json(generation_path(generation), generation_manifest(generation), &attributes);
+    else if (status == STATUS_OK)
+        print_info(generation_path(generation), generation_manifest(generation), &attributes);
     generation_close(generation);
-    return CMD_OK;
+    return status == STATUS_OK ? CMD_OK : CMD_FAILED;
 }
 
 /* ---- verify ---- */

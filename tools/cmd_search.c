@@ -1,22 +1,18 @@
 /*
- * cmd_search.c - `nightjar search`: answers for a query file, from a daemon or from an index opened
- * here, as a table, as JSON lines or as a file of ids; or what the queries took (explain.h).
- *
- * Queries go through in batches; an answer is held as struct search_hit whichever way it came.
+ * cmd_search.c - `nightjar search`: answers for a query file or for vectors of the index, from a
+ * daemon or from an index opened here (searcher.h), as a table, as JSON lines or as a file of ids;
+ * or what the queries took (explain.h).
  */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/vector_file.h"
-#include "query/client.h"
 #include "tools/cmd.h"
 #include "tools/explain.h"
+#include "tools/searcher.h"
 
-enum {
-    BATCH_QUERIES = 256, /* held at once; in process, also how many are in flight */
-    FRAME_QUERIES = 32,  /* of one request to a daemon: within its queue limits */
-};
+enum { PAGES_MAX = 1024 };
 
 struct options {
     struct cmd_search_options common;
@@ -24,124 +20,35 @@ struct options {
     uint32_t search_list;
     uint64_t limit;
     double search_ratio;
+    uint32_t pages; /* 0: not asked for */
     bool json;
     bool explain;
 };
 
-struct answer {
-    uint32_t hit_count;
-    uint32_t flags;
-    struct search_stats stats; /* of a daemon without --explain: reads and cache_hits only */
-};
-
-/* Where answers come from (one of client, local) and where they go. */
+/* Where answers come from and where they go. */
 struct session {
     const struct options *options;
-    struct client *client;
-    struct cmd_local local;
+    struct searcher_params params;
+    struct searcher searcher;
     struct cmd_queries queries;
     struct vector_writer *writer;
-    struct search_query *batch; /* BATCH_QUERIES, local only */
-    struct search_hit *hits;    /* BATCH_QUERIES * k */
-    struct answer *answers;     /* BATCH_QUERIES */
-    uint32_t *ids;              /* k; for the writer */
+    uint32_t *ids; /* k; for the writer */
     struct explain explained;
 };
 
-static enum status search_local(struct session *self, uint32_t first, uint32_t count,
-                                struct error *err)
-{
-    const struct options *options = self->options;
-    for (uint32_t i = 0; i < count; i++) {
-        self->batch[i] = (struct search_query){
-            .vector = self->queries.rows + (size_t)(first + i) * self->queries.row_bytes,
-            .k = options->common.k,
-            .search_list = options->search_list,
-            .beam_width = options->common.beam_width,
-            .search_ratio = (float)options->search_ratio,
-            .hits = self->hits + (size_t)i * options->common.k,
-        };
-    }
-    enum status status = engine_query_check(self->local.engine, &self->batch[0], err);
-    if (status != STATUS_OK)
-        return status;
-    engine_search_all(self->local.engine, self->batch, count, 0);
-    for (uint32_t i = 0; i < count; i++) {
-        const struct search_query *query = &self->batch[i];
-        if (query->status != STATUS_OK)
-            return error_set(err, query->status, "query %u: %s", first + i,
-                             status_name(query->status));
-        self->answers[i] = (struct answer){query->hit_count, query->flags, query->stats};
-    }
-    return STATUS_OK;
-}
-
-/* What a daemon tells of query `i` of an answer. */
-static struct search_stats stats_of(const struct client_answer *answer, uint32_t i)
-{
-    struct search_stats stats = {.reads = answer->results[i].reads,
-                                 .cache_hits = answer->results[i].cache_hits};
-    if (answer->explanations == NULL)
-        return stats;
-    const struct client_explanation *explanation = &answer->explanations[i];
-    stats.hops = explanation->hops;
-    stats.exact_distances = explanation->exact_distances;
-    stats.code_distances = explanation->code_distances;
-    stats.failed_blocks = explanation->failed_blocks;
-    stats.read_bytes = explanation->read_bytes;
-    stats.queue_ns = explanation->queue_ns;
-    stats.cpu_ns = explanation->cpu_ns;
-    stats.total_ns = explanation->total_ns;
-    return stats;
-}
-
-static enum status search_frame(struct session *self, uint32_t first, uint32_t count, uint32_t slot,
-                                struct error *err)
-{
-    const struct options *options = self->options;
-    const struct client_search search = {
-        .vectors = self->queries.rows + (size_t)first * self->queries.row_bytes,
-        .query_count = count,
-        .k = options->common.k,
-        .search_list = options->search_list,
-        .beam_width = options->common.beam_width,
-        .search_ratio = (float)options->search_ratio,
-        .explain = options->explain,
-    };
-    struct client_answer answer;
-    enum status status = client_search(self->client, &search, &answer, err);
-    if (status != STATUS_OK)
-        return status;
-    if (answer.query_count != count || answer.k != options->common.k)
-        return error_set(err, STATUS_CORRUPT, "%s: answered %u queries with k %u, asked %u with %u",
-                         options->common.socket, answer.query_count, answer.k, count,
-                         options->common.k);
-    for (uint32_t i = 0; i < count; i++) {
-        const struct client_query_result *result = &answer.results[i];
-        self->answers[slot + i] = (struct answer){MIN(result->hit_count, options->common.k),
-                                                  result->flags, stats_of(&answer, i)};
-        for (uint32_t h = 0; h < self->answers[slot + i].hit_count; h++) {
-            const struct client_hit *from = &answer.hits[(size_t)i * options->common.k + h];
-            self->hits[(size_t)(slot + i) * options->common.k + h] =
-                (struct search_hit){.key = from->key, .distance = from->distance};
-        }
-    }
-    return STATUS_OK;
-}
-
-static enum status search_socket(struct session *self, uint32_t first, uint32_t count,
-                                 struct error *err)
-{
-    enum status status = STATUS_OK;
-    for (uint32_t done = 0; status == STATUS_OK && done < count; done += FRAME_QUERIES)
-        status = search_frame(self, first + done, MIN(FRAME_QUERIES, count - done), done, err);
-    return status;
-}
+/* An answer to be printed. */
+struct shown {
+    uint32_t query;
+    uint32_t page; /* from 0 */
+    const struct searcher_answer *answer;
+    const struct search_hit *hits;
+};
 
 /* A place without a hit (fewer than k were found) gets UINT32_MAX: no row has that id. */
-static enum status emit_ids(struct session *self, const struct answer *answer,
-                            const struct search_hit *hits, struct error *err)
+static enum status emit_ids(struct session *self, const struct shown *shown, struct error *err)
 {
+    const struct search_hit *hits = shown->hits;
+    const struct searcher_answer *answer = shown->answer;
     uint32_t k = self->options->common.k;
     for (uint32_t i = 0; i < k; i++) {
         if (i < answer->hit_count && hits[i].key >= UINT32_MAX)
@@ -154,48 +61,59 @@ static enum status emit_ids(struct session *self, const struct answer *answer,
     return vector_writer_append(self->writer, self->ids, 1, err);
 }
 
-static void emit_json(const struct options *options, uint32_t query, const struct answer *answer,
-                      const struct search_hit *hits)
+static const char *truth_of(uint32_t flags, uint32_t flag)
 {
-    printf("{\"query\":%u,\"degraded\":%s,", query,
-           (answer->flags & SEARCH_DEGRADED) != 0 ? "true" : "false");
+    return (flags & flag) != 0 ? "true" : "false";
+}
+
+static void emit_json(const struct options *options, const struct shown *shown)
+{
+    const struct searcher_answer *answer = shown->answer;
+    printf("{\"query\":%u,", shown->query);
+    if (options->pages > 0)
+        printf("\"page\":%u,\"last\":%s,", shown->page + 1, truth_of(answer->flags, CLIENT_LAST));
+    if (options->common.within_radius)
+        printf("\"truncated\":%s,", truth_of(answer->flags, CLIENT_TRUNCATED));
+    printf("\"degraded\":%s,", truth_of(answer->flags, CLIENT_DEGRADED));
     if (options->explain)
         explain_print_json(&answer->stats);
     else
         printf("\"reads\":%u,\"cache_hits\":%u", answer->stats.reads, answer->stats.cache_hits);
     printf(",\"hits\":[");
     for (uint32_t i = 0; i < answer->hit_count; i++)
-        printf("%s{\"key\":%" PRIu64 ",\"distance\":%.9g}", i > 0 ? "," : "", hits[i].key,
-               (double)hits[i].distance);
+        printf("%s{\"key\":%" PRIu64 ",\"distance\":%.9g}", i > 0 ? "," : "", shown->hits[i].key,
+               (double)shown->hits[i].distance);
     printf("]}\n");
 }
 
-static const char *degraded_note(const struct answer *answer)
+static const char *note_of(const struct searcher_answer *answer)
 {
-    return (answer->flags & SEARCH_DEGRADED) != 0 ? "  degraded" : "";
+    if ((answer->flags & CLIENT_DEGRADED) != 0)
+        return "  degraded";
+    return (answer->flags & CLIENT_TRUNCATED) != 0 ? "  truncated" : "";
 }
 
-static void emit_table(uint32_t query, const struct answer *answer, const struct search_hit *hits)
+static void emit_table(const struct options *options, const struct shown *shown)
 {
-    for (uint32_t i = 0; i < answer->hit_count; i++)
-        printf("%7u %5u %20" PRIu64 " %14.7g%s\n", query, i + 1, hits[i].key,
-               (double)hits[i].distance, degraded_note(answer));
+    uint32_t before = shown->page * options->common.k;
+    for (uint32_t i = 0; i < shown->answer->hit_count; i++)
+        printf("%7u %5u %20" PRIu64 " %14.7g%s\n", shown->query, before + i + 1, shown->hits[i].key,
+               (double)shown->hits[i].distance, note_of(shown->answer));
 }
 
 /* One answer, wherever its parts go: ids to a file, hits and numbers to stdout. */
-static enum status emit(struct session *self, uint32_t query, const struct answer *answer,
-                        const struct search_hit *hits, struct error *err)
+static enum status emit(struct session *self, const struct shown *shown, struct error *err)
 {
     const struct options *options = self->options;
     if (options->explain)
-        explain_add(&self->explained, &answer->stats);
+        explain_add(&self->explained, &shown->answer->stats);
     if (options->json && (self->writer == NULL || options->explain))
-        emit_json(options, query, answer, hits);
+        emit_json(options, shown);
     else if (options->explain)
-        explain_print_row(query, &answer->stats, degraded_note(answer));
+        explain_print_row(shown->query, &shown->answer->stats, note_of(shown->answer));
     else if (self->writer == NULL)
-        emit_table(query, answer, hits);
-    return self->writer != NULL ? emit_ids(self, answer, hits, err) : STATUS_OK;
+        emit_table(options, shown);
+    return self->writer != NULL ? emit_ids(self, shown, err) : STATUS_OK;
 }
 
 static void print_head(const struct options *options)
@@ -208,76 +126,98 @@ static void print_head(const struct options *options)
         printf("%7s %5s %20s %14s\n", "query", "rank", "key", "distance");
 }
 
+/* How the queries were answered, where the choice was left open. */
+static void print_chosen(const struct session *self)
+{
+    static const char *const plans[] = {"none", "scan", "graph", "nothing matches"};
+    const struct options *options = self->options;
+    const struct client_chosen *chosen = &self->searcher.chosen;
+    const char *plan = plans[MIN(chosen->filter_plan, (uint32_t)ARRAY_LENGTH(plans) - 1)];
+    if (!options->common.has_recall && options->common.filter == NULL)
+        return;
+    if (options->json) {
+        printf("{\"search_list\":%u,\"search_ratio\":%.9g,\"expected_recall\":%.9g,"
+               "\"filter_plan\":\"%s\",\"match_estimate\":%" PRIu64 "}\n",
+               chosen->search_list, (double)chosen->search_ratio, (double)chosen->expected_recall,
+               plan, chosen->match_estimate);
+        return;
+    }
+    if (options->common.has_recall)
+        printf("search list %u, ratio %.4g, recall expected %.4f\n", chosen->search_list,
+               (double)chosen->search_ratio, (double)chosen->expected_recall);
+    if (options->common.filter != NULL)
+        printf("filter: %s, some %" PRIu64 " vectors match\n", plan, chosen->match_estimate);
+}
+
+/* All pages of one batch. */
+static enum status run_batch(struct session *self, const struct searcher_batch *batch,
+                             struct error *err)
+{
+    struct searcher *searcher = &self->searcher;
+    uint32_t pages = MAX(self->options->pages, 1u);
+    bool over[SEARCHER_BATCH] = {false};
+    enum status status = STATUS_OK;
+    searcher_rewind(searcher);
+    for (uint32_t page = 0; status == STATUS_OK && page < pages; page++) {
+        status = searcher_ask(searcher, batch, err);
+        for (uint32_t i = 0; status == STATUS_OK && i < batch->count; i++) {
+            const struct shown shown = {
+                .query = batch->first + i,
+                .page = page,
+                .answer = &searcher->answers[i],
+                .hits = searcher->hits + (size_t)i * self->options->common.k,
+            };
+            if (!over[i])
+                status = emit(self, &shown, err);
+            over[i] |= (shown.answer->flags & CLIENT_LAST) != 0;
+        }
+    }
+    return status;
+}
+
 static enum status run_queries(struct session *self, struct error *err)
 {
     const struct options *options = self->options;
+    enum status status = STATUS_OK;
     print_head(options);
-    for (uint32_t first = 0; first < self->queries.count; first += BATCH_QUERIES) {
-        uint32_t count = MIN(BATCH_QUERIES, self->queries.count - first);
-        enum status status = self->client != NULL ? search_socket(self, first, count, err)
-                                                  : search_local(self, first, count, err);
-        for (uint32_t i = 0; status == STATUS_OK && i < count; i++) {
-            const struct search_hit *hits = self->hits + (size_t)i * options->common.k;
-            status = emit(self, first + i, &self->answers[i], hits, err);
-        }
-        if (status != STATUS_OK)
-            return status;
+    for (uint32_t first = 0; status == STATUS_OK && first < self->queries.count;
+         first += SEARCHER_BATCH) {
+        const struct searcher_batch batch = {
+            .vectors = self->queries.rows + (size_t)first * self->queries.row_bytes,
+            .count = MIN((uint32_t)SEARCHER_BATCH, self->queries.count - first),
+            .first = first,
+        };
+        status = run_batch(self, &batch, err);
     }
+    if (status != STATUS_OK)
+        return status;
     if (options->explain && options->json)
         explain_print_json_summary(&self->explained);
     else if (options->explain)
         explain_print_summary(&self->explained);
+    if (self->writer == NULL || options->explain)
+        print_chosen(self);
     return STATUS_OK;
-}
-
-static enum status session_connect(struct session *self, struct cmd_target *target,
-                                   struct error *err)
-{
-    const struct options *options = self->options;
-    enum status status;
-    if (options->common.socket != NULL) {
-        status = client_connect(options->common.socket, &self->client, err);
-        if (status == STATUS_OK && options->explain)
-            status = client_require(self->client, CLIENT_EXPLAIN, err);
-        if (status != STATUS_OK)
-            return status;
-        struct client_index_info info = client_index(self->client);
-        *target = (struct cmd_target){options->common.socket, info.vector_count, info.dim,
-                                      info.type, info.metric};
-        return STATUS_OK;
-    }
-    const struct cmd_local_params params = {.path = options->common.index,
-                                            .memory = options->common.memory,
-                                            .threads = options->common.threads,
-                                            .in_flight = BATCH_QUERIES};
-    status = cmd_local_open(&params, &self->local, err);
-    if (status == STATUS_OK)
-        *target = cmd_local_target(&self->local);
-    return status;
 }
 
 static enum status session_open(struct session *self, struct error *err)
 {
     const struct options *options = self->options;
     struct cmd_target target;
-    enum status status = session_connect(self, &target, err);
-    if (status != STATUS_OK)
+    self->params = (struct searcher_params){.common = &options->common,
+                                            .search_list = options->search_list,
+                                            .search_ratio = (float)options->search_ratio,
+                                            .explain = options->explain,
+                                            .pages = options->pages};
+    enum status status = searcher_open(&self->searcher, &self->params, &target, err);
+    if (status == STATUS_OK)
+        status =
+            cmd_queries_load(options->common.queries, options->limit, &target, &self->queries, err);
+    if (status != STATUS_OK || options->output == NULL)
         return status;
-    status = cmd_target_check(&target, options->common.k, err);
-    if (status != STATUS_OK)
-        return status;
-    status =
-        cmd_queries_load(options->common.queries, options->limit, &target, &self->queries, err);
-    if (status != STATUS_OK)
-        return status;
-    self->batch = calloc(BATCH_QUERIES, sizeof(*self->batch));
-    self->hits = calloc((size_t)BATCH_QUERIES * options->common.k, sizeof(*self->hits));
-    self->answers = calloc(BATCH_QUERIES, sizeof(*self->answers));
     self->ids = calloc(options->common.k, sizeof(*self->ids));
-    if (self->batch == NULL || self->hits == NULL || self->answers == NULL || self->ids == NULL)
-        return error_set(err, STATUS_NO_MEMORY, "no memory for %u answers", BATCH_QUERIES);
-    if (options->output == NULL)
-        return STATUS_OK;
+    if (self->ids == NULL)
+        return error_set(err, STATUS_NO_MEMORY, "no memory for %u ids", options->common.k);
     struct vector_shape shape = {self->queries.count, options->common.k, ELEMENT_I32};
     return vector_writer_open(options->output, shape, &self->writer, err);
 }
@@ -287,13 +227,8 @@ static void session_close(struct session *self)
     if (self->writer != NULL)
         vector_writer_abort(self->writer);
     free(self->ids);
-    free(self->answers);
-    free(self->hits);
-    free(self->batch);
     cmd_queries_free(&self->queries);
-    cmd_local_close(&self->local);
-    if (self->client != NULL)
-        client_close(self->client);
+    searcher_close(&self->searcher);
 }
 
 static enum status search_run(const struct options *options, struct error *err)
@@ -310,18 +245,31 @@ static enum status search_run(const struct options *options, struct error *err)
     return status;
 }
 
+static enum cmd_outcome options_check(const struct options *options, struct error *err)
+{
+    const struct cmd_search_options *common = &options->common;
+    uint64_t ranks = (uint64_t)options->pages * common->k;
+    if (common->queries == NULL)
+        return cmd_usage(err, "wanted --queries");
+    if (options->pages > 0 && options->output != NULL)
+        return cmd_usage(err, "--output holds one page: wanted either it or --pages");
+    if (options->search_list > 0 && ranks > options->search_list)
+        return cmd_usage(err, "%u pages of %u hits need a --search-list of %" PRIu64 ", not %u",
+                         options->pages, common->k, ranks, options->search_list);
+    return cmd_search_options_check(common, options->search_list, options->search_ratio, err);
+}
+
 enum cmd_outcome cmd_search(int argc, char **argv, struct error *err)
 {
     struct options options = {.search_list = 0};
-    struct args_option table[CMD_SEARCH_OPTIONS + 6] = {
+    struct args_option table[CMD_SEARCH_OPTIONS + 7] = {
         [CMD_SEARCH_OPTIONS] = {.name = "search-list",
                                 .kind = ARGS_U32,
                                 .target = &options.search_list,
                                 .value_name = "L",
                                 .help = "candidates the search keeps; more find more",
                                 .min = 1,
-                                .max = ENGINE_SEARCH_LIST_MAX,
-                                .required = true},
+                                .max = ENGINE_SEARCH_LIST_MAX},
         {.name = "search-ratio",
          .kind = ARGS_DOUBLE,
          .target = &options.search_ratio,
@@ -334,6 +282,13 @@ enum cmd_outcome cmd_search(int argc, char **argv, struct error *err)
          .value_name = "N",
          .help = "only the first N queries",
          .min = 1},
+        {.name = "pages",
+         .kind = ARGS_U32,
+         .target = &options.pages,
+         .value_name = "N",
+         .help = "so many pages of K hits each, one after the other",
+         .min = 1,
+         .max = PAGES_MAX},
         {.name = "output",
          .kind = ARGS_STRING,
          .target = &options.output,
@@ -355,7 +310,6 @@ enum cmd_outcome cmd_search(int argc, char **argv, struct error *err)
     enum cmd_outcome outcome;
     if (!cmd_parse(&spec, argc, argv, NULL, &outcome, err))
         return outcome;
-    outcome =
-        cmd_search_options_check(&options.common, options.search_list, options.search_ratio, err);
+    outcome = options_check(&options, err);
     return outcome != CMD_OK ? outcome : cmd_outcome_of(search_run(&options, err));
 }

@@ -58,9 +58,8 @@ void recall_gate_close(struct recall_gate *gate)
 struct pass {
     const struct recall_gate *gate;
     const struct recall_sample *sample;
-    uint32_t wanted; /* hits asked for: k, and one more where a key is excluded */
     struct search_query *batch;
-    struct search_hit *hits; /* BATCH_QUERIES * wanted */
+    struct search_hit *hits; /* BATCH_QUERIES * k */
     uint64_t right;
     uint64_t reads;
     uint64_t cache_hits;
@@ -73,18 +72,15 @@ static void pass_count(struct pass *pass, uint32_t number, const struct search_q
     const uint32_t k = pass->gate->params.k;
     uint64_t keys[RECALL_K_MAX];
     float distances[RECALL_K_MAX];
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < query->hit_count && count < k; i++) {
-        if (sample->excluded_keys != NULL && query->hits[i].key == sample->excluded_keys[number])
-            continue;
-        keys[count] = query->hits[i].key;
-        distances[count++] = query->hits[i].distance;
+    for (uint32_t i = 0; i < query->hit_count; i++) {
+        keys[i] = query->hits[i].key;
+        distances[i] = query->hits[i].distance;
     }
     const size_t at = (size_t)number * sample->truth_depth;
     const float *true_distances =
         sample->truth_distances != NULL ? sample->truth_distances + at : NULL;
-    pass->right +=
-        recall_count_keys(sample->truth_keys + at, true_distances, k, keys, distances, count);
+    pass->right += recall_count_keys(sample->truth_keys + at, true_distances, k, keys, distances,
+                                     query->hit_count);
     pass->reads += query->stats.reads;
     pass->cache_hits += query->stats.cache_hits;
     pass->degraded += (query->flags & SEARCH_DEGRADED) != 0;
@@ -93,13 +89,16 @@ static void pass_count(struct pass *pass, uint32_t number, const struct search_q
 static enum status pass_batch(struct pass *pass, uint32_t first, uint32_t count, struct error *err)
 {
     const struct recall_gate_params *params = &pass->gate->params;
+    const struct recall_sample *sample = pass->sample;
     for (uint32_t i = 0; i < count; i++)
         pass->batch[i] = (struct search_query){
-            .vector = pass->sample->queries + (size_t)(first + i) * pass->sample->row_bytes,
-            .k = pass->wanted,
+            .vector = sample->queries + (size_t)(first + i) * sample->row_bytes,
+            .k = params->k,
             .search_list = params->search_list,
             .search_ratio = (float)params->search_ratio,
-            .hits = pass->hits + (size_t)i * pass->wanted,
+            .excludes = sample->excluded_nodes != NULL,
+            .excluded_node = sample->excluded_nodes != NULL ? sample->excluded_nodes[first + i] : 0,
+            .hits = pass->hits + (size_t)i * params->k,
         };
     enum status status = engine_query_check(pass->gate->local.engine, &pass->batch[0], err);
     if (status != STATUS_OK)
@@ -114,24 +113,16 @@ static enum status pass_batch(struct pass *pass, uint32_t first, uint32_t count,
     return STATUS_OK;
 }
 
-/* k + 1 hits where one may be excluded, if there are so many vectors. */
 static enum status pass_init(struct pass *pass, const struct recall_gate *gate,
                              const struct recall_sample *sample, struct error *err)
 {
     const uint32_t k = gate->params.k;
-    const uint64_t vector_count = cmd_local_target(&gate->local).vector_count;
-    *pass = (struct pass){.gate = gate, .sample = sample, .wanted = k};
+    *pass = (struct pass){.gate = gate, .sample = sample};
     if (sample->truth_depth < k)
         return error_set(err, STATUS_INVALID, "%s: %u neighbours a query, wanted at least k = %u",
                          sample->name, sample->truth_depth, k);
-    if (sample->excluded_keys != NULL && k < vector_count)
-        pass->wanted = k + 1;
-    if (pass->wanted > gate->params.search_list)
-        return error_set(err, STATUS_INVALID,
-                         "%s: its queries are vectors of the index, so L has to be above k = %u",
-                         sample->name, k);
     pass->batch = calloc(BATCH_QUERIES, sizeof(*pass->batch));
-    pass->hits = calloc((size_t)BATCH_QUERIES * pass->wanted, sizeof(*pass->hits));
+    pass->hits = calloc((size_t)BATCH_QUERIES * k, sizeof(*pass->hits));
     if (pass->batch == NULL || pass->hits == NULL)
         return error_set(err, STATUS_NO_MEMORY, "no memory for %d answers", BATCH_QUERIES);
     return STATUS_OK;
@@ -237,6 +228,9 @@ enum status recall_own_load(const struct generation *generation, struct recall_o
     if (status != STATUS_OK)
         return status;
     status = sample_decode(own.bytes, own.length, &sample, &why);
+    if (status == STATUS_OK)
+        status =
+            sample_nodes_check(&sample, generation_manifest(generation)->geometry.node_limit, &why);
     if (status != STATUS_OK) {
         recall_own_free(&own);
         return error_set(err, status, "%s/%s: %s", generation_path(generation),
@@ -250,7 +244,7 @@ enum status recall_own_load(const struct generation *generation, struct recall_o
         .truth_keys = sample.truth_keys,
         .truth_distances = sample.truth_distances,
         .truth_depth = sample.k,
-        .excluded_keys = sample.own_keys,
+        .excluded_nodes = sample.own_nodes,
     };
     *out = own;
     return STATUS_OK;

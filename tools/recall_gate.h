@@ -21,9 +21,8 @@ struct recall_sample {
         *truth_keys; /* neighbour i of query q is at q * truth_depth + i, nearest first */
     const float *truth_distances; /* of the same shape; NULL: ties with the k-th do not count */
     uint32_t truth_depth;
-    /* Of each query, a key that is no answer to it: of a query that is one of the vectors itself,
-     * and not among its own neighbours. NULL: none. */
-    const uint64_t *excluded_keys;
+    /* Of each query that is one of the vectors, its node, which is left out. NULL: none is. */
+    const uint32_t *excluded_nodes;
 };
 
 struct recall_gate_params {
@@ -51,8 +50,8 @@ NODISCARD enum status recall_gate_open(const struct recall_gate_params *params,
 void recall_gate_close(struct recall_gate *gate);
 
 /* Runs every query once. An answer that a block is missing from is STATUS_CORRUPT: a generation
- * that cannot be read is not measured but refused. STATUS_INVALID: k is beyond the truth's depth,
- * or, with excluded keys, not below the search list. */
+ * that cannot be read is not measured but refused. STATUS_INVALID: k is beyond the truth's depth.
+ */
 NODISCARD enum status recall_gate_measure(const struct recall_gate *gate,
                                           const struct recall_sample *sample,
                                           struct recall_gate_result *out, struct error *err);
@@ -69,8 +68,7 @@ NODISCARD enum status recall_files_load(const char *queries, const char *groundt
                                         struct recall_files *out, struct error *err);
 void recall_files_free(struct recall_files *files);
 
-/* A generation's own sample.bin as a sample: queries that are vectors of it, so that its recall is
- * a little higher than that of queries which are not. */
+/* A generation's own sample.bin as a sample: vectors of it, each left out of the search for it. */
 struct recall_own {
     struct recall_sample sample; /* points into the file's bytes */
     void *bytes;

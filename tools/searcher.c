@@ -1,0 +1,232 @@
+/*
+ * searcher.c - see searcher.h. One thread.
+ */
+#include "tools/searcher.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { FRAME_QUERIES = 32 }; /* of one request to a daemon: within its queue limits */
+
+/* ---- an index in this process ---- */
+
+static enum status question_open(struct searcher *self, struct error *err)
+{
+    const struct searcher_params *params = self->params;
+    const struct cmd_search_options *common = params->common;
+    self->question = (struct question){
+        .common = {.k = common->k,
+                   .search_list = params->search_list,
+                   .beam_width = common->beam_width,
+                   .search_ratio = params->search_ratio,
+                   .within_radius = common->within_radius,
+                   .radius = (float)common->radius},
+        .recall_target = (float)common->recall,
+        .filter_text = common->filter,
+        .filter_bytes = common->filter ? strlen(common->filter) : 0,
+        .rank_max = params->pages > 0 ? (params->pages - 1) * common->k : 0,
+    };
+    enum status status = question_prepare(&self->question, self->local.index, err);
+    if (status != STATUS_OK)
+        return status;
+    self->chosen = (struct client_chosen){.search_list = self->question.common.search_list,
+                                          .search_ratio = self->question.common.search_ratio,
+                                          .expected_recall = self->question.expected_recall,
+                                          .match_estimate = self->question.match_estimate};
+    self->batch = calloc(SEARCHER_BATCH, sizeof(*self->batch));
+    if (self->batch == NULL)
+        return error_set(err, STATUS_NO_MEMORY, "no memory for %d queries", SEARCHER_BATCH);
+    return STATUS_OK;
+}
+
+static void query_fill(struct searcher *self, const struct searcher_batch *batch, uint32_t i)
+{
+    const struct client_cursor *cursor = &self->cursors[i];
+    struct search_query *query = &self->batch[i];
+    *query = self->question.common;
+    query->vector = (const uint8_t *)batch->vectors + i * self->vector_bytes;
+    query->hits = self->hits + (size_t)i * self->question.common.k;
+    query->after = (struct search_after){.set = cursor->rank != 0,
+                                         .rank = cursor->rank,
+                                         .distance = cursor->distance,
+                                         .key = cursor->key};
+}
+
+static enum status ask_local(struct searcher *self, const struct searcher_batch *batch,
+                             struct error *err)
+{
+    const uint32_t k = self->question.common.k;
+    for (uint32_t i = 0; i < batch->count; i++)
+        query_fill(self, batch, i);
+    enum status status = engine_query_check(self->local.engine, &self->batch[0], err);
+    if (status != STATUS_OK)
+        return status;
+    engine_search_all(self->local.engine, self->batch, batch->count, 0);
+    for (uint32_t i = 0; i < batch->count; i++) {
+        const struct search_query *query = &self->batch[i];
+        if (query->status != STATUS_OK)
+            return error_set(err, query->status, "query %u: %s", batch->first + i,
+                             status_name(query->status));
+        self->answers[i] = (struct searcher_answer){query->hit_count, query->flags, query->stats};
+        if (self->params->pages > 0 && query->hit_count < k)
+            self->answers[i].flags |= CLIENT_LAST;
+    }
+    return STATUS_OK;
+}
+
+/* ---- a daemon ---- */
+
+/* What a daemon tells of query `i` of an answer. */
+static struct search_stats stats_of(const struct client_answer *answer, uint32_t i)
+{
+    struct search_stats stats = {.reads = answer->results[i].reads,
+                                 .cache_hits = answer->results[i].cache_hits};
+    if (answer->explanations == NULL)
+        return stats;
+    const struct client_explanation *explanation = &answer->explanations[i];
+    stats.hops = explanation->hops;
+    stats.exact_distances = explanation->exact_distances;
+    stats.code_distances = explanation->code_distances;
+    stats.failed_blocks = explanation->failed_blocks;
+    stats.read_bytes = explanation->read_bytes;
+    stats.queue_ns = explanation->queue_ns;
+    stats.cpu_ns = explanation->cpu_ns;
+    stats.total_ns = explanation->total_ns;
+    return stats;
+}
+
+/* `count` queries of the batch from number `at` on, in one frame. */
+static enum status ask_frame(struct searcher *self, const struct searcher_batch *batch, uint32_t at,
+                             uint32_t count, struct error *err)
+{
+    const struct searcher_params *params = self->params;
+    const struct cmd_search_options *common = params->common;
+    const struct client_search search = {
+        .vectors =
+            batch->vectors ? (const uint8_t *)batch->vectors + at * self->vector_bytes : NULL,
+        .keys = batch->keys ? batch->keys + at : NULL,
+        .query_count = count,
+        .k = common->k,
+        .search_list = params->search_list,
+        .beam_width = common->beam_width,
+        .search_ratio = params->search_ratio,
+        .explain = params->explain,
+        .filter = common->filter,
+        .within_radius = common->within_radius,
+        .radius = (float)common->radius,
+        .cursors = params->pages > 0 ? self->cursors + at : NULL,
+        .recall_target = (float)common->recall,
+    };
+    struct client_answer answer;
+    enum status status = client_search(self->client, &search, &answer, err);
+    if (status != STATUS_OK)
+        return status;
+    self->chosen = answer.chosen;
+    for (uint32_t i = 0; i < count; i++) {
+        const struct client_query_result *result = &answer.results[i];
+        struct search_hit *hits = self->hits + (size_t)(at + i) * common->k;
+        self->answers[at + i] = (struct searcher_answer){MIN(result->hit_count, common->k),
+                                                         result->flags, stats_of(&answer, i)};
+        for (uint32_t h = 0; h < self->answers[at + i].hit_count; h++) {
+            const struct client_hit *from = &answer.hits[(size_t)i * common->k + h];
+            hits[h] = (struct search_hit){.key = from->key, .distance = from->distance};
+        }
+    }
+    return STATUS_OK;
+}
+
+static enum status ask_daemon(struct searcher *self, const struct searcher_batch *batch,
+                              struct error *err)
+{
+    enum status status = STATUS_OK;
+    for (uint32_t at = 0; status == STATUS_OK && at < batch->count; at += FRAME_QUERIES)
+        status = ask_frame(self, batch, at, MIN(FRAME_QUERIES, batch->count - at), err);
+    return status;
+}
+
+/* ---- both ---- */
+
+void searcher_rewind(struct searcher *self)
+{
+    memset(self->cursors, 0, sizeof(self->cursors));
+}
+
+enum status searcher_ask(struct searcher *self, const struct searcher_batch *batch,
+                         struct error *err)
+{
+    enum status status =
+        self->client != NULL ? ask_daemon(self, batch, err) : ask_local(self, batch, err);
+    if (status != STATUS_OK || self->params->pages == 0)
+        return status;
+    const uint32_t k = self->params->common->k;
+    for (uint32_t i = 0; i < batch->count; i++) {
+        uint32_t hit_count = self->answers[i].hit_count;
+        if (hit_count == 0)
+            continue;
+        const struct search_hit *last = &self->hits[(size_t)i * k + hit_count - 1];
+        self->cursors[i] = (struct client_cursor){.key = last->key,
+                                                  .distance = last->distance,
+                                                  .rank = self->cursors[i].rank + hit_count};
+    }
+    return STATUS_OK;
+}
+
+static enum status connect_daemon(struct searcher *self, struct cmd_target *target,
+                                  struct error *err)
+{
+    const struct searcher_params *params = self->params;
+    const struct cmd_search_options *common = params->common;
+    bool extended =
+        common->filter || common->within_radius || common->recall != 0 || params->pages > 0;
+    uint32_t features = (params->explain ? CLIENT_EXPLAIN : 0u) | (extended ? CLIENT_EXTENDED : 0u);
+    enum status status = client_connect(common->socket, &self->client, err);
+    if (status == STATUS_OK && features != 0)
+        status = client_require(self->client, features, err);
+    if (status != STATUS_OK)
+        return status;
+    struct client_index_info info = client_index(self->client);
+    *target =
+        (struct cmd_target){common->socket, info.vector_count, info.dim, info.type, info.metric};
+    return STATUS_OK;
+}
+
+static enum status open_index(struct searcher *self, struct cmd_target *target, struct error *err)
+{
+    const struct cmd_search_options *common = self->params->common;
+    const struct cmd_local_params params = {.path = common->index,
+                                            .memory = common->memory,
+                                            .threads = common->threads,
+                                            .in_flight = SEARCHER_BATCH};
+    enum status status = cmd_local_open(&params, &self->local, err);
+    if (status == STATUS_OK)
+        *target = cmd_local_target(&self->local);
+    return status;
+}
+
+enum status searcher_open(struct searcher *self, const struct searcher_params *params,
+                          struct cmd_target *target, struct error *err)
+{
+    *self = (struct searcher){.params = params};
+    enum status status = params->common->socket != NULL ? connect_daemon(self, target, err)
+                                                        : open_index(self, target, err);
+    if (status == STATUS_OK)
+        status = cmd_target_check(target, params->common->k, err);
+    if (status == STATUS_OK && self->client == NULL)
+        status = question_open(self, err);
+    if (status != STATUS_OK)
+        return status;
+    self->vector_bytes = target->dim * element_bytes(target->type);
+    self->hits = calloc((size_t)SEARCHER_BATCH * params->common->k, sizeof(*self->hits));
+    if (self->hits == NULL)
+        return error_set(err, STATUS_NO_MEMORY, "no memory for %d answers", SEARCHER_BATCH);
+    return STATUS_OK;
+}
+
+void searcher_close(struct searcher *self)
+{
+    free(self->hits);
+    free(self->batch);
+    question_fini(&self->question);
+    cmd_local_close(&self->local);
+    client_close(self->client);
+}
