@@ -389,6 +389,7 @@ static void output_missed(const struct build *b)
     if (!missing)
         return;
     work_piece_forget(b->work, (struct work_piece){BUILD_STAGE_NAVIGATION, WORK_WHOLE});
+    work_piece_forget(b->work, (struct work_piece){BUILD_STAGE_KEYS, WORK_WHOLE});
     for (uint32_t s = 0; s < b->size.shard_count; s++)
         work_piece_forget(b->work, (struct work_piece){BUILD_STAGE_WRITE, s});
 }

@@ -230,7 +230,7 @@ static enum args_result options_parse(int argc, char **argv, struct options *o, 
          .kind = ARGS_STRING,
          .target = &o->stage,
          .choices =
-             "ingest|train|sample|partition|graph|merge|geometry|pack|navigation|write|check",
+             "ingest|train|sample|partition|graph|merge|geometry|pack|navigation|write|keys|check",
          .help = "run this stage alone; those before it must be finished"},
         {.name = "shard",
          .kind = ARGS_U32,

@@ -19,11 +19,17 @@
 const char *build_stage_name(enum build_stage stage)
 {
     static const char *const names[BUILD_STAGE_COUNT] = {
-        [BUILD_STAGE_INGEST] = "ingest",         [BUILD_STAGE_TRAIN] = "train",
-        [BUILD_STAGE_SAMPLE] = "sample",         [BUILD_STAGE_PARTITION] = "partition",
-        [BUILD_STAGE_GRAPH] = "graph",           [BUILD_STAGE_MERGE] = "merge",
-        [BUILD_STAGE_GEOMETRY] = "geometry",     [BUILD_STAGE_PACK] = "pack",
-        [BUILD_STAGE_NAVIGATION] = "navigation", [BUILD_STAGE_WRITE] = "write",
+        [BUILD_STAGE_INGEST] = "ingest",
+        [BUILD_STAGE_TRAIN] = "train",
+        [BUILD_STAGE_SAMPLE] = "sample",
+        [BUILD_STAGE_PARTITION] = "partition",
+        [BUILD_STAGE_GRAPH] = "graph",
+        [BUILD_STAGE_MERGE] = "merge",
+        [BUILD_STAGE_GEOMETRY] = "geometry",
+        [BUILD_STAGE_PACK] = "pack",
+        [BUILD_STAGE_NAVIGATION] = "navigation",
+        [BUILD_STAGE_WRITE] = "write",
+        [BUILD_STAGE_KEYS] = "keys",
         [BUILD_STAGE_CHECK] = "check",
     };
     return (unsigned)stage < BUILD_STAGE_COUNT ? names[stage] : "unknown";

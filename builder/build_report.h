@@ -25,6 +25,7 @@ enum build_stage {
     BUILD_STAGE_PACK,       /* * order of nodes in blocks */
     BUILD_STAGE_NAVIGATION, /* codec.bin, navigation.bin, hot.bin and sample.bin */
     BUILD_STAGE_WRITE,      /* * codes.bin and nodes.blk */
+    BUILD_STAGE_KEYS,       /* keys.bin */
     BUILD_STAGE_CHECK,      /* all of it read back, every node reached; manifest */
     BUILD_STAGE_COUNT,
 };

@@ -11,6 +11,7 @@
 #include "builder/attribute_write.h"
 #include "builder/encode.h"
 #include "builder/hot_list.h"
+#include "builder/key_index.h"
 #include "builder/merge.h"
 #include "builder/navigation_build.h"
 #include "builder/query_sample.h"
@@ -20,6 +21,7 @@
 #include "common/codec_choose.h"
 #include "common/memory.h"
 #include "layout/block_walk.h"
+#include "layout/keys.h"
 
 enum {
     MIB = 1 << 20,
@@ -313,6 +315,7 @@ static void memory_compute(const struct size_input *in, struct build_size *size)
                 attributes, in->count, in->count + (uint64_t)size->shard_count * BLOCK_NODES_MAX));
     shared[BUILD_STAGE_WRITE] = nodes + axes;
     shard[BUILD_STAGE_WRITE] = write_bytes(in, size);
+    shared[BUILD_STAGE_KEYS] = key_index_memory_bytes(in->count, size->shard_count) + STREAMS_BYTES;
     shared[BUILD_STAGE_CHECK] = block_walk_memory_bytes(in->count) + STREAMS_BYTES;
     for (unsigned stage = 0; stage < BUILD_STAGE_COUNT; stage++) {
         uint64_t bytes = build_size_stage_bytes(size, (enum build_stage)stage, 1);
@@ -364,11 +367,14 @@ static void disk_compute(const struct size_input *in, struct build_size *size)
         attribute_write_disk_bytes(&in->params->attribute_extent, n);
     size->stage_disk_bytes[BUILD_STAGE_WRITE] =
         n * in->code_bytes + blocks_bytes(in, size->shard_count);
+    size->stage_disk_bytes[BUILD_STAGE_KEYS] = keys_bytes(n);
     for (unsigned stage = 0; stage < BUILD_STAGE_COUNT; stage++)
         size->disk_bytes += size->stage_disk_bytes[stage];
-    size->disk_least_bytes = n * (in->packed_bytes + sizeof(uint64_t) + in->code_bytes);
+    size->disk_least_bytes =
+        n * (in->packed_bytes + sizeof(uint64_t) + in->code_bytes) + keys_bytes(n);
     size->scratch_bytes =
-        (n + borrowed) * (in->record_bytes + sizeof(uint32_t) + list) + n * (list + 4) +
+        (n + borrowed) * (in->record_bytes + sizeof(uint32_t) + list) +
+        n * (list + 4 + KEY_INDEX_RECORD_BYTES) +
         borrowed * SHARD_GRAPH_HALO_PER_ROW * (in->packed_bytes + sizeof(uint32_t)) +
         in->navigation_count * in->record_bytes + query_sample_bytes(in->shape) +
         attribute_input_disk_bytes(&in->params->attribute_extent, n);

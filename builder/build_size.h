@@ -30,7 +30,7 @@ struct build_size {
     uint64_t scratch_bytes;                  /* of the work directory, at most */
     uint64_t stage_disk_bytes[BUILD_STAGE_COUNT]; /* written to the generation, estimated */
     uint64_t disk_bytes;
-    uint64_t disk_least_bytes; /* vectors, keys and codes alone: it cannot be less */
+    uint64_t disk_least_bytes; /* vectors, keys, codes and keys.bin alone: it cannot be less */
 };
 
 /* Makes params->code_bytes definite for the input: lowered to the dimension, or chosen where it is

@@ -17,6 +17,7 @@
 #include "builder/build_internal.h"
 #include "builder/encode.h"
 #include "builder/hot_list.h"
+#include "builder/key_index.h"
 #include "builder/merge.h"
 #include "builder/navigation_build.h"
 #include "builder/query_sample.h"
@@ -30,6 +31,7 @@ static const struct work_piece ingest_piece = {BUILD_STAGE_INGEST, WORK_WHOLE};
 static const struct work_piece train_piece = {BUILD_STAGE_TRAIN, WORK_WHOLE};
 static const struct work_piece sample_piece = {BUILD_STAGE_SAMPLE, WORK_WHOLE};
 static const struct work_piece navigation_piece = {BUILD_STAGE_NAVIGATION, WORK_WHOLE};
+static const struct work_piece keys_piece = {BUILD_STAGE_KEYS, WORK_WHOLE};
 
 /* What the navigation piece's record tells: the files it wrote into the generation. */
 struct navigation_info {
@@ -190,7 +192,7 @@ enum status build_stage_load(struct build *b, enum build_stage stage, struct err
         status = plan_load(b, err);
     if (status == STATUS_OK && stage > BUILD_STAGE_PACK)
         status = layout_load(b, err);
-    if (stage == BUILD_STAGE_CHECK) {
+    if (stage > BUILD_STAGE_WRITE) {
         bulk_free(b->node_of_position, b->shape.count, sizeof(uint32_t));
         b->node_of_position = NULL;
     } else if (status == STATUS_OK && stage > BUILD_STAGE_PACK && b->node_of_position == NULL) {
@@ -448,14 +450,28 @@ static enum status navigation_run(struct build *b, const struct build_monitor *m
     return status;
 }
 
+/* ---- keys ---- */
+
+static enum status keys_run(struct build *b, const struct build_monitor *monitor,
+                            struct build_stage_record *cost, struct error *err)
+{
+    const struct key_index_params params = {
+        .plan = &b->plan,
+        .generation_seed = b->layout.geometry.generation_seed,
+        .node_limit = b->layout.geometry.node_limit,
+        .writer = b->writer,
+    };
+    return key_index_merge(&params, monitor, cost, err);
+}
+
 /* ---- check ---- */
 
-/* Compares what is read back with what was meant: the small files whole, the others shard by shard.
- */
+/* Compares what is read back with what was meant: nodes.blk and codes.bin shard by shard, the other
+ * files whole. */
 struct read_back {
     struct build *b;
     const struct build_monitor *monitor;
-    const struct navigation_info *navigation;
+    const struct navigation_info *navigation; /* with keys.bin */
     XXH3_state_t *hash;
     uint32_t shard;
 };
@@ -517,7 +533,7 @@ static enum status on_chunk(void *context, enum generation_file file, uint64_t o
         status = sharded ? shard_compare(r, file, err)
                          : digest_compare(r, file, r->navigation->digest[file], err);
         if (status == STATUS_CORRUPT && !sharded)
-            work_piece_forget(r->b->work, navigation_piece);
+            work_piece_forget(r->b->work, file == GENERATION_KEYS ? keys_piece : navigation_piece);
         r->shard++;
     }
     return status;
@@ -694,6 +710,21 @@ static enum status report_write(struct build *b, const struct build_stage_record
     return status;
 }
 
+/* What the files that are not written by shards should be. */
+static enum status whole_files_read(const struct build *b, struct navigation_info *info,
+                                    struct error *err)
+{
+    struct key_index_info keys;
+    enum status status = work_piece_read(b->work, navigation_piece, info, sizeof(*info), NULL, err);
+    if (status == STATUS_OK)
+        status = work_piece_read(b->work, keys_piece, &keys, sizeof(keys), NULL, err);
+    if (status != STATUS_OK)
+        return status;
+    info->bytes[GENERATION_KEYS] = keys.bytes;
+    info->digest[GENERATION_KEYS] = keys.digest;
+    return STATUS_OK;
+}
+
 /* The report goes before the manifest, which makes the directory a generation: nothing in it
  * changes after. So the reading back that comes with the manifest is not in the report's check
  * stage. */
@@ -709,7 +740,7 @@ static enum status check_run(struct build *b, const struct build_monitor *monito
         XXH3_freeState(r.hash);
         return error_set(err, STATUS_NO_MEMORY, "no memory for a digest");
     }
-    enum status status = work_piece_read(b->work, navigation_piece, &info, sizeof(info), NULL, err);
+    enum status status = whole_files_read(b, &info, err);
     if (status == STATUS_OK)
         status = facts_collect(b, err);
     if (status == STATUS_OK)
@@ -758,6 +789,8 @@ enum status build_stage_whole_run(struct build *b, enum build_stage stage,
         return shard_geometry_run(&b->plan, &params, monitor, cost, err);
     case BUILD_STAGE_NAVIGATION:
         return navigation_run(b, monitor, cost, err);
+    case BUILD_STAGE_KEYS:
+        return keys_run(b, monitor, cost, err);
     default:
         return check_run(b, monitor, cost, err);
     }

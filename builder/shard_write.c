@@ -13,6 +13,7 @@
 #include <xxhash.h>
 
 #include "builder/encode.h"
+#include "builder/key_index.h"
 #include "builder/merge.h"
 #include "builder/pack.h"
 #include "common/memory.h"
@@ -233,6 +234,18 @@ static enum status blocks_write(const struct shard_write_context *context, uint3
 
 /* ---- the whole ---- */
 
+/* The shard's keys with their nodes, in order. */
+static enum status keys_write(const struct shard_write_context *context, uint32_t shard,
+                              const struct shard_own *own, struct work_output **out,
+                              struct error *err)
+{
+    const struct work_piece piece = {BUILD_STAGE_WRITE, shard};
+    const uint32_t *nodes = context->node_of_position + context->plan->starts[shard];
+    enum status status = work_output_open(context->plan->work, piece, KEY_INDEX_PART, 0, out, err);
+    return status == STATUS_OK ? key_index_run_write(own->keys, nodes, own->count, *out, err)
+                               : status;
+}
+
 enum status shard_write_run(const struct shard_write_context *context, uint32_t shard,
                             const struct build_monitor *monitor, struct build_stage_record *cost,
                             struct error *err)
@@ -241,6 +254,8 @@ enum status shard_write_run(const struct shard_write_context *context, uint32_t 
     struct pack_lists lists = {0};
     struct shard_own own = {0};
     struct shard_write_info info = {0};
+    struct work_output *keys = NULL;
+    uint64_t written_bytes = 0;
 
     enum status status = lists_make(context, shard, &lists, err);
     if (status == STATUS_OK)
@@ -249,20 +264,25 @@ enum status shard_write_run(const struct shard_write_context *context, uint32_t 
         status = codes_write(context, &lists, &own, &info.codes_digest, err);
     if (status == STATUS_OK)
         status = blocks_write(context, shard, &lists, &own, monitor, &info.nodes_digest, err);
-    if (status == STATUS_OK)
-        status = generation_writer_sync(context->writer, err);
     if (status == STATUS_OK) {
         info.trimmed = lists.trimmed;
         info.stored_edges = lists.outside - lists.trimmed;
+        written_bytes = (uint64_t)lists.block_count * lists.geometry.block_bytes +
+                        (uint64_t)lists.graph.count * codec_params_of(context->codec).code_bytes;
+    }
+    pack_lists_destroy(&lists); /* keys are sorted in what that leaves */
+    if (status == STATUS_OK)
+        status = keys_write(context, shard, &own, &keys, err);
+    if (status == STATUS_OK)
+        status = generation_writer_sync(context->writer, err);
+    if (status == STATUS_OK) {
         build_clock_measure(&clock, cost);
-        cost->written_bytes =
-            (uint64_t)lists.block_count * lists.geometry.block_bytes +
-            (uint64_t)lists.graph.count * codec_params_of(context->codec).code_bytes;
+        cost->written_bytes = written_bytes;
         status =
             work_piece_commit(context->plan->work, (struct work_piece){BUILD_STAGE_WRITE, shard},
-                              NULL, 0, &info, sizeof(info), cost, err);
+                              &keys, 1, &info, sizeof(info), cost, err);
     }
-    pack_lists_destroy(&lists);
+    work_output_abort(keys);
     shard_own_destroy(&own);
     return status;
 }

@@ -2,9 +2,9 @@
  * shard_write.h - the write stage: a shard's codes and blocks, put where they belong in the
  * generation.
  *
- * The piece {BUILD_STAGE_WRITE, s} has no files: its bytes are in the generation, synced before the
- * piece is recorded, and its record has what they should be. Shards may be written in any order and
- * by several processes.
+ * The bytes of the piece {BUILD_STAGE_WRITE, s} are in the generation, synced before the piece is
+ * recorded, and its record has what they should be. Its one file is the shard's keys, for the stage
+ * after it (key_index.h). Shards may be written in any order and by several processes.
  */
 #ifndef NIGHTJAR_BUILDER_SHARD_WRITE_H
 #define NIGHTJAR_BUILDER_SHARD_WRITE_H

@@ -189,6 +189,7 @@ enum status generation_open(const char *path, struct generation **out, struct er
         return status;
     }
     generation->nodes_direct = set_direct(generation->fds[GENERATION_NODES]);
+    (void)set_direct(generation->fds[GENERATION_KEYS]);
     *out = generation;
     return STATUS_OK;
 }
@@ -224,6 +225,11 @@ int generation_nodes_fd(const struct generation *generation, bool *direct)
     if (direct)
         *direct = generation->nodes_direct;
     return generation->fds[GENERATION_NODES];
+}
+
+int generation_keys_fd(const struct generation *generation)
+{
+    return generation->fds[GENERATION_KEYS];
 }
 
 /* ---- reading ---- */

@@ -130,6 +130,9 @@ const char *generation_path(const struct generation *generation);
  * NULL). Borrowed. */
 int generation_nodes_fd(const struct generation *generation, bool *direct);
 
+/* Of keys.bin; O_DIRECT where the file system has it, so reads are of whole pages. Borrowed. */
+int generation_keys_fd(const struct generation *generation);
+
 /* Reads a whole non-block file into memory from bulk_alloc(bytes, 1) and verifies its XXH3-128.
  * `*data` is the caller's; release with bulk_free(*data, bytes, 1). */
 NODISCARD enum status generation_load(const struct generation *generation,
@@ -143,15 +146,16 @@ NODISCARD enum status generation_read(const struct generation *generation,
                                       struct error *err);
 
 /* Full verification: every file's length and XXH3-128, every block with block_check(), their
- * records counted, the codec, navigation, hot list, sample and attributes parsed and checked. One
- * pass over the data in 1 MB reads; but for the codes and blocks, a file is held in memory. The
- * first fault is named with file and block: "GEN/nodes.blk: block 17: checksum mismatch".
- * *blocks_checked may be NULL. */
+ * records counted, the codec, navigation, hot list, sample, attributes and keys parsed and checked.
+ * One pass over the data in 1 MB reads; but for the codes, keys and blocks, a file is held in
+ * memory. The first fault is named with file and block: "GEN/nodes.blk: block 17: checksum
+ * mismatch". That a key's node has that key is not compared: it would take a random read for each;
+ * who fetches a vector compares. *blocks_checked may be NULL. */
 NODISCARD enum status generation_verify(const struct generation *generation,
                                         uint64_t *blocks_checked, struct error *err);
 
-/* All of that but nodes.blk and attributes_check(): what a daemon holds in memory, which takes
- * seconds where the rest takes the time of reading it all. */
+/* All of that but nodes.blk and attributes_check(): what a daemon holds in memory and keys.bin,
+ * which takes seconds where the rest takes the time of reading it all. */
 NODISCARD enum status generation_verify_small(const struct generation *generation,
                                               struct error *err);
 

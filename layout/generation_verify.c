@@ -19,6 +19,7 @@
 #include "layout/attributes.h"
 #include "layout/digest.h"
 #include "layout/generation_internal.h"
+#include "layout/keys.h"
 #include "layout/navigation.h"
 #include "layout/sample.h"
 
@@ -29,6 +30,8 @@ struct verify {
     uint64_t records; /* seen in the blocks so far */
     uint64_t blocks;
     uint64_t *hot_seen; /* a bit for each node */
+    uint64_t *firsts;   /* of the key pages seen so far */
+    uint64_t last_key;  /* of the key page before */
 };
 
 static enum status verify_nodes_chunk(void *context, uint64_t offset, const void *data,
@@ -248,6 +251,70 @@ static enum status verify_attributes(const struct generation *generation, bool w
     return status;
 }
 
+/* Page `page` is above the one before it. */
+static enum keys_fault verify_key_page(struct verify *verify, const struct keys_shape *shape,
+                                       uint32_t page, const void *bytes)
+{
+    struct keys_page view;
+    enum keys_fault fault = keys_page_open(shape, page, bytes, &view);
+    if (fault != KEYS_OK)
+        return fault;
+    if (page > 0 && view.keys[0] <= verify->last_key)
+        return KEYS_FAULT_ORDER;
+    verify->firsts[page] = view.keys[0];
+    verify->last_key = view.keys[view.count - 1];
+    return KEYS_OK;
+}
+
+/* Directory page `page` has the first keys of the pages seen. */
+static enum keys_fault verify_directory_page(const struct verify *verify,
+                                             const struct keys_shape *shape, uint32_t page,
+                                             const void *bytes)
+{
+    uint64_t firsts[KEYS_PAGE_FIRSTS];
+    enum keys_fault fault = keys_directory_open(shape, page, bytes, firsts);
+    if (fault != KEYS_OK)
+        return fault;
+    const uint64_t *wanted = verify->firsts + (size_t)page * KEYS_PAGE_FIRSTS;
+    const size_t count = keys_directory_count(shape, page);
+    return memcmp(firsts, wanted, count * sizeof(*firsts)) == 0 ? KEYS_OK : KEYS_FAULT_FIRSTS;
+}
+
+static enum status verify_keys_chunk(void *context, uint64_t offset, const void *data, size_t bytes,
+                                     struct error *err)
+{
+    struct verify *verify = context;
+    const struct keys_shape shape = keys_shape_of(&verify->generation->manifest);
+    const uint32_t pages = keys_pages(shape.count);
+    const uint8_t *page = data;
+    for (size_t at = 0; at < bytes; at += KEYS_PAGE_BYTES, page += KEYS_PAGE_BYTES) {
+        const uint32_t number = (uint32_t)((offset + at) / KEYS_PAGE_BYTES);
+        const enum keys_fault fault =
+            number < pages ? verify_key_page(verify, &shape, number, page)
+                           : verify_directory_page(verify, &shape, number - pages, page);
+        if (fault != KEYS_OK)
+            return error_set(err, STATUS_CORRUPT, "%s: page %u: %s",
+                             file_label(verify->generation->file_paths[GENERATION_KEYS]), number,
+                             keys_fault_name(fault));
+    }
+    XXH3_128bits_update(verify->hash, data, bytes);
+    return STATUS_OK;
+}
+
+static enum status verify_keys(struct verify *verify, struct error *err)
+{
+    const uint32_t pages = keys_pages(verify->generation->manifest.vector_count);
+    void *firsts;
+    enum status status = bulk_alloc(pages, sizeof(uint64_t), "first keys", &firsts, err);
+    if (status != STATUS_OK)
+        return status;
+    verify->firsts = firsts;
+    struct generation_scan scan = {GENERATION_KEYS, KEYS_PAGE_BYTES, verify_keys_chunk, verify};
+    status = verify_scan(verify, &scan, err);
+    bulk_free(firsts, pages, sizeof(uint64_t));
+    return status;
+}
+
 static enum status verify_small(struct verify *verify, struct error *err)
 {
     struct generation_scan scan = {GENERATION_CODES, BLOCK_PAGE_BYTES, verify_codes_chunk, verify};
@@ -262,14 +329,15 @@ static enum status verify_small(struct verify *verify, struct error *err)
         status = verify_sample(verify->generation, err);
     if (status == STATUS_OK)
         status = verify_attributes(verify->generation, verify->whole, err);
+    if (status == STATUS_OK)
+        status = verify_keys(verify, err);
     return status;
 }
 
 static enum status verify_run(const struct generation *generation, bool whole, uint64_t *blocks,
                               struct error *err)
 {
-    struct verify verify = {
-        .generation = generation, .whole = whole, .hash = XXH3_createState()};
+    struct verify verify = {.generation = generation, .whole = whole, .hash = XXH3_createState()};
     if (!verify.hash)
         return error_set(err, STATUS_NO_MEMORY, "%s: out of memory", file_label(generation->path));
     enum status status = whole ? verify_nodes(&verify, err) : STATUS_OK;

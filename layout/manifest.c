@@ -13,6 +13,7 @@
 
 #include "layout/attributes.h"
 #include "layout/digest.h"
+#include "layout/keys.h"
 #include "layout/sample.h"
 
 const char *const generation_file_names[GENERATION_FILE_COUNT] = {
@@ -23,6 +24,7 @@ const char *const generation_file_names[GENERATION_FILE_COUNT] = {
     [GENERATION_HOT] = "hot.bin",
     [GENERATION_SAMPLE] = "sample.bin",
     [GENERATION_ATTRIBUTES] = "attributes.bin",
+    [GENERATION_KEYS] = "keys.bin",
 };
 
 /* ---- generation id ---- */
@@ -298,6 +300,9 @@ static enum status files_check(const struct manifest *manifest, struct error *er
                                   sample_bytes(manifest->sample_count, manifest->sample_k,
                                                manifest->geometry.vector_bytes),
                                   err);
+    if (status == STATUS_OK)
+        status =
+            file_bytes_check(manifest, GENERATION_KEYS, keys_bytes(manifest->vector_count), err);
     if (status != STATUS_OK)
         return status;
     /* Their lengths also depend on what is in them; their readers compare. */

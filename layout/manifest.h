@@ -39,6 +39,7 @@ enum generation_file {
     GENERATION_HOT,        /* hot.bin */
     GENERATION_SAMPLE,     /* sample.bin */
     GENERATION_ATTRIBUTES, /* attributes.bin; only where vectors have attributes */
+    GENERATION_KEYS,       /* keys.bin */
     GENERATION_FILE_COUNT,
 };
 extern const char *const generation_file_names[GENERATION_FILE_COUNT];

@@ -158,15 +158,16 @@ static void log_start(const struct daemon *daemon)
              "index=%s generation=%016" PRIx64 "%016" PRIx64 " vectors=%" PRIu64
              " dim=%u type=%s metric=%s threads=%u io=\"%s\" swap=%s memory_bytes=%" PRIu64
              " generation_memory_bytes=%" PRIu64 " scalar_bits=%u code_bytes=%u"
-             " codes_bytes=%" PRIu64 " navigation_bytes=%" PRIu64 " attributes_bytes=%" PRIu64
-             " lists_bytes=%" PRIu64 " cache_bytes=%" PRIu64 " hot_nodes=%" PRIu64
-             " cached_blocks=%" PRIu64 " blocks=%" PRIu64 " resident=%s open_ms=%" PRIu64,
+             " codes_bytes=%" PRIu64 " navigation_bytes=%" PRIu64 " keys_bytes=%" PRIu64
+             " attributes_bytes=%" PRIu64 " lists_bytes=%" PRIu64 " cache_bytes=%" PRIu64
+             " hot_nodes=%" PRIu64 " cached_blocks=%" PRIu64 " blocks=%" PRIu64
+             " resident=%s open_ms=%" PRIu64,
              index_path(served->index), manifest->generation_id.high, manifest->generation_id.low,
              manifest->vector_count, manifest->dim, element_name(manifest->type),
              metric_name(manifest->metric), serving.engine.threads, serving.engine.io,
              serving.fixed ? "fixed" : serving_swap_name(serving.swap),
              daemon->options.memory_bytes, serving.memory_bytes, memory.scalar_bits,
-             memory.code_bytes, memory.codes_bytes, memory.navigation_bytes,
+             memory.code_bytes, memory.codes_bytes, memory.navigation_bytes, memory.keys_bytes,
              memory.attributes_bytes, memory.lists_bytes, memory.cache_bytes, memory.hot_nodes,
              memory.cached_blocks, manifest->block_count, memory.resident ? "yes" : "no",
              serving.load_ns / 1000000);

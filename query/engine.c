@@ -54,7 +54,7 @@ static bool wait_is_vain(struct worker *w, const struct search_query *query)
     if (query->deadline_ns == 0 || load <= w->engine->concurrency)
         return false;
     uint64_t wait_ns = engine_pace_wait_ns(&w->pace, inbox_ahead(&w->inbox, query->flow));
-    uint64_t service_ns = engine_pace_service_ns(&w->pace, query->search_list);
+    uint64_t service_ns = engine_pace_service_ns(&w->pace, query_list(query));
     return wait_ns > 0 && query->submitted_ns + wait_ns + service_ns > query->deadline_ns;
 }
 
@@ -209,26 +209,32 @@ void engine_destroy(struct engine *engine)
     free(engine);
 }
 
-enum status engine_query_check(const struct engine *engine, const struct search_query *query,
-                               struct error *err)
+/* What may be asked beside the k nearest of a vector. */
+static enum status query_check_limits(const struct manifest *m, const struct search_query *query,
+                                      struct error *err)
+{
+    const struct search_after *after = &query->after;
+    if (query->within_radius && !isfinite(query->radius))
+        return error_set(err, STATUS_INVALID, "radius is not a finite number");
+    if (query->within_radius && query->radius < 0.0f && m->metric != METRIC_IP)
+        return error_set(err, STATUS_INVALID, "radius is %g, but no %s distance is below 0",
+                         (double)query->radius, metric_name(m->metric));
+    if (after->set && isnan(after->distance))
+        return error_set(err, STATUS_INVALID, "the page before ends at a distance that is NaN");
+    if (after->set && (uint64_t)after->rank + query->k > query->search_list)
+        return error_set(err, STATUS_INVALID,
+                         "the page ends at hit %llu, beyond the search list of %u",
+                         (unsigned long long)after->rank + query->k, query->search_list);
+    if (query->excludes && query->excluded_node >= m->geometry.node_limit)
+        return error_set(err, STATUS_INVALID, "the excluded node %u is none of the %u",
+                         query->excluded_node, m->geometry.node_limit);
+    return STATUS_OK;
+}
+
+static enum status query_check_vector(const struct engine *engine, const struct search_query *query,
+                                      struct error *err)
 {
     const struct manifest *m = engine->index->manifest;
-    if (query->k == 0 || query->k > ENGINE_K_MAX)
-        return error_set(err, STATUS_INVALID, "k is %u, not in 1..%d", query->k, ENGINE_K_MAX);
-    if (query->k > m->vector_count)
-        return error_set(err, STATUS_INVALID, "k is %u, but the index holds %llu vectors", query->k,
-                         (unsigned long long)m->vector_count);
-    if (query->search_list > ENGINE_SEARCH_LIST_MAX)
-        return error_set(err, STATUS_INVALID, "search list is %u, at most %d", query->search_list,
-                         ENGINE_SEARCH_LIST_MAX);
-    if (query->k > query->search_list)
-        return error_set(err, STATUS_INVALID, "k is %u, above the search list of %u", query->k,
-                         query->search_list);
-    if (query->beam_width > ENGINE_BEAM_WIDTH_MAX)
-        return error_set(err, STATUS_INVALID, "beam width is %u, at most %d", query->beam_width,
-                         ENGINE_BEAM_WIDTH_MAX);
-    if (!(query->search_ratio >= 0.0f) || isinf(query->search_ratio))
-        return error_set(err, STATUS_INVALID, "search ratio is not a number >= 0");
     size_t bad;
     if (!element_all_finite(m->type, query->vector, m->dim, &bad))
         return error_set(err, STATUS_INVALID, "query has a NaN or infinity at dimension %zu", bad);
@@ -237,6 +243,34 @@ enum status engine_query_check(const struct engine *engine, const struct search_
         return error_set(err, STATUS_INVALID,
                          "query is a zero vector, which has no direction under cosine");
     return STATUS_OK;
+}
+
+enum status engine_query_check(const struct engine *engine, const struct search_query *query,
+                               struct error *err)
+{
+    const struct manifest *m = engine->index->manifest;
+    if (query->kind == SEARCH_FETCH)
+        return STATUS_OK; /* any key may be asked for */
+    if (query->k == 0 || query->k > ENGINE_K_MAX)
+        return error_set(err, STATUS_INVALID, "k is %u, not in 1..%d", query->k, ENGINE_K_MAX);
+    if (query->k > m->vector_count)
+        return error_set(err, STATUS_INVALID, "k is %u, but the index holds %llu vectors", query->k,
+                         (unsigned long long)m->vector_count);
+    if (query->search_list > ENGINE_SEARCH_LIST_MAX)
+        return error_set(err, STATUS_INVALID, "search list is %u, at most %d", query->search_list,
+                         ENGINE_SEARCH_LIST_MAX);
+    if (query->k > query->search_list && !query->within_radius)
+        return error_set(err, STATUS_INVALID, "k is %u, above the search list of %u", query->k,
+                         query->search_list);
+    if (query->search_list == 0)
+        return error_set(err, STATUS_INVALID, "search list is 0");
+    if (query->beam_width > ENGINE_BEAM_WIDTH_MAX)
+        return error_set(err, STATUS_INVALID, "beam width is %u, at most %d", query->beam_width,
+                         ENGINE_BEAM_WIDTH_MAX);
+    if (!(query->search_ratio >= 0.0f) || isinf(query->search_ratio))
+        return error_set(err, STATUS_INVALID, "search ratio is not a number >= 0");
+    enum status status = query_check_limits(m, query, err);
+    return status == STATUS_OK && query->vector ? query_check_vector(engine, query, err) : status;
 }
 
 /* ---- statistics ---- */
@@ -249,6 +283,7 @@ static uint64_t counted(const atomic_uint_fast64_t *counter)
 static void counters_read(const struct engine_counters *c, struct engine_stats *into)
 {
     into->queries += counted(&c->queries);
+    into->fetches += counted(&c->fetches);
     into->timeouts += counted(&c->timeouts);
     into->degraded += counted(&c->degraded);
     into->busy += counted(&c->busy);
@@ -295,6 +330,7 @@ void engine_stats_clear(struct engine *engine)
 void engine_stats_add(struct engine_stats *into, const struct engine_stats *from)
 {
     into->queries += from->queries;
+    into->fetches += from->fetches;
     into->timeouts += from->timeouts;
     into->degraded += from->degraded;
     into->busy += from->busy;

@@ -14,8 +14,8 @@
 #include "query/index.h"
 
 enum {
-    ENGINE_SEARCH_LIST_MAX = 1024, /* largest L */
-    ENGINE_K_MAX = 1024,           /* largest k; k <= L */
+    ENGINE_SEARCH_LIST_MAX = 4096, /* largest L */
+    ENGINE_K_MAX = 4096,           /* largest k; k <= L */
     ENGINE_BEAM_WIDTH_MAX = 64,
     ENGINE_READS_DEFAULT = 192, /* reads in flight, and read buffers, of a worker */
 };
@@ -34,11 +34,20 @@ struct search_stats {
     uint32_t code_distances;
     uint32_t failed_blocks; /* skipped: a retry failed too, a read took too long, or there was no
                              * buffer for it */
+    uint32_t filter_plan;   /* enum search_filter_plan */
     uint64_t read_bytes;    /* of those reads */
     uint64_t queue_ns;      /* submit to start */
     uint64_t cpu_ns;        /* time the worker spent on this query; the rest it waited for reads,
                              * or for the worker's other queries */
     uint64_t total_ns;      /* submit to completion */
+};
+
+/* How a filter was met; the numbers are on the wire. */
+enum search_filter_plan {
+    SEARCH_FILTER_NONE = 0,      /* there was none */
+    SEARCH_FILTER_SCAN = 1,      /* all that match were listed and estimated */
+    SEARCH_FILTER_TRAVERSAL = 2, /* the graph was traversed */
+    SEARCH_FILTER_EMPTY = 3,     /* nothing matches */
 };
 
 enum search_flags {
@@ -54,12 +63,19 @@ struct search_after {
     uint64_t key;
 };
 
+/* What is asked. */
+enum search_query_kind {
+    SEARCH_NEAREST = 0,
+    SEARCH_FETCH, /* the vector that has a key */
+};
+
 /* A query, owned by the caller and untouched by it between engine_submit() and complete(). */
 struct search_query {
     /* in */
     const void *vector;          /* dim elements of the index's type */
-    uint32_t k;                  /* 1..ENGINE_K_MAX, <= search_list, <= vector_count */
-    uint32_t search_list;        /* L, k..ENGINE_SEARCH_LIST_MAX */
+    uint32_t k;                  /* 1..ENGINE_K_MAX, <= vector_count; within a radius the most hits
+                                  * wanted, else <= search_list */
+    uint32_t search_list;        /* L, 1..ENGINE_SEARCH_LIST_MAX */
     uint32_t beam_width;         /* W; 0: the engine chooses by load */
     float search_ratio;          /* stop early beyond this ratio; 0: never (L alone decides) */
     const struct filter *filter; /* hits match it; NULL: no filter. Borrowed until complete() */
@@ -76,9 +92,17 @@ struct search_query {
      * any complete() takes. */
     void (*complete)(struct search_query *query);
     void *user;
+    /* SEARCH_FETCH, in place of all above but deadline_ns and flow. No more than two reads. */
+    enum search_query_kind kind;
+    uint64_t key;
+    void *fetched; /* room for a vector as it is stored (vector_bytes); NULL: only whether it is
+                    * there. Written in part or whole only if it is found */
+    bool found;    /* out; false unless `status` is OK */
+    uint32_t node; /* out; of the key, UINT32_MAX: not found */
     /* out, set before complete() */
     enum status status; /* OK; TIMEOUT: hits are what was found till then; BUSY: it was queued, but
-                         * made room for another flow, or had too little time left to be started */
+                         * made room for another flow, or had too little time left to be started;
+                         * IO (of a fetch): a page or block could not be read, or is damaged */
     uint32_t hit_count; /* min(k, what was found), ascending distance, ties by lower key */
     uint32_t flags;     /* enum search_flags */
     struct search_stats stats;
@@ -107,8 +131,8 @@ NODISCARD enum status engine_create(const struct engine_params *params, struct i
  * waited for without limit, after all queries were answered, since its buffer cannot be freed. */
 void engine_destroy(struct engine *engine);
 
-/* Checks k, L, W, ratio and that the vector is finite against the index: STATUS_INVALID with the
- * reason. Does not submit. */
+/* Of a search, checks k, L, W, ratio and that the vector is finite against the index:
+ * STATUS_INVALID with the reason. A vector of NULL is one to come. Does not submit. */
 NODISCARD enum status engine_query_check(const struct engine *engine,
                                          const struct search_query *query, struct error *err);
 
@@ -126,13 +150,14 @@ void engine_search_all(struct engine *engine, struct search_query *queries, size
 
 struct engine_stats {
     /* counters */
-    uint64_t queries; /* answered: OK or TIMEOUT */
+    uint64_t queries; /* answered: OK, TIMEOUT or IO */
+    uint64_t fetches; /* of these, those by key */
     uint64_t timeouts, degraded;
     uint64_t busy; /* answered BUSY: refused at submission, replaced in the queue, or not started */
     uint64_t reads, read_retries, read_timeouts, failed_blocks, cache_hits;
     uint64_t code_distances, exact_distances;
     uint64_t busy_ns;                     /* worker CPU spent on queries */
-    struct histogram_counts latency;      /* submit to completion, of queries that are OK */
+    struct histogram_counts latency;      /* submit to completion, of searches that are OK */
     struct histogram_counts read_latency; /* of reads that were not given up */
     /* as it is now */
     uint32_t queued, in_flight; /* queries */

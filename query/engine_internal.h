@@ -16,10 +16,11 @@
 #include "query/engine.h"
 #include "query/engine_inbox.h"
 #include "query/engine_pace.h"
+#include "query/fetch.h"
 #include "query/search.h"
 
 struct engine_counters {
-    atomic_uint_fast64_t queries, timeouts, degraded, busy;
+    atomic_uint_fast64_t queries, fetches, timeouts, degraded, busy;
     atomic_uint_fast64_t reads, read_retries, read_timeouts, failed_blocks, cache_hits;
     atomic_uint_fast64_t code_distances, exact_distances, busy_ns;
     struct histogram latency, read_latency;
@@ -28,18 +29,20 @@ struct engine_counters {
 /* A read buffer and what it is being read for. Reads that someone waits for are linked in order of
  * submission, so that those that take too long are found first. */
 struct read {
-    uint32_t slot; /* SLOT_NONE: given up; the buffer is the kernel's until the read completes */
-    uint32_t block;
+    uint32_t slot;   /* SLOT_NONE: given up; the buffer is the kernel's until the read completes */
+    uint32_t number; /* of a block, or of a page of keys.bin */
+    bool page;       /* which of the two */
     bool retried;
     uint32_t older, newer; /* READ_NONE at the ends */
     uint64_t submitted_ns;
 };
 
-/* Room for one running query. */
+/* Room for one running query: a search, or a fetch over the search's memory. */
 struct slot {
     struct search search;
+    struct fetch fetch;
     uint64_t started_ns;
-    uint32_t parked_block; /* wanted while no buffer is free; SEARCH_NO_BLOCK: none */
+    uint32_t parked_block; /* or page, wanted while no buffer is free; SEARCH_NO_BLOCK: none */
     uint64_t parked_ns;    /* since when */
     uint32_t given_up;     /* its reads that took too long */
 };
@@ -90,6 +93,12 @@ struct engine {
     enum status start_status;
     struct error start_error;
 };
+
+/* What the time of a query grows with: L; 0 for a fetch, which takes that of two reads. */
+ALWAYS_INLINE uint32_t query_list(const struct search_query *query)
+{
+    return query->kind == SEARCH_FETCH ? 0 : query->search_list;
+}
 
 /* The thread of a worker: makes what it needs, reports, serves until it is told to stop and all is
  * answered. Afterwards no read is in flight. */

@@ -2,8 +2,8 @@
  * engine_worker.c - a worker's thread: queries, reads and the clock.
  *
  * Each worker owns a block_io, a pool of read buffers and `slots` searches; it alone touches them.
- * It takes queries from its inbox while it has free slots, asks block_io for the blocks they want,
- * and acts on each block as it lands.
+ * It takes queries from its inbox while it has free slots, asks block_io for the blocks they want
+ * (a fetch: also for a page of keys.bin), and acts on each as it lands.
  *
  * What a device does late is met by a tick, a few milliseconds apart, while queries run: a read
  * that took too long is given up, a query past its deadline is answered. Then the buffer of a read
@@ -62,6 +62,54 @@ static bool past_deadline(const struct search_query *query, uint64_t now_ns)
     return query->deadline_ns != 0 && now_ns > query->deadline_ns;
 }
 
+/* ---- what a slot runs ---- */
+
+static bool slot_fetches(const struct slot *slot)
+{
+    return slot->search.query->kind == SEARCH_FETCH;
+}
+
+static void slot_start(struct slot *slot, struct search_query *query)
+{
+    if (query->kind == SEARCH_FETCH)
+        fetch_start(&slot->fetch, &slot->search, query);
+    else
+        search_start(&slot->search, query);
+}
+
+/* The number of the block, or page, to read next; or SEARCH_NO_BLOCK. */
+static uint32_t slot_next_read(struct slot *slot, uint32_t width)
+{
+    return slot_fetches(slot) ? fetch_next_read(&slot->fetch)
+                              : search_next_read(&slot->search, width);
+}
+
+static void slot_failed(struct slot *slot)
+{
+    if (slot_fetches(slot))
+        fetch_failed(&slot->fetch);
+    else
+        search_block_failed(&slot->search);
+}
+
+/* What slot_next_read() gave last will not be read. */
+static void slot_skipped(struct slot *slot)
+{
+    if (slot_fetches(slot)) {
+        slot->search.stats.reads--;
+        fetch_failed(&slot->fetch);
+    } else {
+        search_block_skipped(&slot->search);
+    }
+}
+
+static enum status slot_end_status(const struct slot *slot)
+{
+    if (slot->search.late)
+        return STATUS_TIMEOUT;
+    return slot_fetches(slot) ? slot->fetch.status : STATUS_OK;
+}
+
 /* ---- reads ---- */
 
 static void read_link(struct worker *w, uint32_t number, uint64_t now_ns)
@@ -90,15 +138,29 @@ static void read_unlink(struct worker *w, uint32_t number)
         w->newest_read = read->older;
 }
 
+static uint8_t *read_buffer(const struct worker *w, uint64_t number)
+{
+    return w->buffers + number * w->engine->buffer_bytes;
+}
+
+/* No page is longer than a block, so each buffer is good for either. */
+static uint32_t read_bytes(const struct worker *w, const struct read *read)
+{
+    return read->page ? KEYS_PAGE_BYTES : (uint32_t)w->engine->buffer_bytes;
+}
+
 static void read_submit(struct worker *w, uint32_t number, uint64_t now_ns)
 {
-    size_t bytes = w->engine->buffer_bytes;
-    bool queued =
-        block_io_read(w->io, w->engine->index->nodes_fd, (uint64_t)w->reads[number].block * bytes,
-                      w->buffers + number * bytes, (uint32_t)bytes, number);
+    const struct index *index = w->engine->index;
+    const struct read *read = &w->reads[number];
+    uint32_t bytes = read_bytes(w, read);
+    int fd = read->page ? index->keys_fd : index->nodes_fd;
+    bool queued = block_io_read(w->io, fd, (uint64_t)read->number * bytes, read_buffer(w, number),
+                                bytes, number);
     /* The ring is as deep as there are buffers, and each buffer has at most one read. */
     assert(queued);
     (void)queued;
+    w->slots[read->slot].search.stats.read_bytes += bytes;
     read_link(w, number, now_ns);
 }
 
@@ -108,10 +170,12 @@ static void show_reads_in_flight(struct worker *w)
                           memory_order_relaxed);
 }
 
-static void read_start(struct worker *w, uint32_t slot, uint32_t block, uint64_t now_ns)
+/* Reads what the slot wants, block or page `wanted`. */
+static void read_start(struct worker *w, uint32_t slot, uint32_t wanted, uint64_t now_ns)
 {
     uint32_t number = w->free_reads[--w->free_read_count];
-    w->reads[number] = (struct read){.slot = slot, .block = block};
+    bool page = slot_fetches(&w->slots[slot]) && fetch_reads_page(&w->slots[slot].fetch);
+    w->reads[number] = (struct read){.slot = slot, .number = wanted, .page = page};
     show_reads_in_flight(w);
     read_submit(w, number, now_ns);
 }
@@ -177,6 +241,8 @@ void query_complete_unstarted(struct search_query *query, enum status status, ui
     query->status = status;
     query->flags = 0;
     query->hit_count = 0;
+    query->found = false;
+    query->node = UINT32_MAX;
     query->stats = (struct search_stats){.queue_ns = waited_ns, .total_ns = waited_ns};
     query->complete(query);
 }
@@ -200,6 +266,7 @@ static void count_query(struct worker *w, const struct search_query *query)
     struct engine_counters *c = &w->counters;
     const struct search_stats *stats = &query->stats;
     count(&c->queries, 1);
+    count(&c->fetches, query->kind == SEARCH_FETCH);
     count(&c->timeouts, query->status == STATUS_TIMEOUT);
     count(&c->degraded, (query->flags & SEARCH_DEGRADED) != 0);
     count(&c->reads, stats->reads);
@@ -208,7 +275,7 @@ static void count_query(struct worker *w, const struct search_query *query)
     count(&c->code_distances, stats->code_distances);
     count(&c->exact_distances, stats->exact_distances);
     count(&c->busy_ns, stats->cpu_ns);
-    if (query->status == STATUS_OK)
+    if (query->status == STATUS_OK && query->kind != SEARCH_FETCH)
         histogram_record(&c->latency, stats->total_ns);
 }
 
@@ -224,10 +291,11 @@ static void finish_query(struct worker *w, uint32_t number, enum status status)
     query->status = status;
     query->flags = s->flags;
     query->stats = s->stats;
-    query->stats.read_bytes = (uint64_t)s->stats.reads * w->engine->buffer_bytes;
     query->stats.total_ns = now_ns - query->submitted_ns;
     count_query(w, query);
-    engine_pace_took(&w->pace, now_ns - slot->started_ns, query->search_list, status != STATUS_OK);
+    if (query->kind != SEARCH_FETCH)
+        engine_pace_took(&w->pace, now_ns - slot->started_ns, query->search_list,
+                         status != STATUS_OK);
     engine_pace_completed(&w->pace, now_ns, waiting_count(w) > 0);
     s->query = NULL;
     w->free_slots[w->free_count++] = number;
@@ -269,11 +337,11 @@ static void advance(struct worker *w, uint32_t number, uint64_t since_ns)
     uint32_t width = width_now(w, s);
     uint32_t started = 0;
     while (may_read(w, s, width)) {
-        uint32_t block = search_next_read(s, width);
+        uint32_t block = slot_next_read(slot, width);
         if (block == SEARCH_NO_BLOCK)
             break;
         if (UNLIKELY(slot->given_up >= GIVEN_UP_MAX)) {
-            search_block_skipped(s);
+            slot_skipped(slot);
         } else if (UNLIKELY(w->free_read_count == 0)) {
             slot_park(w, slot, block, since_ns);
         } else {
@@ -286,7 +354,7 @@ static void advance(struct worker *w, uint32_t number, uint64_t since_ns)
     stamp_reads(w, started, now_ns);
     s->stats.cpu_ns += now_ns - since_ns;
     if (s->in_flight == 0)
-        finish_query(w, number, s->late ? STATUS_TIMEOUT : STATUS_OK);
+        finish_query(w, number, slot_end_status(slot));
 }
 
 /* Whether the query would probably be too late, and others have use for what would be spent on it.
@@ -294,7 +362,7 @@ static void advance(struct worker *w, uint32_t number, uint64_t since_ns)
 static bool start_is_vain(const struct worker *w, const struct search_query *query, uint64_t now_ns)
 {
     return query->deadline_ns != 0 && active_count(w) + waiting_count(w) >= STARTED_ALWAYS &&
-           now_ns + engine_pace_service_ns(&w->pace, query->search_list) > query->deadline_ns;
+           now_ns + engine_pace_service_ns(&w->pace, query_list(query)) > query->deadline_ns;
 }
 
 static void start_query(struct worker *w, struct search_query *query)
@@ -313,7 +381,7 @@ static void start_query(struct worker *w, struct search_query *query)
     struct slot *slot = &w->slots[number];
     slot->started_ns = now_ns;
     slot->given_up = 0;
-    search_start(&slot->search, query);
+    slot_start(slot, query);
     slot->search.stats.queue_ns = now_ns - query->submitted_ns;
     advance(w, number, now_ns);
 }
@@ -328,15 +396,34 @@ static struct search_query *inbox_next(struct worker *w)
 
 /* ---- completions ---- */
 
-/* Whether the buffer holds the block asked for. */
-static bool block_arrived(struct worker *w, const struct block_completion *done,
-                          struct block_view *view)
+/* What a read brought. */
+union arrival {
+    struct block_view block;
+    struct keys_page page;
+};
+
+/* Whether the buffer holds the block or page asked for. */
+static bool read_arrived(struct worker *w, const struct block_completion *done,
+                         union arrival *arrival)
 {
+    const struct index *index = w->engine->index;
     const struct read *read = &w->reads[done->tag];
-    if (done->result != (int)w->engine->buffer_bytes)
+    const uint8_t *buffer = read_buffer(w, done->tag);
+    if (done->result != (int)read_bytes(w, read))
         return false;
-    return block_open(&w->engine->index->geometry, read->block,
-                      w->buffers + done->tag * w->engine->buffer_bytes, view) == BLOCK_OK;
+    if (read->page)
+        return keys_page_open(&index->keys, read->number, buffer, &arrival->page) == KEYS_OK;
+    return block_open(&index->geometry, read->number, buffer, &arrival->block) == BLOCK_OK;
+}
+
+static void slot_arrived(struct slot *slot, const struct read *read, const union arrival *arrival)
+{
+    if (read->page)
+        fetch_page(&slot->fetch, &arrival->page);
+    else if (slot_fetches(slot))
+        fetch_block(&slot->fetch, &arrival->block);
+    else
+        search_block(&slot->search, &arrival->block);
 }
 
 static void complete_read(struct worker *w, const struct block_completion *done)
@@ -351,9 +438,9 @@ static void complete_read(struct worker *w, const struct block_completion *done)
         return;
     }
     struct search *s = &w->slots[slot].search;
-    struct block_view view;
+    union arrival arrival;
     bool late = past_deadline(s->query, now_ns);
-    bool arrived = block_arrived(w, done, &view);
+    bool arrived = read_arrived(w, done, &arrival);
     histogram_record(&w->counters.read_latency, now_ns - read->submitted_ns);
     read_unlink(w, number);
     if (!arrived && !read->retried && !late) {
@@ -364,11 +451,11 @@ static void complete_read(struct worker *w, const struct block_completion *done)
         return;
     }
     if (!arrived)
-        search_block_failed(s);
+        slot_failed(&w->slots[slot]);
     else if (late)
         s->in_flight--;
     else
-        search_block(s, &view);
+        slot_arrived(&w->slots[slot], read, &arrival);
     buffer_return(w, number, now_ns);
     if (!late)
         advance(w, slot, now_ns);
@@ -385,7 +472,7 @@ static void read_give_up(struct worker *w, uint32_t read, uint64_t now_ns)
     read_orphan(w, read);
     count(&w->counters.read_timeouts, 1);
     slot->given_up++;
-    search_block_failed(&slot->search);
+    slot_failed(slot);
     advance(w, number, now_ns);
 }
 
@@ -404,7 +491,7 @@ static void slot_tick(struct worker *w, uint32_t number, uint64_t now_ns)
         finish_query(w, number, STATUS_TIMEOUT);
     } else if (slot->parked_block != SEARCH_NO_BLOCK && took_too_long(w, slot->parked_ns, now_ns)) {
         (void)slot_unpark(w, slot);
-        search_block_skipped(&slot->search);
+        slot_skipped(slot);
         slot->given_up = GIVEN_UP_MAX;
         advance(w, number, now_ns);
     }

@@ -97,7 +97,7 @@ bool filter_match(const struct filter *filter, uint32_t node)
     uint32_t at = filter->entry;
     while (at < filter->leaf_count) {
         const struct filter_leaf *leaf = &filter->leaves[at];
-        at = filter_leaf_match(leaf, node) ? leaf->on_true : leaf->on_false;
+        at = leaf->next[filter_leaf_match(leaf, node)];
     }
     return at == FILTER_YES;
 }

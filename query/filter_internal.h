@@ -79,10 +79,11 @@ enum filter_leaf_kind {
 
 enum { FILTER_YES = 0xfffffffe, FILTER_NO = 0xffffffff };
 
-/* A test, and where to go on: the index of a leaf, FILTER_YES or FILTER_NO. */
+/* A test, and where to go on when it fails and when it holds: the index of a leaf, FILTER_YES or
+ * FILTER_NO. An index into two places, so that a single test of random outcome is no branch. */
 struct filter_leaf {
     enum filter_leaf_kind kind;
-    uint32_t on_true, on_false;
+    uint32_t next[2];
     uint32_t count; /* of intervals or labels */
     union {
         /* One interval: a number as stored is in it if it is at most `span` above its low end,

@@ -442,8 +442,8 @@ static uint32_t tests_lay(const struct filter_tree *tree, uint16_t index, struct
     const struct filter_node *node = &tree->nodes[index];
     if (node->kind != FILTER_AND && node->kind != FILTER_OR) {
         struct filter_leaf leaf = term_leaf(tree, node);
-        leaf.on_true = ways[!node->negated];
-        leaf.on_false = ways[node->negated];
+        leaf.next[true] = ways[!node->negated];
+        leaf.next[false] = ways[node->negated];
         filter->leaves[--*at] = leaf;
         return *at;
     }

@@ -73,6 +73,7 @@ struct search {
     struct served *served; /* reference held */
     struct question question;
     struct search_query *queries;
+    uint8_t *rooms; /* of queries by key */
     struct search_hit *hits;
     uint32_t timeout_ms;
     bool counted;               /* in queries_in_flight */
@@ -274,6 +275,7 @@ static void search_fini(struct request *request)
         served_release(search->served);
     http_search_free(&search->asked);
     free(search->queries);
+    free(search->rooms);
     free(search->hits);
     memset(search, 0, sizeof(*search));
 }
@@ -345,8 +347,14 @@ static void search_note_failure(struct search *search, enum status status)
 static void search_complete(struct search_query *query)
 {
     struct request *request = query->user;
-    if (query->status != STATUS_OK)
-        search_note_failure(&request->search, query->status);
+    enum status status = query->status;
+    if (question_follow(query)) {
+        status = engine_submit(request->search.served->engine, query);
+        if (status == STATUS_OK)
+            return; /* and here again */
+    }
+    if (status != STATUS_OK)
+        search_note_failure(&request->search, status);
     search_count_down(request, 1);
 }
 
@@ -384,25 +392,29 @@ static enum status queries_init(struct request *request, struct error *err)
     const struct http_search *asked = &search->asked;
     const struct manifest *manifest = search->served->manifest;
     size_t vector_bytes = manifest->dim * element_bytes(manifest->type);
+    size_t room_bytes = asked->keys ? question_room_bytes(manifest->dim, manifest->type) : 0;
     uint32_t count = asked->query_count;
     enum status status = question_read(request, err);
     if (status != STATUS_OK)
         return status;
     search->queries = calloc(count, sizeof(*search->queries));
     search->hits = calloc((size_t)count * asked->k, sizeof(*search->hits));
-    if (!search->queries || !search->hits)
+    search->rooms = room_bytes ? malloc(count * room_bytes) : NULL;
+    if (!search->queries || !search->hits || (room_bytes && !search->rooms))
         return error_set(err, STATUS_NO_MEMORY, "no memory for %u queries", count);
     for (uint32_t q = 0; q < count; q++) {
         struct search_query *query = &search->queries[q];
         struct error why;
         *query = search->question.common;
-        query->vector = (uint8_t *)asked->vectors + q * vector_bytes;
+        query->vector = asked->keys ? NULL : (uint8_t *)asked->vectors + q * vector_bytes;
         query->hits = search->hits + (size_t)q * asked->k;
         if (asked->after)
             query->after = asked->after[q];
         status = engine_query_check(search->served->engine, query, &why);
         if (status != STATUS_OK)
             return error_set(err, status, "query %u: %s", q, why.text);
+        if (asked->keys)
+            question_by_key(query, asked->keys[q], search->rooms + q * room_bytes);
     }
     return STATUS_OK;
 }
@@ -427,8 +439,6 @@ static enum status search_prepare(struct request *request, struct error *err)
     request->body = NULL;
     if (status != STATUS_OK)
         return status;
-    if (search->asked.keys)
-        return error_set(err, STATUS_UNSUPPORTED, "queries by key are not known yet");
     if (search->asked.query_count > http->params.queries_max - http->queries_in_flight)
         return error_set(err, STATUS_BUSY, "%u queries are in flight, of at most %u: try again",
                          http->queries_in_flight, http->params.queries_max);

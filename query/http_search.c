@@ -456,8 +456,9 @@ static void put_next(FILE *out, const struct search_query *query)
     fprintf(out, ",\"rank\":%" PRIu32 "}", query->after.rank + query->hit_count);
 }
 
-static void put_result(FILE *out, const struct search_query *query, const struct http_search *asked)
+static void put_result(FILE *out, struct search_query *query, const struct http_search *asked)
 {
+    bool known = !asked || !asked->keys || question_settle(query);
     fputs("{\"hits\":[", out);
     for (uint32_t i = 0; i < query->hit_count; i++) {
         fprintf(out, "%s{\"key\":%" PRIu64 ",\"distance\":", i ? "," : "", query->hits[i].key);
@@ -466,6 +467,8 @@ static void put_result(FILE *out, const struct search_query *query, const struct
     }
     fputc(']', out);
     put_bool(out, "degraded", (query->flags & SEARCH_DEGRADED) != 0);
+    if (asked && asked->keys)
+        put_bool(out, "unknown_key", !known);
     if (asked && asked->within_radius)
         put_bool(out, "truncated", (query->flags & SEARCH_TRUNCATED) != 0);
     if (asked && asked->after)
@@ -474,7 +477,8 @@ static void put_result(FILE *out, const struct search_query *query, const struct
 }
 
 /* What was chosen for a filter or a recall target. */
-static void put_chosen(FILE *out, const struct http_search_origin *origin)
+static void put_chosen(FILE *out, const struct http_search_origin *origin,
+                       enum search_filter_plan plan)
 {
     const struct question *question = origin->question;
     const struct http_search *asked = origin->asked;
@@ -488,7 +492,8 @@ static void put_chosen(FILE *out, const struct http_search_origin *origin)
         put_float(out, question->expected_recall);
     }
     if (asked->filter)
-        fprintf(out, ",\"match_estimate\":%" PRIu64, question->match_estimate);
+        fprintf(out, ",\"filter_plan\":\"%s\",\"match_estimate\":%" PRIu64,
+                question_plan_name(plan), question->match_estimate);
 }
 
 /* Of a stream of open_memstream(): whether all that was written is there. */
@@ -499,7 +504,7 @@ static bool finish(FILE *out)
 }
 
 enum status http_search_format(const struct http_search_origin *origin,
-                               const struct search_query *queries, uint32_t count, char **text,
+                               struct search_query *queries, uint32_t count, char **text,
                                struct error *err)
 {
     char *bytes = NULL;
@@ -517,7 +522,7 @@ enum status http_search_format(const struct http_search_origin *origin,
         put_result(out, &queries[q], origin->asked);
     }
     fputc(']', out);
-    put_chosen(out, origin);
+    put_chosen(out, origin, question_plan(queries, count));
     fputs("}\n", out);
     if (!finish(out)) {
         free(bytes);

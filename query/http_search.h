@@ -67,11 +67,11 @@ struct http_search_origin {
     const struct question *question; /* likewise */
 };
 
-/* *text: malloc'd, the caller's. Keys are integers in full: a reader whose numbers are doubles
- * loses what is beyond 2^53, not we. STATUS_NO_MEMORY. */
+/* *text: malloc'd, the caller's. Queries by key are settled (question.h). Keys are integers in
+ * full: a reader whose numbers are doubles loses what is beyond 2^53, not we. STATUS_NO_MEMORY. */
 NODISCARD enum status http_search_format(const struct http_search_origin *origin,
-                                         const struct search_query *queries, uint32_t count,
-                                         char **text, struct error *err);
+                                         struct search_query *queries, uint32_t count, char **text,
+                                         struct error *err);
 
 /* {"error":"...","status":"busy"}, malloc'd; NULL when out of memory. */
 char *http_error_format(enum status status, const char *text);

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/memory.h"
+#include "layout/keys_lookup.h"
 #include "query/index_internal.h"
 #include "query/index_plan.h"
 #include "query/index_scan.h"
@@ -214,6 +215,7 @@ static enum status index_load(struct index *index, const struct index_options *o
         .codes_bytes = plan.codes_bytes,
         .navigation_bytes = plan.navigation_bytes,
         .attributes_bytes = plan.attributes_bytes,
+        .keys_bytes = plan.keys_bytes,
         .cache_bytes = plan.cache_bytes,
         .cached_blocks = plan.cached_blocks,
     };
@@ -224,6 +226,8 @@ static enum status index_load(struct index *index, const struct index_options *o
         status = load_attributes(index, err);
     if (!status)
         status = load_codes(index, &plan, err);
+    if (!status)
+        status = keys_lookup_firsts(index->generation, &index->key_firsts, err);
     if (!status)
         status = prepare_cache(index, &plan, err);
     if (!status)
@@ -249,6 +253,8 @@ static void index_free(struct index *index)
         bulk_free(index->navigation_file, index->navigation_file_bytes, 1);
     if (index->attributes_file)
         bulk_free(index->attributes_file, index->attributes_file_bytes, 1);
+    if (index->key_firsts)
+        bulk_free(index->key_firsts, keys_pages(index->keys.count), sizeof(uint64_t));
     if (index->codes)
         bulk_free(index->codes, index->codes_bytes, 1);
     codec_destroy(index->codec);
@@ -276,6 +282,8 @@ enum status index_open(const char *path, const struct index_options *options, st
         index->block_divisor = UINT64_MAX / m->geometry.nodes_per_block + 1;
     bool direct;
     index->nodes_fd = generation_nodes_fd(index->generation, &direct);
+    index->keys_fd = generation_keys_fd(index->generation);
+    index->keys = keys_shape_of(m);
     distance_init(&index->distance, m->type, m->metric, m->dim);
 
     status = index_load(index, options, err);

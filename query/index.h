@@ -2,8 +2,8 @@
  * index.h - a generation opened for search: the memory tier.
  *
  * Owns what a search reads without I/O: codes, codec, navigation graph and the block cache (hot
- * blocks, or all of them: "resident"). Immutable after index_open(); shared by all workers under a
- * reference count.
+ * blocks, or all of them: "resident"); and what finds the page of keys.bin that has a key.
+ * Immutable after index_open(); shared by all workers under a reference count.
  */
 #ifndef NIGHTJAR_QUERY_INDEX_H
 #define NIGHTJAR_QUERY_INDEX_H
@@ -19,7 +19,7 @@
 #include "layout/navigation.h"
 
 struct index_options {
-    uint64_t memory_bytes; /* budget of the memory tier; 0: codes, navigation and attributes only */
+    uint64_t memory_bytes; /* budget of the memory tier; 0: only what there must be, no cache */
     uint32_t threads;      /* that read blocks meanwhile; 0: one for each CPU, up to 16 */
 };
 
@@ -30,6 +30,7 @@ struct index_memory {
     uint64_t codes_bytes; /* codes, codec */
     uint64_t navigation_bytes;
     uint64_t attributes_bytes; /* 0: the generation has none */
+    uint64_t keys_bytes;       /* first keys of keys.bin's pages */
     uint64_t lists_bytes;      /* neighbour lists kept apart from blocks; 0: none */
     uint64_t cache_bytes;      /* cached blocks and the table that finds them */
     uint64_t cached_blocks;
@@ -45,11 +46,11 @@ struct index;
  * suffices. */
 NODISCARD enum status index_probe(const char *path, uint64_t memory_bytes, struct error *err);
 
-/* Opens the generation at `path`, loads and verifies codec, navigation, attributes and codes, and
- * spends the rest of the budget: finer codes made from the vectors, lists, cached blocks (all from
- * blocks read with O_DIRECT and verified, by several threads). A budget too small for codes,
- * navigation and attributes is STATUS_NO_MEMORY naming the smallest that would do. The caller holds
- * one reference. */
+/* Opens the generation at `path`, loads and verifies codec, navigation, attributes, codes and first
+ * keys, and spends the rest of the budget: finer codes made from the vectors, lists, cached blocks
+ * (all from blocks read with O_DIRECT and verified, by several threads). A budget too small for
+ * what there must be is STATUS_NO_MEMORY naming the smallest that would do. The caller holds one
+ * reference. */
 NODISCARD enum status index_open(const char *path, const struct index_options *options,
                                  struct index **out, struct error *err);
 struct index *index_retain(struct index *index);

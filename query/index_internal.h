@@ -6,6 +6,7 @@
 
 #include <stdatomic.h>
 
+#include "layout/keys.h"
 #include "query/index.h"
 
 #define INDEX_NOT_CACHED UINT32_MAX
@@ -17,6 +18,10 @@ struct index {
     struct block_geometry geometry;
     uint64_t block_divisor; /* node -> block without a division: index_block_of() */
     int nodes_fd;
+
+    int keys_fd;
+    struct keys_shape keys;
+    uint64_t *key_firsts; /* [keys_pages(keys.count)]: the first key of each page */
     struct distance distance;
 
     struct codec *codec;

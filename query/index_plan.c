@@ -10,6 +10,7 @@
 
 #include "common/codec.h"
 #include "common/compiler.h"
+#include "layout/keys.h"
 
 enum {
     /* Lists go to memory when they take less than one part in so many of the blocks. */
@@ -55,7 +56,9 @@ static void codes_choose(const struct manifest *m, uint64_t budget, struct index
         if (bytes < m->code_bytes + (fast ? 0 : m->code_bytes / 2))
             return;
         uint64_t more = codes_total(m, bytes) - codes_total(m, m->code_bytes);
-        if (plan->codes_bytes + plan->navigation_bytes + plan->attributes_bytes + more > budget)
+        if (plan->codes_bytes + plan->navigation_bytes + plan->attributes_bytes + plan->keys_bytes +
+                more >
+            budget)
             continue;
         codes_set(m, bits_tried[i], bytes, plan);
         return;
@@ -81,8 +84,8 @@ static uint64_t lists_bound(const struct manifest *m)
 
 static uint64_t spent(const struct index_plan *plan)
 {
-    return plan->codes_bytes + plan->navigation_bytes + plan->attributes_bytes + plan->lists_bytes +
-           plan->cache_bytes;
+    return plan->codes_bytes + plan->navigation_bytes + plan->attributes_bytes + plan->keys_bytes +
+           plan->lists_bytes + plan->cache_bytes;
 }
 
 static void resident_set(const struct manifest *m, uint64_t budget, struct index_plan *plan)
@@ -106,7 +109,10 @@ static void cache_set(const struct manifest *m, uint64_t room, struct index_plan
  * 0. */
 static uint64_t plan_fill(const struct manifest *m, uint64_t budget, struct index_plan *plan)
 {
-    *plan = (struct index_plan){.attributes_bytes = m->files[GENERATION_ATTRIBUTES].bytes};
+    *plan = (struct index_plan){
+        .attributes_bytes = m->files[GENERATION_ATTRIBUTES].bytes,
+        .keys_bytes = keys_pages(m->vector_count) * (uint64_t)sizeof(uint64_t),
+    };
     codes_set(m, 0, m->code_bytes, plan);
     uint64_t least = spent(plan);
     uint64_t nodes_bytes = m->files[GENERATION_NODES].bytes;
@@ -133,11 +139,10 @@ enum status index_plan_make(const struct manifest *m, uint64_t budget, struct in
     uint64_t least = plan_fill(m, budget, &plan);
     if (budget != 0 && budget < least)
         return error_set(err, STATUS_NO_MEMORY,
-                         "memory budget of %llu bytes is below the %llu that codes%s navigation%s "
-                         "take",
+                         "memory budget of %llu bytes is below the %llu that codes, navigation%s "
+                         "and first keys take",
                          (unsigned long long)budget, (unsigned long long)least,
-                         plan.attributes_bytes != 0 ? "," : " and",
-                         plan.attributes_bytes != 0 ? " and attributes" : "");
+                         plan.attributes_bytes != 0 ? ", attributes" : "");
     *out = plan;
     return STATUS_OK;
 }

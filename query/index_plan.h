@@ -4,7 +4,8 @@
  *
  * What saves most reads for a byte comes first (docs/ARCHITECTURE.md, "Memory tier"):
  *   1. codes and navigation graph: there is no search without them; attributes, where there are
- *      some: no filter without;
+ *      some: no filter without; the first keys of keys.bin's pages, some 24 bytes for a thousand
+ *      vectors;
  *   2. neighbour lists of all nodes, where they are small beside the vectors;
  *   3. finer codes in place of those, made from the vectors when the index is opened;
  *   4. whole blocks in the order of the hot list, up to all of them ("resident").
@@ -28,12 +29,13 @@ struct index_plan {
     uint64_t codes_bytes; /* with the codec */
     uint64_t navigation_bytes;
     uint64_t attributes_bytes;
+    uint64_t keys_bytes;  /* the first key of each page of keys.bin */
     uint64_t lists_bytes; /* at most: lists differ in length */
     uint64_t cache_bytes; /* blocks, and the table that finds them */
 };
 
-/* Spends `budget` bytes; 0 stands for codes, navigation and attributes alone. STATUS_NO_MEMORY with
- * the least that would do when the budget does not pay for those. */
+/* Spends `budget` bytes; 0 stands for what there must be alone. STATUS_NO_MEMORY with the least
+ * that would do when the budget does not pay for those. */
 NODISCARD enum status index_plan_make(const struct manifest *manifest, uint64_t budget,
                                       struct index_plan *out, struct error *err);
 

@@ -3,22 +3,10 @@
  */
 #include "query/question.h"
 
-#include <math.h>
+#include <assert.h>
+#include <string.h>
 
-static enum status radius_check(const struct question *question, const struct manifest *manifest,
-                                struct error *err)
-{
-    float radius = question->common.radius;
-    if (!question->common.within_radius)
-        return STATUS_OK;
-    if (!isfinite(radius))
-        return error_set(err, STATUS_INVALID, "radius %g: a finite distance is wanted",
-                         (double)radius);
-    if (manifest->metric == METRIC_L2 && radius < 0.0f)
-        return error_set(err, STATUS_INVALID, "radius %g: no squared distance is below 0",
-                         (double)radius);
-    return STATUS_OK;
-}
+#include "common/memory.h"
 
 /* Negated, so that NaN is at fault. */
 static enum status recall_target_check(const struct question *question, struct error *err)
@@ -55,9 +43,7 @@ enum status question_prepare(struct question *question, const struct index *inde
                              struct error *err)
 {
     const struct manifest *manifest = index_manifest(index);
-    enum status status = radius_check(question, manifest, err);
-    if (status == STATUS_OK)
-        status = recall_target_check(question, err);
+    enum status status = recall_target_check(question, err);
     question->match_estimate = manifest->vector_count;
     if (status == STATUS_OK)
         status = filter_prepare(question, index, err);
@@ -68,4 +54,81 @@ void question_fini(struct question *question)
 {
     filter_free(question->filter);
     question->filter = NULL;
+}
+
+enum search_filter_plan question_plan(const struct search_query *queries, uint32_t count)
+{
+    for (uint32_t q = 0; q < count; q++)
+        if (queries[q].stats.filter_plan != SEARCH_FILTER_NONE)
+            return (enum search_filter_plan)queries[q].stats.filter_plan;
+    return SEARCH_FILTER_NONE;
+}
+
+const char *question_plan_name(enum search_filter_plan plan)
+{
+    switch (plan) {
+    case SEARCH_FILTER_SCAN:
+        return "scan";
+    case SEARCH_FILTER_TRAVERSAL:
+        return "graph";
+    case SEARCH_FILTER_EMPTY:
+        return "nothing";
+    default:
+        return "none";
+    }
+}
+
+/* ---- queries by key ---- */
+
+/* Behind it is the vector. */
+struct room {
+    struct search_stats fetch; /* what that took */
+};
+_Static_assert(sizeof(struct room) % sizeof(uint64_t) == 0, "the vector is aligned");
+
+static struct room *room_of(const struct search_query *query)
+{
+    return (struct room *)query->fetched - 1;
+}
+
+size_t question_room_bytes(uint32_t dim, enum element_type type)
+{
+    return sizeof(struct room) + size_align(dim * element_bytes(type), sizeof(uint64_t));
+}
+
+void question_by_key(struct search_query *query, uint64_t key, void *room)
+{
+    query->kind = SEARCH_FETCH;
+    query->key = key;
+    query->fetched = (struct room *)room + 1;
+    room_of(query)->fetch = (struct search_stats){0};
+}
+
+bool question_follow(struct search_query *query)
+{
+    if (query->kind != SEARCH_FETCH || query->status != STATUS_OK || !query->found)
+        return false;
+    room_of(query)->fetch = query->stats;
+    query->kind = SEARCH_NEAREST;
+    query->vector = query->fetched;
+    query->excludes = true;
+    query->excluded_node = query->node;
+    return true;
+}
+
+bool question_settle(struct search_query *query)
+{
+    const struct search_stats *fetch = &room_of(query)->fetch;
+    if (query->kind == SEARCH_FETCH) {
+        query->hit_count = 0;
+        query->flags = 0;
+        return false;
+    }
+    query->stats.reads += fetch->reads;
+    query->stats.cache_hits += fetch->cache_hits;
+    query->stats.read_bytes += fetch->read_bytes;
+    query->stats.queue_ns += fetch->queue_ns;
+    query->stats.cpu_ns += fetch->cpu_ns;
+    query->stats.total_ns += fetch->total_ns;
+    return true;
 }

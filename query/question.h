@@ -4,12 +4,17 @@
  *
  *   fill in what is asked; question_prepare(); a copy of `common` for each query; submit
  *
+ * A query by key is asked twice: question_by_key() makes it fetch the vector that has the key, and
+ * when that has completed question_follow() turns it into the search for that vector, to be
+ * submitted again. question_settle() is for when it is over.
+ *
  * A question belongs to whoever has its memory; once prepared it does not change, so that any
  * thread's queries may use it.
  */
 #ifndef NIGHTJAR_QUERY_QUESTION_H
 #define NIGHTJAR_QUERY_QUESTION_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -31,7 +36,7 @@ struct question {
     uint64_t match_estimate; /* vectors that match; all without a filter */
 };
 
-/* Checks radius and recall target, chooses search list and ratio where that is left to it, and
+/* Checks the recall target, chooses search list and ratio where that is left to it, and
  * compiles the filter. `index` must outlive the question. A fraction of a millisecond; allocates
  * with a filter only. STATUS_INVALID with the reason, STATUS_UNSUPPORTED: a recall target of a
  * generation that was not calibrated, STATUS_NO_MEMORY. A question that failed needs no
@@ -40,5 +45,27 @@ NODISCARD enum status question_prepare(struct question *question, const struct i
                                        struct error *err);
 /* Not while queries are in flight. */
 void question_fini(struct question *question);
+
+/* How the filter was met, of queries that are over: what was done for the first that searched. */
+enum search_filter_plan question_plan(const struct search_query *queries, uint32_t count);
+/* "none", "scan", "graph", "nothing". */
+const char *question_plan_name(enum search_filter_plan plan);
+
+/* ---- queries by key ---- */
+
+/* Bytes of room, 8-byte aligned, for what is fetched of one key. */
+size_t question_room_bytes(uint32_t dim, enum element_type type);
+
+/* Makes *query, a copy of the question's `common` with what else is its own, checked without a
+ * vector, fetch the one that has `key` into `room`. */
+void question_by_key(struct search_query *query, uint64_t key, void *room);
+
+/* Whether the query, in complete(), has fetched its vector and is now the search for it, without
+ * that vector among the hits. If not it is over. */
+NODISCARD bool question_follow(struct search_query *query);
+
+/* Of a query by key that is over with STATUS_OK. Adds what the fetch took to its statistics; false:
+ * there is no such key, and there are no hits. Once. */
+bool question_settle(struct search_query *query);
 
 #endif

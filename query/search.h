@@ -13,6 +13,13 @@
  *
  * Where neighbour lists are in memory the best L are expanded by codes alone first, and then only
  * read; where all blocks are, their vectors are scored one by one, and there is nothing to read.
+ *
+ * With a filter, the best L are those that match. Either all that match are listed and estimated
+ * (a scan, when they are few), or the graph is traversed with a second list of candidates that do
+ * not match but lead on. What a filter lets through is decided before a read is spent.
+ *
+ * Within a radius, candidates beyond the best L are read too while their code distance is near
+ * enough for them to lie within it.
  */
 #ifndef NIGHTJAR_QUERY_SEARCH_H
 #define NIGHTJAR_QUERY_SEARCH_H
@@ -31,19 +38,37 @@ struct search_scratch {
 NODISCARD enum status search_scratch_init(struct search_scratch *scratch, struct error *err);
 void search_scratch_fini(struct search_scratch *scratch);
 
+/* What a filter adds to a search. */
+struct search_filter {
+    const struct filter *filter;          /* NULL: everything matches; the rest is not used */
+    struct frontier passage;              /* candidates that do not match */
+    uint32_t ways[ENGINE_BEAM_WIDTH_MAX]; /* blocks being read for the sake of those */
+    uint32_t way_count;
+    uint32_t gain;  /* by the block at hand: candidates that match and are among the best k */
+    int32_t credit; /* for further such blocks, in hundredths of one */
+    bool scan_due;  /* the frontier is to be filled by a scan */
+    bool scanned;   /* it was: nothing is to be expanded */
+};
+
 struct search {
     struct search_query *query; /* NULL: the slot is free */
     const struct index *index;
     struct search_scratch *scratch;
-    void *table; /* codec query table */
+    const void *vector; /* the query's */
+    void *table;        /* codec query table */
     struct frontier frontier;
-    uint32_t *seen;   /* scored nodes; forgets on collision */
+    uint32_t list;  /* L: so many of the frontier are worth it wherever they are */
+    float reach;    /* code distance up to which all others are: within a radius; else -INFINITY */
+    float nearest;  /* exact distance of the nearest record seen; within a radius only */
+    uint32_t *seen; /* scored nodes; forgets on collision */
+    uint32_t seen_mask;
     uint32_t *blocks; /* blocks asked for; exact, open addressing */
     uint32_t blocks_mask;
     uint32_t blocks_count, blocks_limit;
     uint32_t in_flight;
     float query_scale;  /* distance_query_scale() */
     float ratio_offset; /* makes distances non-negative for the ratio test */
+    struct search_filter filter;
     struct search_stats stats;
     uint32_t flags;
     bool late; /* past its deadline in the midst of a long stretch without reads: over */

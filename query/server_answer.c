@@ -20,10 +20,18 @@ _Static_assert(offsetof(struct search_hit, node) == offsetof(struct protocol_hit
 _Static_assert((int)SEARCH_DEGRADED == (int)PROTOCOL_RESULT_DEGRADED &&
                    (int)SEARCH_TRUNCATED == (int)PROTOCOL_RESULT_TRUNCATED,
                "the engine's flags are sent as they are");
+_Static_assert((int)SEARCH_FILTER_SCAN == (int)PROTOCOL_PLAN_SCAN &&
+                   (int)SEARCH_FILTER_TRAVERSAL == (int)PROTOCOL_PLAN_GRAPH &&
+                   (int)SEARCH_FILTER_EMPTY == (int)PROTOCOL_PLAN_NOTHING,
+               "and its plans");
 
 uint64_t request_answer_bytes(const struct request_head *head)
 {
     const struct protocol_search *fixed = &head->search.fixed;
+    const struct protocol_shape shape = {.type = (enum element_type)fixed->element_type,
+                                         .dim = fixed->dim};
+    if (head->fetch.count)
+        return protocol_fetch_answer_bytes(&head->fetch, &shape);
     return protocol_answer_frame_bytes(fixed->query_count, fixed->k, fixed->flags);
 }
 
@@ -70,24 +78,57 @@ static uint8_t *chosen_encode(const struct request *request, uint8_t *at)
         .search_list = question->common.search_list,
         .search_ratio = question->common.search_ratio,
         .expected_recall = question->expected_recall,
-        .filter_plan = PROTOCOL_PLAN_NO_FILTER,
+        .filter_plan = question_plan(request->queries, request->query_count),
         .match_estimate = question->match_estimate,
     };
     memcpy(at, &chosen, sizeof(chosen));
     return at + sizeof(chosen);
 }
 
-static uint32_t result_flags(const struct request *request, const struct search_query *query)
+static uint32_t result_flags(const struct request *request, struct search_query *query)
 {
+    const struct protocol_extension *extension = &request->asked.extension;
+    bool known = extension->form != PROTOCOL_FORM_KEYS || question_settle(query);
     uint32_t flags = query->flags;
-    if (request->asked.extension.pages && query->hit_count < request->k)
+    if (!known)
+        flags |= PROTOCOL_RESULT_UNKNOWN_KEY;
+    if (extension->pages && query->hit_count < request->k)
         flags |= PROTOCOL_RESULT_LAST;
     return flags;
+}
+
+static void fetched_encode(struct request *request)
+{
+    const struct protocol_search *fixed = &request->asked.fixed;
+    const struct protocol_fetch_ok ok = {.count = request->fetch.count,
+                                         .dim = fixed->dim,
+                                         .element_type = fixed->element_type,
+                                         .flags = request->fetch.flags};
+    size_t vector_bytes = fixed->dim * element_bytes((enum element_type)fixed->element_type);
+    bool vectors = (ok.flags & PROTOCOL_FETCH_VECTORS) != 0;
+    uint8_t *frame = request->frame, *at = frame + PROTOCOL_HEADER_BYTES;
+    protocol_header_encode(frame, PROTOCOL_FETCH_OK, request->id,
+                           (uint32_t)request->frame_bytes - PROTOCOL_HEADER_BYTES);
+    memset(at, 0, request->frame_bytes - PROTOCOL_HEADER_BYTES);
+    memcpy(at, &ok, sizeof(ok));
+    at += sizeof(ok);
+    for (uint32_t i = 0; i < ok.count; i++) {
+        const struct search_query *query = &request->queries[i];
+        uint32_t found = query->found;
+        memcpy(at + i * sizeof(found), &found, sizeof(found));
+        if (vectors && found)
+            memcpy(frame + protocol_fetch_vectors_at(ok.count) + i * vector_bytes, query->fetched,
+                   vector_bytes);
+    }
 }
 
 /* Everything of the answer's frame that the engine did not write. */
 void request_answer_encode(struct request *request)
 {
+    if (request->fetch.count) {
+        fetched_encode(request);
+        return;
+    }
     const struct protocol_search_ok fixed = {.query_count = request->query_count, .k = request->k};
     uint8_t *at = request->frame;
     protocol_header_encode(at, protocol_answer_type(request->asked.fixed.flags), request->id,
@@ -96,10 +137,11 @@ void request_answer_encode(struct request *request)
     memcpy(at, &fixed, sizeof(fixed));
     at += sizeof(fixed);
     for (uint32_t q = 0; q < request->query_count; q++) {
-        const struct search_query *query = &request->queries[q];
+        struct search_query *query = &request->queries[q];
+        uint32_t flags = result_flags(request, query); /* settles it */
         const struct protocol_result result = {
             .hit_count = query->hit_count,
-            .flags = result_flags(request, query),
+            .flags = flags,
             .reads = query->stats.reads,
             .cache_hits = query->stats.cache_hits,
             .cpu_us = (uint32_t)MIN(query->stats.cpu_ns / 1000, (uint64_t)UINT32_MAX),

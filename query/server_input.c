@@ -114,7 +114,14 @@ static enum status head_decode(struct connection *connection, const struct proto
     *out = (struct request_head){.id = header->request_id};
     if (status != STATUS_OK)
         return status;
-    return protocol_search_decode(payload, header->payload_bytes, &shape, &out->search, err);
+    if (header->type == PROTOCOL_SEARCH)
+        return protocol_search_decode(payload, header->payload_bytes, &shape, &out->search, err);
+    out->search.extension.form = PROTOCOL_FORM_KEYS;
+    out->search.fixed.dim = shape.dim;
+    out->search.fixed.element_type = (uint32_t)shape.type;
+    status = protocol_fetch_decode(payload, header->payload_bytes, &shape, &out->fetch, err);
+    out->search.fixed.query_count = out->fetch.count;
+    return status;
 }
 
 /* The request that the frame makes. None, without a failure: the window is full, the frame stays
@@ -176,6 +183,8 @@ static uint32_t payload_head_bytes(const struct connection *connection,
         head = sizeof(struct protocol_hello);
     else if (header->type == PROTOCOL_STATS)
         head = sizeof(struct protocol_stats);
+    else if (header->type == PROTOCOL_FETCH)
+        head = sizeof(struct protocol_fetch);
     return MIN(header->payload_bytes, (uint32_t)head);
 }
 
@@ -200,6 +209,7 @@ static enum input_state input_frame(struct connection *connection)
         return INPUT_NEED_BYTES;
     switch (header.type) {
     case PROTOCOL_SEARCH:
+    case PROTOCOL_FETCH:
         return frame_request(connection, &header);
     case PROTOCOL_HELLO:
     case PROTOCOL_STATS:

@@ -62,7 +62,7 @@ struct request {
     uint64_t trace_id;
     uint64_t arrived_ns;
     uint64_t deadline_ns;
-    struct protocol_search_head asked; /* of a FETCH: shape and query_count alone */
+    struct protocol_search_head asked; /* of a FETCH: see request_head */
     struct protocol_fetch fetch;       /* of a SEARCH: count is 0 */
     struct question question;          /* of a SEARCH, prepared when it is submitted */
     uint32_t query_count, k;           /* of `asked` */
@@ -71,7 +71,7 @@ struct request {
     _Atomic uint32_t remaining; /* queries not complete, + 1 until all are submitted */
     _Atomic uint32_t failure;   /* first failed query's enum status */
     uint8_t *body;              /* queries or keys, cursors, filter */
-    uint8_t *rooms;             /* vectors_bytes for each key: see question.h */
+    uint8_t *rooms;             /* of queries by key, and of a FETCH with vectors: see question.h */
     struct search_query *queries;
     uint8_t *frame; /* of the answer */
     uint64_t body_bytes, frame_bytes;
@@ -216,7 +216,8 @@ void connection_input(struct connection *connection, bool readable);
 
 /* ---- server_request.c ---- */
 
-/* What a request's frame asks for, checked. */
+/* What a request's frame asks for, checked. A FETCH is a search of the form keys whose query_count,
+ * dim and element type alone count. */
 struct request_head {
     uint64_t id;
     struct protocol_search_head search;

@@ -36,11 +36,16 @@ struct request_layout {
 /* Sums of values that the decoders have bounded by a frame each: no overflow. */
 static struct request_layout layout_of(const struct request_head *head, uint64_t body_bytes)
 {
-    uint32_t count = head->search.fixed.query_count;
+    const struct protocol_search *fixed = &head->search.fixed;
+    enum element_type type = (enum element_type)fixed->element_type;
+    uint32_t count = fixed->query_count;
+    bool by_key = head->search.extension.form == PROTOCOL_FORM_KEYS;
+    bool rooms = by_key && (!head->fetch.count || (head->fetch.flags & PROTOCOL_FETCH_VECTORS));
+    size_t room_bytes = rooms ? question_room_bytes(fixed->dim, type) : 0;
     struct request_layout at;
     at.body = size_align(sizeof(struct request), REQUEST_ALIGN);
     at.rooms = size_align(at.body + body_bytes, REQUEST_ALIGN);
-    at.queries = size_align(at.rooms, REQUEST_ALIGN);
+    at.queries = size_align(at.rooms + count * room_bytes, REQUEST_ALIGN);
     at.frame = size_align(at.queries + count * sizeof(struct search_query), REQUEST_ALIGN);
     at.total = at.frame + request_answer_bytes(head);
     return at;
@@ -182,7 +187,8 @@ static void request_finish(struct request *request)
         snprintf(text, sizeof(text), "more queries wait than can be answered in time: try again");
         break;
     default:
-        snprintf(text, sizeof(text), "the search failed: %s", status_name(failure));
+        snprintf(text, sizeof(text), "the %s failed: %s", request->fetch.count ? "fetch" : "search",
+                 status_name(failure));
         break;
     }
     request_answer_error(request, failure, text);
@@ -207,8 +213,14 @@ static void request_note_failure(struct request *request, enum status status)
 static void request_complete(struct search_query *query)
 {
     struct request *request = query->user;
-    if (query->status != STATUS_OK)
-        request_note_failure(request, query->status);
+    enum status status = query->status;
+    if (!request->fetch.count && question_follow(query)) {
+        status = engine_submit(request->served->engine, query);
+        if (status == STATUS_OK)
+            return; /* and here again */
+    }
+    if (status != STATUS_OK)
+        request_note_failure(request, status);
     request_count_down(request, 1);
 }
 
@@ -219,7 +231,7 @@ enum status request_create(struct connection *connection, const struct request_h
 {
     struct server *server = connection->server;
     const struct protocol_search *fixed = &head->search.fixed;
-    uint64_t body_bytes = protocol_search_body(&head->search).total;
+    uint64_t body_bytes = protocol_search_body(&head->search).total; /* of a FETCH, too */
     struct request_layout at = layout_of(head, body_bytes);
     uint32_t size_class = class_of(at.total);
     struct request *request = NULL;
@@ -328,32 +340,48 @@ static enum status question_read(struct request *request, struct error *err)
     return status;
 }
 
-static enum status query_begin(struct request *request, uint32_t q, struct error *err)
+static uint64_t key_of(const struct request *request, uint32_t q)
+{
+    uint64_t key;
+    memcpy(&key, request->body + q * sizeof(key), sizeof(key));
+    return key;
+}
+
+static void *room_of(const struct request *request, uint32_t q)
+{
+    const struct protocol_search *fixed = &request->asked.fixed;
+    return request->rooms +
+           q * question_room_bytes(fixed->dim, (enum element_type)fixed->element_type);
+}
+
+static enum status search_begin(struct request *request, uint32_t q, struct error *err)
 {
     const struct protocol_search *fixed = &request->asked.fixed;
     struct search_query *query = &request->queries[q];
     struct search_after after = query->after;
     size_t vector_bytes = fixed->dim * element_bytes((enum element_type)fixed->element_type);
+    bool by_key = request->asked.extension.form == PROTOCOL_FORM_KEYS;
     *query = request->question.common;
-    query->vector = request->body + q * vector_bytes;
+    query->vector = by_key ? NULL : request->body + q * vector_bytes;
     query->after = after;
     query->hits = (void *)(request->frame + request_hits_at(request->query_count) +
                            (size_t)q * fixed->k * sizeof(struct protocol_hit));
-    return engine_query_check(request->served->engine, query, err);
+    enum status status = engine_query_check(request->served->engine, query, err);
+    if (status == STATUS_OK && by_key)
+        question_by_key(query, key_of(request, q), room_of(request, q));
+    return status;
 }
 
 static enum status searches_begin(struct request *request, struct error *err)
 {
     struct error why;
-    if (request->asked.extension.form == PROTOCOL_FORM_KEYS)
-        return error_set(err, STATUS_UNSUPPORTED, "queries by key are not known yet");
     enum status status = cursors_read(request, err);
     if (status == STATUS_OK)
         status = question_read(request, err);
     if (status != STATUS_OK)
         return status;
     for (uint32_t q = 0; q < request->query_count; q++) {
-        status = query_begin(request, q, &why);
+        status = search_begin(request, q, &why);
         if (status == STATUS_OK)
             continue;
         if (request->query_count > 1)
@@ -363,13 +391,32 @@ static enum status searches_begin(struct request *request, struct error *err)
     return STATUS_OK;
 }
 
+/* ---- a FETCH's ---- */
+
+static void fetches_begin(struct request *request)
+{
+    bool vectors = (request->fetch.flags & PROTOCOL_FETCH_VECTORS) != 0;
+    for (uint32_t q = 0; q < request->query_count; q++)
+        request->queries[q] = (struct search_query){
+            .kind = SEARCH_FETCH,
+            .key = key_of(request, q),
+            .fetched = vectors ? room_of(request, q) : NULL,
+            .deadline_ns = request->deadline_ns,
+            .flow = request->connection->number,
+            .complete = request_complete,
+            .user = request,
+        };
+}
+
 void request_submit(struct request *request)
 {
     struct server *server = request->server;
     uint32_t count = request->query_count;
     struct error err;
     enum status status = request_attach(request, &err);
-    if (status == STATUS_OK)
+    if (status == STATUS_OK && request->fetch.count)
+        fetches_begin(request);
+    else if (status == STATUS_OK)
         status = searches_begin(request, &err);
     if (status != STATUS_OK) {
         request_answer_error(request, status, err.text);

@@ -49,11 +49,17 @@ static bool add_index(cJSON *root, const struct stats *stats)
 static bool add_memory(cJSON *root, const struct index_memory *memory)
 {
     const struct number numbers[] = {
-        {"scalar_bits", memory->scalar_bits},     {"code_bytes", memory->code_bytes},
-        {"codes_bytes", memory->codes_bytes},     {"navigation_bytes", memory->navigation_bytes},
-        {"lists_bytes", memory->lists_bytes},     {"cache_bytes", memory->cache_bytes},
-        {"cached_blocks", memory->cached_blocks}, {"cached_nodes", memory->cached_nodes},
-        {"hot_nodes", memory->hot_nodes},         {"attributes_bytes", memory->attributes_bytes},
+        {"scalar_bits", memory->scalar_bits},
+        {"code_bytes", memory->code_bytes},
+        {"codes_bytes", memory->codes_bytes},
+        {"navigation_bytes", memory->navigation_bytes},
+        {"keys_bytes", memory->keys_bytes},
+        {"lists_bytes", memory->lists_bytes},
+        {"cache_bytes", memory->cache_bytes},
+        {"cached_blocks", memory->cached_blocks},
+        {"cached_nodes", memory->cached_nodes},
+        {"hot_nodes", memory->hot_nodes},
+        {"attributes_bytes", memory->attributes_bytes},
     };
     cJSON *object = add_numbers(root, "memory", numbers, ARRAY_LENGTH(numbers));
     return object && cJSON_AddBoolToObject(object, "resident", memory->resident);
@@ -96,6 +102,7 @@ static bool add_engine(cJSON *root, const struct engine_stats *engine)
 {
     const struct number numbers[] = {
         {"queries", engine->queries},
+        {"fetches", engine->fetches},
         {"busy", engine->busy},
         {"timeouts", engine->timeouts},
         {"degraded", engine->degraded},

@@ -132,6 +132,7 @@ static void put_memory(FILE *out, const struct stats *stats)
         {"codes", NULL, memory->codes_bytes},
         {"navigation", NULL, memory->navigation_bytes},
         {"attributes", NULL, memory->attributes_bytes},
+        {"keys", NULL, memory->keys_bytes},
         {"lists", NULL, memory->lists_bytes},
         {"cache", NULL, memory->cache_bytes},
     };
@@ -152,6 +153,7 @@ static void put_engine(FILE *out, const struct engine_stats *engine)
 {
     const struct number counters[] = {
         {"queries_total", "Queries answered, in time or not.", engine->queries},
+        {"queries_fetch_total", "Of these, those for a vector by its key.", engine->fetches},
         {"queries_busy_total", "Queries refused because too many waited.", engine->busy},
         {"queries_timeout_total", "Queries not done in time.", engine->timeouts},
         {"queries_degraded_total", "Answers that may miss neighbours, a block being unreadable.",

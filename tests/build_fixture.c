@@ -15,6 +15,7 @@
 
 #include "common/random.h"
 #include "layout/block.h"
+#include "layout/keys.h"
 #include "tests/directory_fixture.h"
 
 enum { SEED = 20240607, CLUSTERS = 16 };
@@ -246,6 +247,26 @@ static void record_is_its_row(const struct record_check *check, const struct blo
                         check->row_bytes);
 }
 
+/* keys.bin names this very node. */
+static void key_is_of_node(const struct manifest *m, const uint8_t *keys, uint64_t key,
+                           uint32_t node)
+{
+    const struct keys_shape shape = keys_shape_of(m);
+    uint64_t firsts[KEYS_PAGE_FIRSTS];
+    struct keys_page page;
+    uint32_t number;
+    uint32_t found = UINT32_MAX;
+    const uint32_t pages = keys_pages(shape.count);
+    assert_int_equal(keys_directory_pages(shape.count), 1);
+    assert_int_equal(keys_directory_open(&shape, 0, keys + (size_t)pages * KEYS_PAGE_BYTES, firsts),
+                     KEYS_OK);
+    assert_true(keys_find_page(firsts, pages, key, &number));
+    assert_int_equal(keys_page_open(&shape, number, keys + (size_t)number * KEYS_PAGE_BYTES, &page),
+                     KEYS_OK);
+    assert_true(keys_page_find(&page, key, &found));
+    assert_int_equal(found, node);
+}
+
 void build_fixture_expect_rows(const char *path, struct vector_shape shape, const void *rows,
                                const uint64_t *keys)
 {
@@ -261,12 +282,18 @@ void build_fixture_expect_rows(const char *path, struct vector_shape shape, cons
     fixture_must(generation_open(path, &generation, &err), &err);
     const struct manifest *m = generation_manifest(generation);
     uint8_t *blocks = blocks_read(generation);
+    size_t keys_length;
+    uint8_t *pages =
+        fixture_read(fixture_path(path, generation_file_names[GENERATION_KEYS]), &keys_length);
     for (uint64_t number = 0; number < m->block_count; number++) {
         struct block_view view = block_at(m, blocks, number);
-        for (uint32_t slot = 0; slot < view.record_count; slot++, records++)
+        for (uint32_t slot = 0; slot < view.record_count; slot++, records++) {
             record_is_its_row(&check, &view, slot);
+            key_is_of_node(m, pages, block_key(&view, slot), view.first_node + slot);
+        }
     }
     assert_int_equal(records, shape.count);
+    free(pages);
     free(check.seen);
     free(blocks);
     generation_close(generation);

@@ -122,20 +122,26 @@ whole 'a build that goes on after one stage' part
 for place in partition.own-1:late graph-00001.own:late graph-00001.own:start \
     graph-00001.lent:start graph-00002.lent:late merge-00000.lists:late merge-00000.lists:start \
     pack-00001.order:late graph-00000.visits:late train.codec:late \
-    sample.image:late; do
+    sample.image:late write-00002.keys:late write-00000.keys:start; do
     file=${place%:*}
     if [[ ! -s hurt.work/$file ]]; then
         fail "no file $file in the work directory"
         continue
     fi
     rm -rf hurt/manifest.json hurt.work/merge-*.done hurt.work/pack-*.done hurt.work/geometry.done \
-        hurt.work/navigation.done hurt.work/write-*.done hurt.work/check.done
+        hurt.work/navigation.done hurt.work/write-*.done hurt.work/keys.done hurt.work/check.done
     case $file in
     merge-*)
         "$build" "${arguments[@]}" --output hurt --stage merge >out 2>err || fail "merge before $file"
         ;;
     pack-*)
         for stage in merge geometry pack; do
+            "$build" "${arguments[@]}" --output hurt --stage $stage >out 2>err ||
+                fail "$stage before $file"
+        done
+        ;;
+    write-*)
+        for stage in merge geometry pack navigation write; do
             "$build" "${arguments[@]}" --output hurt --stage $stage >out 2>err ||
                 fail "$stage before $file"
         done
@@ -178,7 +184,7 @@ each() {
             --stage "$1" --shard {} >>out 2>err
     fi
 }
-for stage in ingest train sample partition graph merge geometry pack navigation write check; do
+for stage in ingest train sample partition graph merge geometry pack navigation write keys check; do
     case $stage in
     graph | merge | pack | write) each $stage ;;
     *) "$build" "${arguments[@]}" --output pieces --stage $stage >out 2>err ;;

@@ -18,6 +18,7 @@
 #include "common/memory.h"
 #include "common/random.h"
 #include "layout/block.h"
+#include "layout/keys.h"
 #include "layout/navigation.h"
 #include "layout/sample.h"
 #include "tests/attributes_fixture.h"
@@ -150,6 +151,7 @@ void fixture_manifest_lengths(struct manifest *manifest)
     size_t attributes_bytes;
     free(fixture_attributes_image(&attributes_bytes));
     manifest->files[GENERATION_ATTRIBUTES].bytes = attributes_bytes;
+    manifest->files[GENERATION_KEYS].bytes = keys_bytes(manifest->vector_count);
 }
 
 static void fixture_vectors(uint8_t vectors[FIXTURE_VECTORS * FIXTURE_DIM])
@@ -300,6 +302,22 @@ static enum status fixture_attributes(struct generation_writer *writer, struct e
     return status;
 }
 
+static enum status fixture_keys(struct generation_writer *writer, const struct manifest *manifest,
+                                struct error *err)
+{
+    const struct keys_shape shape = keys_shape_of(manifest);
+    uint64_t keys[FIXTURE_VECTORS];
+    uint32_t nodes[FIXTURE_VECTORS];
+    for (uint32_t node = 0; node < FIXTURE_VECTORS; node++) {
+        keys[node] = 1000 + node;
+        nodes[node] = node;
+    }
+    _Alignas(uint64_t) uint8_t pages[2 * KEYS_PAGE_BYTES];
+    keys_page_encode(&shape, 0, keys, nodes, pages);
+    keys_directory_encode(&shape, 0, keys, pages + KEYS_PAGE_BYTES);
+    return generation_writer_append(writer, GENERATION_KEYS, pages, sizeof(pages), err);
+}
+
 enum status fixture_write(const char *path, uint64_t seed, struct error *err)
 {
     struct manifest manifest;
@@ -319,6 +337,8 @@ enum status fixture_write(const char *path, uint64_t seed, struct error *err)
         status = fixture_sample(writer, vectors, err);
     if (status == STATUS_OK)
         status = fixture_attributes(writer, err);
+    if (status == STATUS_OK)
+        status = fixture_keys(writer, &manifest, err);
     if (status == STATUS_OK)
         status = generation_writer_finish(writer, &manifest, NULL, err);
     if (status != STATUS_OK)

@@ -43,33 +43,39 @@ static float *rows_to_f32(const struct collection_spec *spec, const void *rows, 
     return out;
 }
 
-static void generation_build(const char *input, const char *output,
-                             const struct collection_spec *spec, const void *rows)
+static void generation_build(struct build_params *params, const struct collection_spec *spec,
+                             const void *rows)
 {
     struct vector_writer *writer = NULL;
     struct error err;
     const struct vector_shape shape = {spec->count, spec->dim, spec->type};
-    ASSERT_STATUS_OK(vector_writer_open(input, shape, &writer, &err), err);
+    ASSERT_STATUS_OK(vector_writer_open(params->input, shape, &writer, &err), err);
     ASSERT_STATUS_OK(vector_writer_append(writer, rows, spec->count, &err), err);
     ASSERT_STATUS_OK(vector_writer_finish(writer, &err), err);
-    const struct build_params params = {.input = input,
-                                        .output = output,
-                                        .metric = spec->metric,
-                                        .degree = 24,
-                                        .build_list = 48,
-                                        .alpha = 1.2,
-                                        .codec = CODEC_PQ,
-                                        .code_bytes = spec->code_bytes ? spec->code_bytes : 16,
-                                        .replication = 1.2,
-                                        .threads = 1,
-                                        .seed = 1,
-                                        .navigation_share = 0.02,
-                                        .quiet = true};
-    ASSERT_STATUS_OK(build_run(&params, NULL, &err), err);
+    params->metric = spec->metric;
+    params->degree = 24;
+    params->build_list = 48;
+    params->alpha = 1.2;
+    params->codec = CODEC_PQ;
+    params->code_bytes = spec->code_bytes ? spec->code_bytes : 16;
+    params->replication = 1.2;
+    params->threads = 1;
+    params->seed = 1;
+    params->navigation_share = 0.02;
+    params->quiet = true;
+    ASSERT_STATUS_OK(build_attributes_look(params, &err), err);
+    ASSERT_STATUS_OK(build_run(params, NULL, &err), err);
 }
 
 struct collection *collection_create(const char *directory, const char *name,
                                      const struct collection_spec *spec)
+{
+    return collection_create_with(directory, name, spec, NULL);
+}
+
+struct collection *collection_create_with(const char *directory, const char *name,
+                                          const struct collection_spec *spec,
+                                          const char *attributes)
 {
     struct collection *c = calloc(1, sizeof(*c));
     assert_non_null(c);
@@ -93,7 +99,9 @@ struct collection *collection_create(const char *directory, const char *name,
     char file_name[100];
     snprintf(file_name, sizeof(file_name), "%s.%s", name, suffixes[spec->type]);
     c->path = fixture_path(directory, name);
-    generation_build(fixture_path(directory, file_name), c->path, spec, rows);
+    struct build_params params = {
+        .input = fixture_path(directory, file_name), .output = c->path, .attributes = attributes};
+    generation_build(&params, spec, rows);
     free(generated);
     return c;
 }
@@ -190,7 +198,7 @@ uint64_t collection_budget(const struct collection *c, uint64_t blocks)
     struct index *index = collection_open(c, 0);
     const struct manifest *m = index_manifest(index);
     const struct index_memory memory = index_memory_of(index);
-    uint64_t budget = memory.codes_bytes + memory.navigation_bytes +
+    uint64_t budget = memory.codes_bytes + memory.navigation_bytes + memory.keys_bytes +
                       m->block_count * sizeof(uint32_t) + blocks * m->geometry.block_bytes;
     index_release(index);
     return budget;
@@ -202,15 +210,15 @@ uint64_t collection_budget_lists(const struct collection *c, uint64_t blocks)
     const struct manifest *m = index_manifest(index);
     const struct index_memory memory = index_memory_of(index);
     /* The most that does not make it resident buys everything but blocks first. */
-    const uint64_t most =
-        memory.codes_bytes + memory.navigation_bytes + m->files[GENERATION_NODES].bytes - 1;
+    const uint64_t most = memory.codes_bytes + memory.navigation_bytes + memory.keys_bytes +
+                          m->files[GENERATION_NODES].bytes - 1;
     struct index_plan plan;
     struct error err;
     ASSERT_STATUS_OK(index_plan_make(m, most, &plan, &err), err);
     assert_true(plan.lists && !plan.resident && plan.cached_blocks > blocks);
     const uint64_t table_bytes = blocks > 0 ? m->block_count * sizeof(uint32_t) : 0;
-    const uint64_t budget = plan.codes_bytes + plan.navigation_bytes + plan.lists_bytes +
-                            table_bytes + blocks * m->geometry.block_bytes;
+    const uint64_t budget = plan.codes_bytes + plan.navigation_bytes + plan.keys_bytes +
+                            plan.lists_bytes + table_bytes + blocks * m->geometry.block_bytes;
     index_release(index);
     return budget;
 }

@@ -39,6 +39,10 @@ struct collection {
  * fixture_directory_setup(), whose teardown removes them. */
 struct collection *collection_create(const char *directory, const char *name,
                                      const struct collection_spec *spec);
+/* And with attributes from a CSV file. */
+struct collection *collection_create_with(const char *directory, const char *name,
+                                          const struct collection_spec *spec,
+                                          const char *attributes);
 /* Frees what is in memory. NULL is fine. */
 void collection_destroy(struct collection *collection);
 

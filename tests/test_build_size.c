@@ -14,6 +14,7 @@
 
 #include "builder/build_size.h"
 #include "builder/scan.h"
+#include "layout/keys.h"
 
 #define GIB ((uint64_t)1 << 30)
 
@@ -160,6 +161,8 @@ static void stages_hold_at_least_their_arrays(void **state)
         assert_true(size.shared_bytes[BUILD_STAGE_GEOMETRY] == size.shard_bytes[BUILD_STAGE_PACK]);
         assert_true(size.shared_bytes[BUILD_STAGE_WRITE] >= billion.count * sizeof(uint32_t));
         assert_true(size.shared_bytes[BUILD_STAGE_NAVIGATION] >= billion.count * sizeof(uint32_t));
+        /* The first key of each page; never the keys. */
+        assert_in_range(size.shared_bytes[BUILD_STAGE_KEYS], billion.count / 340 * 8, 200 << 20);
         /* 500 queries, 100 neighbours of each for every thread. */
         assert_true(size.shared_bytes[BUILD_STAGE_SAMPLE] > params.threads * 500 * 100 * 12);
     }
@@ -416,10 +419,12 @@ static void disk_is_the_sum_of_the_stages(void **state)
         for (unsigned stage = 0; stage < BUILD_STAGE_COUNT; stage++)
             sum += size.stage_disk_bytes[stage];
         assert_true(size.disk_bytes == sum);
-        assert_true(size.disk_least_bytes == billion.count * (128 + 8 + 32));
+        assert_true(size.disk_least_bytes ==
+                    billion.count * (128 + 8 + 32) + keys_bytes(billion.count));
         assert_true(size.disk_bytes > size.disk_least_bytes);
         /* Own and merged lists, and the vectors once. */
         assert_true(size.scratch_bytes > billion.count * (128 + 2 * 64 * 4));
+        assert_true(size.stage_disk_bytes[BUILD_STAGE_KEYS] == keys_bytes(billion.count));
     }
 }
 

@@ -20,6 +20,7 @@
 #include "common/random.h"
 #include "layout/digest.h"
 #include "layout/generation.h"
+#include "layout/keys.h"
 #include "layout/navigation.h"
 #include "tests/directory_fixture.h"
 #include "tests/generation_fixture.h"
@@ -167,6 +168,7 @@ static void block_is_read_at_the_far_end_of_a_billion_nodes(void **state)
     manifest.vector_count = 999999999;
     manifest.files[GENERATION_NODES].bytes = manifest.block_count * BLOCK_PAGE_BYTES;
     manifest.files[GENERATION_CODES].bytes = UINT64_C(1000000000) * FIXTURE_CODE_BYTES;
+    manifest.files[GENERATION_KEYS].bytes = keys_bytes(manifest.vector_count);
     assert_int_equal(mkdir(path, 0700), 0);
     for (int i = 0; i < GENERATION_FILE_COUNT; i++) {
         int fd = open(fixture_path(path, generation_file_names[i]),

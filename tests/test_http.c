@@ -463,7 +463,7 @@ static void wrong_searches_are_told_what_is_wrong(void **state)
         {"{\"vector\":" V16 ",\"k\":\"5\"}", "k: want a whole"},
         {"{\"vector\":" V16 ",\"k\":601,\"search_list\":700}", "query 0"},
         {"{\"vector\":" V16 ",\"k\":20,\"search_list\":10}", "query 0"},
-        {"{\"vector\":" V16 ",\"search_list\":4000}", "query 0"},
+        {"{\"vector\":" V16 ",\"search_list\":5000}", "query 0"},
         {"{\"vector\":" V16 ",\"beam_width\":65}", "query 0"},
         {"{\"vector\":" V16 ",\"search_ratio\":1e999}", "search_ratio: want a finite"},
         {"{\"vector\":" V16 ",\"search_ratio\":-1}", "query 0"},

@@ -67,7 +67,7 @@ static void keys_beyond_doubles_are_printed_in_full(void **state)
     (void)state;
     struct search_hit hits[] = {{.key = UINT64_MAX, .distance = 1.5f},
                                 {.key = (UINT64_C(1) << 53) + 1, .distance = INFINITY}};
-    const struct search_query query = {.hits = hits, .hit_count = 2, .flags = SEARCH_DEGRADED};
+    struct search_query query = {.hits = hits, .hit_count = 2, .flags = SEARCH_DEGRADED};
     const struct http_search_origin origin = {.generation_low = 1, .trace_id = 2};
     struct error err;
     char *text = NULL;

@@ -115,7 +115,7 @@ static void index_refuses_a_budget_too_small_and_names_the_smallest(void **state
     struct index *index = collection_open(f->collection, 0);
     const struct index_memory memory = index_memory_of(index);
     index_release(index);
-    const uint64_t smallest = memory.codes_bytes + memory.navigation_bytes;
+    const uint64_t smallest = memory.codes_bytes + memory.navigation_bytes + memory.keys_bytes;
     char number[32];
     snprintf(number, sizeof(number), "%llu", (unsigned long long)smallest);
     const uint64_t budgets[] = {1, smallest - 1};
@@ -176,7 +176,9 @@ static void growing_budgets_cache_growing_prefixes_of_the_hot_list(void **state)
         assert_int_equal(memory.hot_nodes, prefix);
         assert_true(memory.hot_nodes >= hot_nodes_before);
         hot_nodes_before = memory.hot_nodes;
-        assert_true(memory.codes_bytes + memory.navigation_bytes + memory.cache_bytes <= budget);
+        assert_true(memory.codes_bytes + memory.navigation_bytes + memory.keys_bytes +
+                        memory.cache_bytes <=
+                    budget);
         free(chosen);
         index_release(index);
     }
@@ -190,8 +192,8 @@ static void a_budget_for_everything_makes_the_index_resident(void **state)
     struct index *index = collection_open(f->collection, 0);
     const struct manifest *m = index_manifest(index);
     const struct index_memory memory = index_memory_of(index);
-    const uint64_t enough =
-        memory.codes_bytes + memory.navigation_bytes + m->files[GENERATION_NODES].bytes;
+    const uint64_t enough = memory.codes_bytes + memory.navigation_bytes + memory.keys_bytes +
+                            m->files[GENERATION_NODES].bytes;
     const uint64_t count = m->vector_count;
     index_release(index);
 

@@ -78,8 +78,8 @@ static struct index_plan plan_of(const struct manifest *m, uint64_t budget)
 
 static uint64_t spent(const struct index_plan *plan)
 {
-    return plan->codes_bytes + plan->navigation_bytes + plan->attributes_bytes + plan->lists_bytes +
-           plan->cache_bytes;
+    return plan->codes_bytes + plan->navigation_bytes + plan->attributes_bytes + plan->keys_bytes +
+           plan->lists_bytes + plan->cache_bytes;
 }
 
 static uint64_t least_of(const struct manifest *m)
@@ -111,6 +111,7 @@ static void no_budget_is_codes_and_navigation_alone(void **state)
                          m.files[GENERATION_CODES].bytes + m.files[GENERATION_CODEC].bytes);
         assert_int_equal(plan.navigation_bytes, m.files[GENERATION_NAVIGATION].bytes +
                                                     (uint64_t)m.navigation_count * m.code_bytes);
+        assert_int_equal(plan.keys_bytes, (m.vector_count + 339) / 340 * 8);
     }
 }
 
@@ -238,8 +239,8 @@ static void an_index_is_resident_from_the_byte_that_holds_every_block(void **sta
         /* blocks come after the finest codes there can be without them */
         const struct index_plan nearly =
             plan_of(&m, m.files[GENERATION_NODES].bytes - 1 + least_of(&m));
-        const uint64_t budget =
-            nearly.codes_bytes + nearly.navigation_bytes + m.files[GENERATION_NODES].bytes;
+        const uint64_t budget = nearly.codes_bytes + nearly.navigation_bytes + nearly.keys_bytes +
+                                m.files[GENERATION_NODES].bytes;
         const struct index_plan before = plan_of(&m, budget - 1), plan = plan_of(&m, budget);
         assert_false(before.resident);
         assert_true(before.cached_blocks < m.block_count);

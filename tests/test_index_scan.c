@@ -92,8 +92,8 @@ static uint64_t tier_budget(const struct collection *c, enum tier tier)
     const uint64_t codes = (uint64_t)m->geometry.node_limit + m->navigation_count;
     const uint32_t finest = codec_scalar_code_bytes(m->dim, m->metric, 4);
     const uint32_t bytes = codec_scalar_code_bytes(m->dim, m->metric, 1u << tier);
-    uint64_t budget =
-        memory.codes_bytes + memory.navigation_bytes + codes * (bytes - m->code_bytes);
+    uint64_t budget = memory.codes_bytes + memory.navigation_bytes + memory.keys_bytes +
+                      codes * (bytes - m->code_bytes);
     if (tier != TIER_CODES) /* and the lists */
         budget = collection_budget_lists(c, 0) - codes * (finest - bytes);
     index_release(index);
@@ -206,8 +206,8 @@ static void what_an_index_says_of_its_memory_is_within_plan_and_budget(void **st
             assert_int_equal(memory.cache_bytes, plan.cache_bytes);
             assert_int_equal(memory.cached_blocks, plan.cached_blocks);
             assert_true(memory.lists_bytes <= plan.lists_bytes);
-            assert_true(memory.codes_bytes + memory.navigation_bytes + memory.lists_bytes +
-                            memory.cache_bytes <=
+            assert_true(memory.codes_bytes + memory.navigation_bytes + memory.keys_bytes +
+                            memory.lists_bytes + memory.cache_bytes <=
                         budget);
             index_release(index);
         }

@@ -373,6 +373,7 @@ static void manifest_rejects_missing_and_mistyped_members(void **state)
         "navigation.bin",
         "hot.bin",
         "sample.bin",
+        "keys.bin",
         "bytes",
         "xxh3",
     };
@@ -534,6 +535,7 @@ CHANGE(codec_bytes, m->files[GENERATION_CODEC].bytes = 0)
 CHANGE(navigation_bytes, m->files[GENERATION_NAVIGATION].bytes = 0)
 CHANGE(hot_bytes, m->files[GENERATION_HOT].bytes += 4)
 CHANGE(sample_bytes, m->files[GENERATION_SAMPLE].bytes--)
+CHANGE(keys_bytes, m->files[GENERATION_KEYS].bytes -= 4096)
 
 CHANGE(lid_negative, m->lid = -1)
 CHANGE(lid_nan, m->lid = (double)NAN)
@@ -612,6 +614,7 @@ static void manifest_check_names_each_contradiction(void **state)
         {change_navigation_bytes, "navigation.bin"},
         {change_hot_bytes, "hot.bin has 84 bytes"},
         {change_sample_bytes, "sample.bin has 199 bytes, the other fields make it 200"},
+        {change_keys_bytes, "keys.bin has 4096 bytes, the other fields make it 8192"},
         {change_sample_none, "sample_count is 0"},
         {change_sample_many, "sample_count is 98"},
         {change_sample_k_none, "sample_k is 0, must be 1..96"},

@@ -156,6 +156,35 @@ struct cmd_target cmd_local_target(const struct cmd_local *local)
     };
 }
 
+bool cmd_search_options_extended(const struct cmd_search_options *self)
+{
+    return self->filter != NULL || self->within_radius || self->has_recall;
+}
+
+struct question cmd_question(const struct cmd_search_options *self, uint32_t search_list,
+                             float search_ratio)
+{
+    return (struct question){
+        .common = {.k = self->k,
+                   .search_list = search_list,
+                   .beam_width = self->beam_width,
+                   .search_ratio = search_ratio,
+                   .within_radius = self->within_radius,
+                   .radius = (float)self->radius},
+        .recall_target = (float)self->recall,
+        .filter_text = self->filter,
+        .filter_bytes = self->filter != NULL ? strlen(self->filter) : 0,
+    };
+}
+
+struct client_chosen cmd_chosen(const struct question *question)
+{
+    return (struct client_chosen){.search_list = question->common.search_list,
+                                  .search_ratio = question->common.search_ratio,
+                                  .expected_recall = question->expected_recall,
+                                  .match_estimate = question->match_estimate};
+}
+
 void cmd_search_options_init(struct cmd_search_options *self,
                              struct args_option table[CMD_SEARCH_OPTIONS])
 {
@@ -238,7 +267,7 @@ enum cmd_outcome cmd_search_options_check(const struct cmd_search_options *self,
                               "give one or the other");
     if (!self->has_recall && search_list == 0)
         return cmd_usage(err, "wanted either --search-list or --recall");
-    if (!self->has_recall && self->k > search_list)
+    if (!self->has_recall && !self->within_radius && self->k > search_list)
         return cmd_usage(err, "k is %u, more than --search-list %u", self->k, search_list);
     if (!(ratio >= 0 && ratio <= 1e6))
         return cmd_usage(err, "--search-ratio %g: wanted a ratio, or 0 for none", ratio);

@@ -15,7 +15,9 @@
 #include "common/element.h"
 #include "common/error.h"
 #include "layout/manifest.h"
+#include "query/client.h"
 #include "query/engine.h"
+#include "query/question.h"
 
 /* The exit codes of the program. */
 enum cmd_outcome {
@@ -110,6 +112,14 @@ struct cmd_search_options {
     bool has_recall;
 };
 enum { CMD_SEARCH_OPTIONS = 10 };
+
+/* Whether a daemon must have CLIENT_EXTENDED for them. */
+bool cmd_search_options_extended(const struct cmd_search_options *self);
+
+/* What they ask, for question_prepare(); and what that chose. */
+struct question cmd_question(const struct cmd_search_options *self, uint32_t search_list,
+                             float search_ratio);
+struct client_chosen cmd_chosen(const struct question *question);
 
 /* Sets the defaults of *self and describes its options in `table`. */
 void cmd_search_options_init(struct cmd_search_options *self,

@@ -47,6 +47,7 @@ struct bench {
 void bench_result_merge(struct bench_result *to, const struct bench_result *from)
 {
     latency_merge(&to->latency, &from->latency);
+    to->chosen = from->chosen;
     to->sums.reads += from->sums.reads;
     to->sums.cache_hits += from->sums.cache_hits;
     to->sums.cpu_ns += from->sums.cpu_ns;
@@ -133,6 +134,11 @@ static void print_json(const struct bench *bench, const struct point *point)
            options->common.k, point->ratio, options->common.beam_width, options->rate,
            latency_quantile_us(&result->latency, 0.999), per_second(point, sums->reads),
            result->latency.count, point->seconds, sums->degraded);
+    if (options->common.has_recall)
+        printf(",\"recall_target\":%g,\"expected_recall\":%.6f", options->common.recall,
+               (double)result->chosen.expected_recall);
+    if (options->common.filter != NULL)
+        printf(",\"match_estimate\":%" PRIu64, result->chosen.match_estimate);
     if (bench->local.engine != NULL) {
         struct index_memory memory = index_memory_of(bench->local.index);
         printf(",\"hops_per_query\":%.3f,\"code_distances_per_query\":%.2f,"
@@ -208,8 +214,7 @@ static enum status bench_connect(struct bench *bench, struct error *err)
     const struct options *options = bench->options;
     enum status status;
     if (options->common.socket != NULL) {
-        status =
-            bench_socket_open(options->common.socket, options->concurrency, &bench->socket, err);
+        status = bench_socket_open(&options->common, options->concurrency, &bench->socket, err);
         if (status != STATUS_OK)
             return status;
         struct client_index_info info = client_index(bench->socket.clients[0]);
@@ -281,9 +286,8 @@ static enum status point_run(struct bench *bench, uint32_t search_list, double r
     struct bench_result result;
     struct bench_plan plan = {
         .queries = &bench->queries,
-        .k = options->common.k,
+        .common = &options->common,
         .search_list = search_list,
-        .beam_width = options->common.beam_width,
         .search_ratio = (float)ratio,
         .concurrency = options->concurrency,
         .rate = options->rate,
@@ -300,6 +304,10 @@ static enum status point_run(struct bench *bench, uint32_t search_list, double r
     if (status != STATUS_OK)
         return status;
 
+    if (options->common.has_recall) {
+        search_list = result.chosen.search_list;
+        ratio = (double)result.chosen.search_ratio;
+    }
     const struct point point = {search_list, ratio, recall_measure(&bench->answers, &bench->truth),
                                 (double)result.elapsed_ns * 1e-9, &result};
     if (options->json)
@@ -350,6 +358,11 @@ static enum cmd_outcome check_options(struct options *options, struct error *err
     enum cmd_outcome outcome = parse_ratios(options, err);
     if (outcome == CMD_OK && options->common.queries == NULL)
         return cmd_usage(err, "wanted --queries");
+    /* One line, of a list to be chosen. */
+    if (options->common.has_recall && options->search_lists.count == 0)
+        options->search_lists = (struct args_u32_list){.count = 1};
+    if (outcome == CMD_OK && options->search_lists.count == 0)
+        return cmd_usage(err, "wanted either --search-list or --recall");
     if (outcome == CMD_OK && options->rate > 0 && options->common.socket != NULL)
         return cmd_usage(err, "--rate needs --index");
     for (uint32_t r = 0; outcome == CMD_OK && r < options->ratio_count; r++)
@@ -375,8 +388,7 @@ enum cmd_outcome cmd_bench(int argc, char **argv, struct error *err)
          .value_name = "L,L...",
          .help = "candidates the search keeps: one line each",
          .min = 1,
-         .max = ENGINE_SEARCH_LIST_MAX,
-         .required = true},
+         .max = ENGINE_SEARCH_LIST_MAX},
         {.name = "search-ratio",
          .kind = ARGS_STRING,
          .target = &options.ratio_text,
@@ -426,7 +438,9 @@ enum cmd_outcome cmd_bench(int argc, char **argv, struct error *err)
         .option_count = ARRAY_LENGTH(table),
         .epilog = "Latencies run from submission to completion; with --rate, from when a query was "
                   "due. cpu_us is the time a worker spent on\n"
-                  "the query. A hit as near as the k-th true neighbour counts as right.",
+                  "the query. A hit as near as the k-th true neighbour counts as right. With "
+                  "--filter the "
+                  "ground truth is that of the vectors that match.",
     };
     enum cmd_outcome outcome;
     if (!cmd_parse(&spec, argc, argv, NULL, &outcome, err))

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "query/client.h"
 #include "query/engine.h"
 #include "tools/cmd.h"
 #include "tools/latency.h"
@@ -16,9 +17,8 @@
 /* One point of the curve: every query runs once, then again from the first, until min_ns. */
 struct bench_plan {
     const struct cmd_queries *queries;
-    uint32_t k;
+    const struct cmd_search_options *common; /* k, beam width, filter, radius, recall target */
     uint32_t search_list;
-    uint32_t beam_width;
     float search_ratio;
     uint32_t concurrency; /* queries in flight; with a rate, at most */
     double rate;          /* queries a second, arriving at random; 0: as fast as they complete */
@@ -40,10 +40,11 @@ struct bench_sums {
 struct bench_result {
     struct latency latency; /* submission to completion as the client sees it */
     struct bench_sums sums;
+    struct client_chosen chosen; /* zeros where a daemon was asked nothing that it tells it for */
     uint64_t elapsed_ns;
 };
 
-/* Adds `from`'s latencies and sums (not its elapsed_ns) to `to`. */
+/* Adds `from`'s latencies and sums (not its elapsed_ns) to `to`, and takes what was chosen. */
 void bench_result_merge(struct bench_result *to, const struct bench_result *from);
 
 /* The queries of a run are numbered from 0: number n is query n % count. A number is still to be
@@ -64,9 +65,11 @@ struct bench_socket {
     uint32_t count;
     struct client *clients[BENCH_CONNECTIONS_MAX];
 };
-/* Opens min(concurrency, BENCH_CONNECTIONS_MAX) connections. */
-NODISCARD enum status bench_socket_open(const char *path, uint32_t concurrency,
-                                        struct bench_socket *out, struct error *err);
+/* Opens min(concurrency, BENCH_CONNECTIONS_MAX) connections to common->socket, which must be able
+ * to do what is asked. */
+NODISCARD enum status bench_socket_open(const struct cmd_search_options *common,
+                                        uint32_t concurrency, struct bench_socket *out,
+                                        struct error *err);
 void bench_socket_close(struct bench_socket *self);
 
 /* Runs the plan with one thread a connection. Queries in flight are spread over the connections:

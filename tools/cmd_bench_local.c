@@ -26,6 +26,7 @@
 struct run {
     struct engine *engine;
     const struct bench_plan *plan;
+    struct question question;
     uint64_t end_ns;
     _Atomic uint64_t next;    /* number of the next query */
     _Atomic uint32_t active;  /* slots with a query in flight, and one for the submitting thread */
@@ -182,16 +183,18 @@ static void slot_init(struct slot *slot, struct run *run, struct search_hit *hit
 {
     const struct bench_plan *plan = run->plan;
     slot->run = run;
-    slot->query = (struct search_query){
-        .vector = plan->queries->rows,
-        .k = plan->k,
-        .search_list = plan->search_list,
-        .beam_width = plan->beam_width,
-        .search_ratio = plan->search_ratio,
-        .hits = hits,
-        .complete = slot_complete,
-        .user = slot,
-    };
+    slot->query = run->question.common;
+    slot->query.vector = plan->queries->rows;
+    slot->query.hits = hits;
+    slot->query.complete = slot_complete;
+    slot->query.user = slot;
+}
+
+static enum status question_open(struct run *run, struct error *err)
+{
+    const struct bench_plan *plan = run->plan;
+    run->question = cmd_question(plan->common, plan->search_list, plan->search_ratio);
+    return question_prepare(&run->question, engine_index(run->engine), err);
 }
 
 /* Starts every slot once and waits until none has anything left to do. */
@@ -210,8 +213,9 @@ enum status bench_local_run(struct engine *engine, const struct bench_plan *plan
                             struct bench_result *result, struct error *err)
 {
     struct run run = {.engine = engine, .plan = plan};
+    const uint32_t k = plan->common->k;
     struct slot *slots = calloc(plan->concurrency, sizeof(*slots));
-    struct search_hit *hits = calloc((size_t)plan->concurrency * plan->k, sizeof(*hits));
+    struct search_hit *hits = calloc((size_t)plan->concurrency * k, sizeof(*hits));
     enum status status = STATUS_OK;
     memset(result, 0, sizeof(*result));
     sem_init(&run.idle, 0, 0);
@@ -224,8 +228,11 @@ enum status bench_local_run(struct engine *engine, const struct bench_plan *plan
                            plan->concurrency);
         goto out;
     }
+    status = question_open(&run, err);
+    if (status != STATUS_OK)
+        goto out;
     for (uint32_t i = 0; i < plan->concurrency; i++)
-        slot_init(&slots[i], &run, hits + (size_t)i * plan->k);
+        slot_init(&slots[i], &run, hits + (size_t)i * k);
     status = engine_query_check(engine, &slots[0].query, err);
     if (status != STATUS_OK)
         goto out;
@@ -242,10 +249,12 @@ enum status bench_local_run(struct engine *engine, const struct bench_plan *plan
     result->elapsed_ns = clock_monotonic_ns() - start_ns;
     for (uint32_t i = 0; i < plan->concurrency; i++)
         bench_result_merge(result, &slots[i].result);
+    result->chosen = cmd_chosen(&run.question);
     enum status failure = (enum status)atomic_load_explicit(&run.failure, memory_order_relaxed);
     if (failure != STATUS_OK)
         status = error_set(err, failure, "a query failed: %s", status_name(failure));
 out:
+    question_fini(&run.question);
     sem_destroy(&run.idle);
     sem_destroy(&run.free);
     pthread_mutex_destroy(&run.lock);

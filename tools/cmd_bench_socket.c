@@ -58,10 +58,14 @@ static enum status lane_send(struct lane *lane)
         .vectors = plan->queries->rows +
                    (size_t)(flight->number % plan->queries->count) * plan->queries->row_bytes,
         .query_count = 1,
-        .k = plan->k,
+        .k = plan->common->k,
         .search_list = plan->search_list,
-        .beam_width = plan->beam_width,
+        .beam_width = plan->common->beam_width,
         .search_ratio = plan->search_ratio,
+        .filter = plan->common->filter,
+        .within_radius = plan->common->within_radius,
+        .radius = (float)plan->common->radius,
+        .recall_target = (float)plan->common->recall,
     };
     enum status status =
         client_send_search(lane->client, &search, &flight->request_id, &lane->error);
@@ -102,7 +106,7 @@ static enum status lane_receive(struct lane *lane)
         return error_set(&lane->error, answer.status, "%s: a query failed: %s: %s", path,
                          status_name(answer.status),
                          answer.message != NULL ? answer.message : "no reason given");
-    if (answer.query_count != 1 || answer.k != lane->run->plan->k)
+    if (answer.query_count != 1 || answer.k != lane->run->plan->common->k)
         return error_set(&lane->error, STATUS_CORRUPT, "%s: an answer of %u queries with k %u",
                          path, answer.query_count, answer.k);
     struct bench_sums *sums = &lane->result.sums;
@@ -111,6 +115,7 @@ static enum status lane_receive(struct lane *lane)
     sums->cache_hits += answer.results[0].cache_hits;
     sums->cpu_ns += answer.results[0].cpu_us * UINT64_C(1000);
     sums->degraded += (answer.results[0].flags & SEARCH_DEGRADED) != 0;
+    lane->result.chosen = answer.chosen;
     lane_keep(lane, lane->flights[at].number, &answer);
     lane->flights[at] = lane->flights[--lane->in_flight];
     return STATUS_OK;
@@ -160,19 +165,24 @@ static enum status lanes_run(struct run *run, struct lane *lanes, uint32_t count
     return STATUS_OK;
 }
 
-enum status bench_socket_open(const char *path, uint32_t concurrency, struct bench_socket *out,
-                              struct error *err)
+enum status bench_socket_open(const struct cmd_search_options *common, uint32_t concurrency,
+                              struct bench_socket *out, struct error *err)
 {
     uint32_t wanted = MIN(concurrency, BENCH_CONNECTIONS_MAX);
-    *out = (struct bench_socket){.path = path};
+    *out = (struct bench_socket){.path = common->socket};
     for (; out->count < wanted; out->count++) {
-        enum status status = client_connect(path, &out->clients[out->count], err);
+        enum status status = client_connect(common->socket, &out->clients[out->count], err);
         if (status != STATUS_OK) {
             bench_socket_close(out);
             return status;
         }
     }
-    return STATUS_OK;
+    if (!cmd_search_options_extended(common))
+        return STATUS_OK;
+    enum status status = client_require(out->clients[0], CLIENT_EXTENDED, err);
+    if (status != STATUS_OK)
+        bench_socket_close(out);
+    return status;
 }
 
 void bench_socket_close(struct bench_socket *self)

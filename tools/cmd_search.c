@@ -129,10 +129,9 @@ static void print_head(const struct options *options)
 /* How the queries were answered, where the choice was left open. */
 static void print_chosen(const struct session *self)
 {
-    static const char *const plans[] = {"none", "scan", "graph", "nothing matches"};
     const struct options *options = self->options;
     const struct client_chosen *chosen = &self->searcher.chosen;
-    const char *plan = plans[MIN(chosen->filter_plan, (uint32_t)ARRAY_LENGTH(plans) - 1)];
+    const char *plan = question_plan_name((enum search_filter_plan)chosen->filter_plan);
     if (!options->common.has_recall && options->common.filter == NULL)
         return;
     if (options->json) {

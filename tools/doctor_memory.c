@@ -32,8 +32,8 @@ static uint64_t index_bytes(const struct doctor_question *question)
     if (!question->manifest ||
         index_plan_make(question->manifest, question->memory_bytes, &plan, NULL) != STATUS_OK)
         return question->memory_bytes;
-    return plan.codes_bytes + plan.navigation_bytes + plan.attributes_bytes + plan.lists_bytes +
-           plan.cache_bytes;
+    return plan.codes_bytes + plan.navigation_bytes + plan.attributes_bytes + plan.keys_bytes +
+           plan.lists_bytes + plan.cache_bytes;
 }
 
 void doctor_memory(struct doctor_report *report, const struct doctor_question *question)

@@ -13,26 +13,12 @@ enum { FRAME_QUERIES = 32 }; /* of one request to a daemon: within its queue lim
 static enum status question_open(struct searcher *self, struct error *err)
 {
     const struct searcher_params *params = self->params;
-    const struct cmd_search_options *common = params->common;
-    self->question = (struct question){
-        .common = {.k = common->k,
-                   .search_list = params->search_list,
-                   .beam_width = common->beam_width,
-                   .search_ratio = params->search_ratio,
-                   .within_radius = common->within_radius,
-                   .radius = (float)common->radius},
-        .recall_target = (float)common->recall,
-        .filter_text = common->filter,
-        .filter_bytes = common->filter ? strlen(common->filter) : 0,
-        .rank_max = params->pages > 0 ? (params->pages - 1) * common->k : 0,
-    };
+    self->question = cmd_question(params->common, params->search_list, params->search_ratio);
+    self->question.rank_max = params->pages > 0 ? (params->pages - 1) * params->common->k : 0;
     enum status status = question_prepare(&self->question, self->local.index, err);
     if (status != STATUS_OK)
         return status;
-    self->chosen = (struct client_chosen){.search_list = self->question.common.search_list,
-                                          .search_ratio = self->question.common.search_ratio,
-                                          .expected_recall = self->question.expected_recall,
-                                          .match_estimate = self->question.match_estimate};
+    self->chosen = cmd_chosen(&self->question);
     self->batch = calloc(SEARCHER_BATCH, sizeof(*self->batch));
     if (self->batch == NULL)
         return error_set(err, STATUS_NO_MEMORY, "no memory for %d queries", SEARCHER_BATCH);
@@ -176,8 +162,7 @@ static enum status connect_daemon(struct searcher *self, struct cmd_target *targ
 {
     const struct searcher_params *params = self->params;
     const struct cmd_search_options *common = params->common;
-    bool extended =
-        common->filter || common->within_radius || common->recall != 0 || params->pages > 0;
+    bool extended = cmd_search_options_extended(common) || params->pages > 0;
     uint32_t features = (params->explain ? CLIENT_EXPLAIN : 0u) | (extended ? CLIENT_EXTENDED : 0u);
     enum status status = client_connect(common->socket, &self->client, err);
     if (status == STATUS_OK && features != 0)
