@@ -10,8 +10,9 @@ import functools
 import os
 import shutil
 import tempfile
+import unittest
 from dataclasses import dataclass
-from typing import Any, List
+from typing import Any, Callable, List, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,16 @@ def directory() -> str:
     return path
 
 
+def year_of(row: int) -> int:
+    """The attribute `year` of a vector."""
+    return 1980 + row % 41
+
+
+def langs_of(row: int) -> List[str]:
+    """Its labels in the column `lang`."""
+    return [name for divisor, name in ((2, "de"), (3, "en"), (701, "la")) if row % divisor == 0]
+
+
 @dataclass(frozen=True)
 class Data:
     """A generation and what it was built of; keys are 3 * row + 5."""
@@ -49,9 +60,9 @@ class Data:
 def data(element: str) -> Data:
     """The generation of vectors of this type."""
     suffix = {"u8": ".u8bin", "f32": ".fbin", "f16": ".f16bin"}[element]
-    base, queries, truth, keys, generation = (
+    base, queries, truth, keys, attributes, generation = (
         os.path.join(directory(), element + name)
-        for name in (".base" + suffix, ".query" + suffix, ".truth", ".keys.u64bin", ".gen")
+        for name in (".base" + suffix, ".query" + suffix, ".truth", ".keys.u64bin", ".csv", ".gen")
     )
     made = {"count": COUNT, "dim": DIM, "type": element, "query-count": QUERY_COUNT}
     outputs = ["--output", base, "--queries-output", queries]
@@ -60,7 +71,10 @@ def data(element: str) -> Data:
     local.run("nightjar", "groundtruth", *arguments)
     key_of: npt.NDArray[np.uint64] = np.arange(5, 5 + 3 * COUNT, 3, dtype=np.uint64)
     nightjar.write_keys(keys, key_of)
-    local.build(base, generation, keys=keys, code_bytes=DIM)
+    with open(attributes, "w", encoding="ascii") as out:
+        out.write("year:u64,lang:labels\n")
+        out.writelines(f"{year_of(row)},{'|'.join(langs_of(row))}\n" for row in range(COUNT))
+    local.build(base, generation, keys=keys, attributes=attributes, code_bytes=DIM)
     ids = nightjar.read_truth(truth).ids
     return Data(
         generation,
@@ -75,6 +89,22 @@ def daemon(element: str = "u8", **options: object) -> local.Daemon:
     """A daemon over that generation."""
     settings = {"index": data(element).generation, "memory": "16M", "threads": 1, **options}
     return local.Daemon(**settings)  # type: ignore[arg-type]
+
+
+_Test = TypeVar("_Test", bound=unittest.TestCase)
+
+
+def unless_unsupported(test: Callable[[_Test], None]) -> Callable[[_Test], None]:
+    """A test of what not every daemon can: skipped where it says so."""
+
+    @functools.wraps(test)
+    def run(case: _Test) -> None:
+        try:
+            test(case)
+        except nightjar.Unsupported as error:
+            case.skipTest(str(error))
+
+    return run
 
 
 def recall(found: npt.NDArray[Any], truth: npt.NDArray[Any]) -> float:
