@@ -72,10 +72,12 @@ class SearchCall(Call[SearchResult]):
 
     def finish(self) -> SearchResult:
         counts = self._results["hit_count"].copy()
-        short = np.flatnonzero(counts < self._distances.shape[1])
-        for query in short:
-            self._keys[query, counts[query] :] = 0
-            self._distances[query, counts[query] :] = np.nan
+        k = self._distances.shape[1]
+        short = np.flatnonzero(counts < k)
+        if short.size:
+            beyond = np.arange(k) >= counts[short, np.newaxis]
+            self._keys[short] = np.where(beyond, np.uint64(0), self._keys[short])
+            self._distances[short] = np.where(beyond, np.float32(np.nan), self._distances[short])
         return SearchResult(
             keys=self._keys,
             distances=self._distances,

@@ -39,6 +39,7 @@ T = TypeVar("T")
 
 _ELEMENT_NUMBER = {name: number for number, (name, _) in wire.ELEMENT_TYPES.items()}
 _SEARCH_LIST_LEAST = 40
+_F32_MAX = float(np.finfo(np.float32).max)
 
 
 class Index:
@@ -480,11 +481,10 @@ def _timeout_ms(timeout: Optional[float]) -> int:
 
 
 def _f32(name: str, value: float) -> float:
-    with np.errstate(over="ignore"):
-        number = np.float32(value)
-    if not np.isfinite(number):
+    number = float(value)
+    if not abs(number) <= _F32_MAX:
         raise ValueError(f"{name} {value}: a finite number is wanted")
-    return float(number)
+    return number
 
 
 def _radius_of(radius: Optional[float]) -> Optional[float]:

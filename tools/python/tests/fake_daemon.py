@@ -55,10 +55,15 @@ def frame(kind: int, request_id: int, payload: bytes, **header: int) -> bytes:
 
 
 def hello_ok(
-    *, window: int = 1024, queries_max: int = 1024, features: int = 7, dim: int = DIM
+    *,
+    window: int = 1024,
+    queries_max: int = 1024,
+    features: int = 7,
+    dim: int = DIM,
+    frame_bytes_max: int = 16 << 20,
 ) -> bytes:
     """100 f32 vectors under l2."""
-    limits = (16 << 20, queries_max, 1024, 1024, 64, window, features)
+    limits = (frame_bytes_max, queries_max, 1024, 1024, 64, window, features)
     return struct.pack("<QQQ10I", 100, 2, 1, dim, 4, 1, *limits)
 
 

@@ -270,6 +270,43 @@ class Matching(unittest.TestCase):
         self.assertEqual(searches[0].payload[36:40], b"\0\0\0\0")
 
 
+class Splitting(unittest.TestCase):
+    def frames(self, greeting: bytes, queries: npt.NDArray[np.float32], k: int) -> List[int]:
+        """How many queries go into each frame."""
+
+        def answer(request: Request) -> List[bytes]:
+            if request.type == 1:
+                return [frame(HELLO_OK, request.request_id, greeting)]
+            return good(request)
+
+        with FakeDaemon(answer) as fake, nightjar.connect(fake.path) as index:
+            self.assertEqual(index.search(queries, k=k).keys.shape, (len(queries), k))
+        return [struct.unpack_from("<I", r.payload)[0] for r in fake.requests[1:]]
+
+    def test_limits(self) -> None:
+        many = np.zeros((40, DIM), np.float32)
+        # An answer takes 24 + 8 + 24 bytes and 24 + 16 k a query; a request 64 and the vectors.
+        self.assertEqual(
+            self.frames(hello_ok(frame_bytes_max=56 + 19 * 184), many, 10), [19, 19, 2]
+        )
+        self.assertEqual(
+            self.frames(hello_ok(frame_bytes_max=55 + 19 * 184), many, 10), [18, 18, 4]
+        )
+        wide = np.zeros((5, 100), np.float32)
+        self.assertEqual(
+            self.frames(hello_ok(frame_bytes_max=64 + 800, dim=100), wide, 1), [2, 2, 1]
+        )
+        self.assertEqual(self.frames(hello_ok(frame_bytes_max=63 + 800, dim=100), wide, 1), [1] * 5)
+        self.assertEqual(self.frames(hello_ok(queries_max=30), many, 1), [30, 10])
+        self.assertEqual(self.frames(hello_ok(window=128), many, 1), [32, 8])
+        self.assertEqual(self.frames(hello_ok(window=1), many[:2], 1), [1, 1])
+
+    def test_a_daemon_that_reads_on_when_it_was_read(self) -> None:
+        """Neither 3 MB of requests nor 13 MB of answers fit the sockets."""
+        many = np.zeros((400, 2048), np.float32)
+        self.assertEqual(self.frames(hello_ok(window=64, dim=2048), many, 1000), [16] * 25)
+
+
 class Sharing(unittest.TestCase):
     def test_two_threads_at_once_are_refused(self) -> None:
         asked, go_on = threading.Event(), threading.Event()
@@ -310,6 +347,17 @@ class Streams(unittest.TestCase):
             stream.close()
             # What was under way is passed over.
             self.assertEqual(index.search(QUERY, k=1).keys.tolist(), [[0]])
+
+    def test_a_stream_that_is_left_is_forgotten(self) -> None:
+        def answer(request: Request) -> List[bytes]:
+            return good(request) if request.request_id <= 2 else []
+
+        with FakeDaemon(answer) as fake, nightjar.connect(fake.path) as index:
+            stream = index.stream(np.zeros((9, DIM)), k=2, batch=1, window=3)
+            next(stream)
+            self.assertEqual(len(index._connection._in_flight), 2)
+            stream.close()
+            self.assertEqual(len(index._connection._in_flight), 0)
 
     def test_a_failing_source_does_not_break_the_connection(self) -> None:
         def failing() -> Iterator[npt.NDArray[np.float32]]:
