@@ -96,7 +96,7 @@ struct search_query {
     enum search_query_kind kind;
     uint64_t key;
     void *fetched; /* room for a vector as it is stored (vector_bytes); NULL: only whether it is
-                    * there. Written in part or whole only if it is found */
+                    * there. Written only if it is found */
     bool found;    /* out; false unless `status` is OK */
     uint32_t node; /* out; of the key, UINT32_MAX: not found */
     /* out, set before complete() */

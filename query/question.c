@@ -7,19 +7,27 @@
 #include <string.h>
 
 #include "common/memory.h"
+#include "query/recall_choice.h"
 
-/* Negated, so that NaN is at fault. */
-static enum status recall_target_check(const struct question *question, struct error *err)
+/* List and ratio for a recall target; of pages the list holds the last one, too. */
+static enum status list_choose(struct question *question, const struct manifest *manifest,
+                               struct error *err)
 {
-    float target = question->recall_target;
-    if (target == 0.0f)
+    struct search_query *common = &question->common;
+    struct recall_choice choice;
+    if (question->recall_target == 0.0f)
         return STATUS_OK;
-    if (!(target > 0.0f && target < 1.0f))
-        return error_set(err, STATUS_INVALID, "recall target %g: above 0 and below 1 is wanted",
-                         (double)target);
-    if (question->common.search_list != 0 || question->common.search_ratio != 0.0f)
+    if (common->search_list != 0 || common->search_ratio != 0.0f)
         return error_set(err, STATUS_INVALID, "either a search list or a recall target");
-    return error_set(err, STATUS_UNSUPPORTED, "recall targets are not known yet");
+    enum status status =
+        recall_choose(manifest, common->k, (double)question->recall_target, &choice, err);
+    if (status != STATUS_OK)
+        return status;
+    uint64_t last = (uint64_t)question->rank_max + common->k;
+    common->search_list = (uint32_t)MAX(choice.search_list, MIN(last, UINT64_C(0xffffffff)));
+    common->search_ratio = choice.search_ratio;
+    question->expected_recall = (float)choice.expected_recall;
+    return STATUS_OK;
 }
 
 static enum status filter_prepare(struct question *question, const struct index *index,
@@ -43,7 +51,7 @@ enum status question_prepare(struct question *question, const struct index *inde
                              struct error *err)
 {
     const struct manifest *manifest = index_manifest(index);
-    enum status status = recall_target_check(question, err);
+    enum status status = list_choose(question, manifest, err);
     question->match_estimate = manifest->vector_count;
     if (status == STATUS_OK)
         status = filter_prepare(question, index, err);

@@ -88,7 +88,7 @@ copy_generation() {
 
 # --- usage -----------------------------------------------------------------------------------------
 
-for command in search bench publish rollback list prune info verify stats top reload doctor groundtruth codes \
+for command in search get bench publish rollback list prune info verify stats top reload doctor groundtruth codes \
     generate convert; do
     check "$command --help" "$bin/nightjar" "$command" --help
     says "$command --help" "nightjar $command"
@@ -383,12 +383,57 @@ fi
 refused "keys that do not fit an id" 1 "does not fit its 32-bit ids" nightjar search \
     --index root/keyed --queries q.u8bin --search-list 20 --output made.ibin
 
+# --- vectors by their keys -------------------------------------------------------------------------
+
+# Row r of base.u8bin has key r in gen, and 2^32 + r in keyed.
+check "get, to a file" "$bin/nightjar" get --index root/sharded 599 0 17 --output got.u8bin
+{ u32 3 16 && tail -c 16 base.u8bin && head -c 24 base.u8bin | tail -c 16 &&
+    tail -c +$((9 + 17 * 16)) base.u8bin | head -c 16; } >wanted.u8bin
+same "vectors are those of their rows" got.u8bin wanted.u8bin
+check "get" "$bin/nightjar" get --index root/keyed $(((1 << 32) + 17)) $(((1 << 32) + 599))
+{
+    for row in 17 599; do
+        printf '%d' $(((1 << 32) + row))
+        tail -c +$((9 + row * 16)) base.u8bin | head -c 16 | od -An -v -tu1 -w16 | tr -s ' '
+    done
+} >wanted
+same "a vector is a line of its key and its elements" out wanted
+check "get as JSON" "$bin/nightjar" get --index root/gen 17 --json
+says "get as JSON" '{"key":17,"found":true,"node":'
+check "info of a key" "$bin/nightjar" info root/gen --key 17
+says "info of a key" 'key 17: node '
+check "keys that are there" "$bin/nightjar" get --index root/gen --exists 0 599
+says "keys that are there" '599 yes'
+refused "a key that is not there" 1 "root/gen: no key 600" nightjar get --index root/gen 0 600 601
+refused "a key below all" 1 "root/keyed: no key 5" nightjar get --index root/keyed 5 --output made.u8bin
+refused "existence of a key that is not there" 1 "root/gen: no key 600" nightjar get --index root/gen \
+    --exists 600 1 --json
+says "the others are told of all the same" '{"key":1,"found":true,"node":'
+refused "info of a key that is not there" 1 "root/gen: no key 600" nightjar info root/gen --key 600
+refused "get: no key" 2 "KEY" nightjar get --index root/gen
+refused "get: a key that is none" 2 "'-1' is no key" nightjar get --index root/gen -- -1
+refused "get: a key of 65 bits" 2 "is no key" nightjar get --index root/gen 18446744073709551616
+refused "get: a file and text" 2 "--output goes with neither" nightjar get --index root/gen 1 --json \
+    --output made.u8bin
+refused "get: a file of another type" 1 "made.fbin" nightjar get --index root/gen 1 --output made.fbin
+copy_generation
+flip broken/keys.bin 100
+refused "get from a damaged page" 1 "keys.bin: page 0: checksum mismatch" nightjar get --index broken 17
+copy_generation
+flip broken/nodes.blk 100
+"$bin/nightjar" get --index broken --json $(seq 0 599) >out 2>err || :
+if grep -qF "nodes.blk: block 0: checksum mismatch" err; then
+    pass
+else
+    fail "get from a damaged block: $(head -c 200 err)"
+fi
+
 # --- a broken generation ---------------------------------------------------------------------------
 
 check "verify" "$bin/nightjar" verify root/gen
 refused "no generation" 1 "nowhere" nightjar verify nowhere
 refused "an empty directory" 1 "manifest.json" nightjar verify taken.bin
-for file in nodes.blk codes.bin codec.bin navigation.bin hot.bin sample.bin manifest.json; do
+for file in nodes.blk codes.bin codec.bin navigation.bin hot.bin sample.bin keys.bin manifest.json; do
     copy_generation
     rm "broken/$file"
     refused "verify without $file" 1 "$file" nightjar verify broken

@@ -44,7 +44,7 @@ static float *rows_to_f32(const struct collection_spec *spec, const void *rows, 
 }
 
 static void generation_build(struct build_params *params, const struct collection_spec *spec,
-                             const void *rows)
+                             const void *rows, const uint64_t *keys)
 {
     struct vector_writer *writer = NULL;
     struct error err;
@@ -52,6 +52,11 @@ static void generation_build(struct build_params *params, const struct collectio
     ASSERT_STATUS_OK(vector_writer_open(params->input, shape, &writer, &err), err);
     ASSERT_STATUS_OK(vector_writer_append(writer, rows, spec->count, &err), err);
     ASSERT_STATUS_OK(vector_writer_finish(writer, &err), err);
+    char key_path[PATH_MAX];
+    snprintf(key_path, sizeof(key_path), "%s.u64bin", params->input);
+    if (keys)
+        ASSERT_STATUS_OK(key_file_write(key_path, keys, spec->count, &err), err);
+    params->keys = keys ? key_path : NULL;
     params->metric = spec->metric;
     params->degree = 24;
     params->build_list = 48;
@@ -67,15 +72,15 @@ static void generation_build(struct build_params *params, const struct collectio
     ASSERT_STATUS_OK(build_run(params, NULL, &err), err);
 }
 
-struct collection *collection_create(const char *directory, const char *name,
-                                     const struct collection_spec *spec)
-{
-    return collection_create_with(directory, name, spec, NULL);
-}
+/* What a collection may have beside vectors. */
+struct collection_extras {
+    const char *attributes;
+    const uint64_t *keys;
+};
 
-struct collection *collection_create_with(const char *directory, const char *name,
+static struct collection *collection_make(const char *directory, const char *name,
                                           const struct collection_spec *spec,
-                                          const char *attributes)
+                                          struct collection_extras extras)
 {
     struct collection *c = calloc(1, sizeof(*c));
     assert_non_null(c);
@@ -99,11 +104,32 @@ struct collection *collection_create_with(const char *directory, const char *nam
     char file_name[100];
     snprintf(file_name, sizeof(file_name), "%s.%s", name, suffixes[spec->type]);
     c->path = fixture_path(directory, name);
-    struct build_params params = {
-        .input = fixture_path(directory, file_name), .output = c->path, .attributes = attributes};
-    generation_build(&params, spec, rows);
+    struct build_params params = {.input = fixture_path(directory, file_name),
+                                  .output = c->path,
+                                  .attributes = extras.attributes};
+    generation_build(&params, spec, rows, extras.keys);
     free(generated);
     return c;
+}
+
+struct collection *collection_create(const char *directory, const char *name,
+                                     const struct collection_spec *spec)
+{
+    return collection_make(directory, name, spec, (struct collection_extras){0});
+}
+
+struct collection *collection_create_with(const char *directory, const char *name,
+                                          const struct collection_spec *spec,
+                                          const char *attributes)
+{
+    return collection_make(directory, name, spec,
+                           (struct collection_extras){.attributes = attributes});
+}
+
+struct collection *collection_create_keyed(const char *directory, const char *name,
+                                           const struct collection_spec *spec, const uint64_t *keys)
+{
+    return collection_make(directory, name, spec, (struct collection_extras){.keys = keys});
 }
 
 void collection_destroy(struct collection *c)

@@ -43,6 +43,10 @@ struct collection *collection_create(const char *directory, const char *name,
 struct collection *collection_create_with(const char *directory, const char *name,
                                           const struct collection_spec *spec,
                                           const char *attributes);
+/* With keys[spec->count] for the rows; NULL: their numbers. */
+struct collection *collection_create_keyed(const char *directory, const char *name,
+                                           const struct collection_spec *spec,
+                                           const uint64_t *keys);
 /* Frees what is in memory. NULL is fine. */
 void collection_destroy(struct collection *collection);
 

@@ -53,8 +53,30 @@ void service_query(uint32_t number, float query[SERVICE_DIM])
     vector_fill(SEED + 1, number, query);
 }
 
-void service_generation_make(const struct service_data *data, const char *name, uint64_t seed,
-                             uint32_t code_bytes)
+uint32_t service_year(uint32_t row)
+{
+    return 2000 + row % 20;
+}
+
+const char *service_lang(uint32_t row)
+{
+    static const char *const langs[] = {"en", "de", "fr"};
+    return langs[row % ARRAY_LENGTH(langs)];
+}
+
+static void attributes_write(const char *path)
+{
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs("year:u64,price:i64,lang:labels\n", file);
+    for (uint32_t i = 0; i < SERVICE_VECTORS; i++)
+        fprintf(file, "%u,%d,%s\n", service_year(i), (int)i - SERVICE_VECTORS / 2, service_lang(i));
+    assert_int_equal(fclose(file), 0);
+}
+
+/* attributes: a CSV file, or NULL. */
+static void generation_make(const struct service_data *data, const char *name, uint64_t seed,
+                            uint32_t code_bytes, const char *attributes)
 {
     char input[SERVICE_PATH_BYTES], output[SERVICE_PATH_BYTES + NAME_MAX];
     static float vectors[SERVICE_VECTORS][SERVICE_DIM];
@@ -69,20 +91,37 @@ void service_generation_make(const struct service_data *data, const char *name, 
     ASSERT_OK(vector_writer_open(input, shape, &writer, &err), err);
     ASSERT_OK(vector_writer_append(writer, vectors, SERVICE_VECTORS, &err), err);
     ASSERT_OK(vector_writer_finish(writer, &err), err);
-    const struct build_params params = {.input = input,
-                                        .output = output,
-                                        .metric = METRIC_L2,
-                                        .degree = 16,
-                                        .build_list = 32,
-                                        .alpha = 1.2,
-                                        .codec = CODEC_PQ,
-                                        .code_bytes = code_bytes,
-                                        .replication = 1.2,
-                                        .threads = 1,
-                                        .seed = 1,
-                                        .navigation_share = 0.02,
-                                        .quiet = true};
+    struct build_params params = {.input = input,
+                                  .output = output,
+                                  .attributes = attributes,
+                                  .metric = METRIC_L2,
+                                  .degree = 16,
+                                  .build_list = 32,
+                                  .alpha = 1.2,
+                                  .codec = CODEC_PQ,
+                                  .code_bytes = code_bytes,
+                                  .replication = 1.2,
+                                  .threads = 1,
+                                  .seed = 1,
+                                  .navigation_share = 0.02,
+                                  .quiet = true};
+    ASSERT_OK(build_attributes_look(&params, &err), err);
     ASSERT_OK(build_run(&params, NULL, &err), err);
+}
+
+void service_generation_make(const struct service_data *data, const char *name, uint64_t seed,
+                             uint32_t code_bytes)
+{
+    generation_make(data, name, seed, code_bytes, NULL);
+}
+
+void service_attributes_make(struct service_data *data)
+{
+    char attributes[SERVICE_PATH_BYTES];
+    snprintf(attributes, sizeof(attributes), "%s/base.csv", data->dir);
+    attributes_write(attributes);
+    generation_make(data, "with", SEED, SERVICE_CODE_BYTES, attributes);
+    snprintf(data->generation, sizeof(data->generation), "%s/root/with", data->dir);
 }
 
 struct service_data *service_data_create(void)

@@ -35,6 +35,11 @@ struct service_data {
 };
 struct service_data *service_data_create(void);
 void service_data_destroy(struct service_data *data);
+/* Has data->generation be one of the same vectors with attributes: year and lang, as below, and
+ * price, which is row - SERVICE_VECTORS / 2. */
+void service_attributes_make(struct service_data *data);
+uint32_t service_year(uint32_t row);
+const char *service_lang(uint32_t row);
 /* Another generation in data->root, unpublished: of other vectors, so that its answers differ. */
 void service_generation_make(const struct service_data *data, const char *name, uint64_t seed,
                              uint32_t code_bytes);

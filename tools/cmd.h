@@ -31,6 +31,7 @@ enum cmd_outcome cmd_codes(int argc, char **argv, struct error *err);
 enum cmd_outcome cmd_convert(int argc, char **argv, struct error *err);
 enum cmd_outcome cmd_doctor(int argc, char **argv, struct error *err);
 enum cmd_outcome cmd_generate(int argc, char **argv, struct error *err);
+enum cmd_outcome cmd_get(int argc, char **argv, struct error *err);
 enum cmd_outcome cmd_groundtruth(int argc, char **argv, struct error *err);
 enum cmd_outcome cmd_info(int argc, char **argv, struct error *err);
 enum cmd_outcome cmd_list(int argc, char **argv, struct error *err);

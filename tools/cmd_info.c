@@ -5,6 +5,7 @@
 
 #include "layout/attributes.h"
 #include "layout/generation.h"
+#include "layout/keys_lookup.h"
 #include "query/index_plan.h"
 #include "tools/cmd.h"
 
@@ -203,11 +204,38 @@ static void print_info_json(const char *path, const struct manifest *manifest,
     printf("]}\n");
 }
 
+/* Where the vector of a key is. */
+static enum status print_key(const struct generation *generation, uint64_t key, bool json,
+                             struct error *err)
+{
+    uint32_t node;
+    bool found;
+    enum status status = keys_lookup(generation, key, &node, &found, err);
+    if (status != STATUS_OK)
+        return status;
+    if (!found)
+        return error_set(err, STATUS_NOT_FOUND, "%s: no key %" PRIu64, generation_path(generation),
+                         key);
+    const uint32_t capacity = generation_manifest(generation)->geometry.nodes_per_block;
+    printf(json ? "{\"key\":%" PRIu64 ",\"node\":%u,\"block\":%u,\"slot\":%u}\n"
+                : "key %" PRIu64 ": node %u, block %u, slot %u\n",
+           key, node, node / capacity, node % capacity);
+    return STATUS_OK;
+}
+
 enum cmd_outcome cmd_info(int argc, char **argv, struct error *err)
 {
     bool json = false;
+    bool one_key = false;
+    uint64_t key = 0;
     const struct args_option table[] = {
         {.name = "json", .kind = ARGS_FLAG, .target = &json, .help = "one object"},
+        {.name = "key",
+         .kind = ARGS_U64,
+         .target = &key,
+         .given = &one_key,
+         .value_name = "KEY",
+         .help = "only show where the vector of this key is"},
     };
     const struct args_spec spec = {
         .program = "nightjar info",
@@ -220,13 +248,15 @@ enum cmd_outcome cmd_info(int argc, char **argv, struct error *err)
     if (generation == NULL)
         return outcome;
     struct attributes_shape attributes;
-    const enum status status = attributes_read(generation, &attributes, err);
-    if (status == STATUS_OK && json)
+    enum status status = attributes_read(generation, &attributes, err);
+    if (status == STATUS_OK && one_key)
+        status = print_key(generation, key, json, err);
+    else if (status == STATUS_OK && json)
         print_info_json(generation_path(generation), generation_manifest(generation), &attributes);
     else if (status == STATUS_OK)
         print_info(generation_path(generation), generation_manifest(generation), &attributes);
     generation_close(generation);
-    return status == STATUS_OK ? CMD_OK : CMD_FAILED;
+    return cmd_outcome_of(status);
 }
 
 /* ---- verify ---- */

@@ -3,6 +3,7 @@
  * daemon or from an index opened here (searcher.h), as a table, as JSON lines or as a file of ids;
  * or what the queries took (explain.h).
  */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,7 @@ enum { PAGES_MAX = 1024 };
 struct options {
     struct cmd_search_options common;
     const char *output;
+    const char *like; /* keys, "17,42" */
     uint32_t search_list;
     uint64_t limit;
     double search_ratio;
@@ -31,6 +33,8 @@ struct session {
     struct searcher_params params;
     struct searcher searcher;
     struct cmd_queries queries;
+    uint64_t *keys; /* queries by key: in place of those */
+    uint32_t count; /* of queries */
     struct vector_writer *writer;
     uint32_t *ids; /* k; for the writer */
     struct explain explained;
@@ -72,6 +76,8 @@ static void emit_json(const struct options *options, const struct shown *shown)
     printf("{\"query\":%u,", shown->query);
     if (options->pages > 0)
         printf("\"page\":%u,\"last\":%s,", shown->page + 1, truth_of(answer->flags, CLIENT_LAST));
+    if (options->like != NULL)
+        printf("\"unknown_key\":%s,", truth_of(answer->flags, CLIENT_UNKNOWN_KEY));
     if (options->common.within_radius)
         printf("\"truncated\":%s,", truth_of(answer->flags, CLIENT_TRUNCATED));
     printf("\"degraded\":%s,", truth_of(answer->flags, CLIENT_DEGRADED));
@@ -96,6 +102,8 @@ static const char *note_of(const struct searcher_answer *answer)
 static void emit_table(const struct options *options, const struct shown *shown)
 {
     uint32_t before = shown->page * options->common.k;
+    if ((shown->answer->flags & CLIENT_UNKNOWN_KEY) != 0)
+        printf("%7u no such key\n", shown->query);
     for (uint32_t i = 0; i < shown->answer->hit_count; i++)
         printf("%7u %5u %20" PRIu64 " %14.7g%s\n", shown->query, before + i + 1, shown->hits[i].key,
                (double)shown->hits[i].distance, note_of(shown->answer));
@@ -126,7 +134,8 @@ static void print_head(const struct options *options)
         printf("%7s %5s %20s %14s\n", "query", "rank", "key", "distance");
 }
 
-/* How the queries were answered, where the choice was left open. */
+/* How the queries were answered, where the choice was left open: an object after the others, or
+ * lines on stderr, since stdout is answers. */
 static void print_chosen(const struct session *self)
 {
     const struct options *options = self->options;
@@ -142,10 +151,11 @@ static void print_chosen(const struct session *self)
         return;
     }
     if (options->common.has_recall)
-        printf("search list %u, ratio %.4g, recall expected %.4f\n", chosen->search_list,
-               (double)chosen->search_ratio, (double)chosen->expected_recall);
+        fprintf(stderr, "recall %g: list %u, ratio %.4f: expected %.4f\n", options->common.recall,
+                chosen->search_list, (double)chosen->search_ratio, (double)chosen->expected_recall);
     if (options->common.filter != NULL)
-        printf("filter: %s, some %" PRIu64 " vectors match\n", plan, chosen->match_estimate);
+        fprintf(stderr, "filter: %s, some %" PRIu64 " vectors match\n", plan,
+                chosen->match_estimate);
 }
 
 /* All pages of one batch. */
@@ -179,13 +189,15 @@ static enum status run_queries(struct session *self, struct error *err)
     const struct options *options = self->options;
     enum status status = STATUS_OK;
     print_head(options);
-    for (uint32_t first = 0; status == STATUS_OK && first < self->queries.count;
-         first += SEARCHER_BATCH) {
-        const struct searcher_batch batch = {
-            .vectors = self->queries.rows + (size_t)first * self->queries.row_bytes,
-            .count = MIN((uint32_t)SEARCHER_BATCH, self->queries.count - first),
+    for (uint32_t first = 0; status == STATUS_OK && first < self->count; first += SEARCHER_BATCH) {
+        struct searcher_batch batch = {
+            .count = MIN((uint32_t)SEARCHER_BATCH, self->count - first),
             .first = first,
         };
+        if (self->keys != NULL)
+            batch.keys = self->keys + first;
+        else
+            batch.vectors = self->queries.rows + (size_t)first * self->queries.row_bytes;
         status = run_batch(self, &batch, err);
     }
     if (status != STATUS_OK)
@@ -194,9 +206,42 @@ static enum status run_queries(struct session *self, struct error *err)
         explain_print_json_summary(&self->explained);
     else if (options->explain)
         explain_print_summary(&self->explained);
-    if (self->writer == NULL || options->explain)
-        print_chosen(self);
+    print_chosen(self);
     return STATUS_OK;
+}
+
+/* "17,42" */
+static enum status keys_parse(struct session *self, struct error *err)
+{
+    const char *text = self->options->like;
+    uint32_t most = 1;
+    for (const char *at = text; *at != '\0'; at++)
+        most += *at == ',';
+    self->keys = calloc(most, sizeof(*self->keys));
+    if (self->keys == NULL)
+        return error_set(err, STATUS_NO_MEMORY, "no memory for %u keys", most);
+    for (const char *at = text; self->count < most; at++) {
+        char *end = NULL;
+        errno = 0;
+        if (*at >= '0' && *at <= '9')
+            self->keys[self->count++] = strtoull(at, &end, 10);
+        if (end == NULL || errno != 0 || (*end != ',' && *end != '\0'))
+            return error_set(err, STATUS_INVALID, "--like: '%.100s' is not a list of keys", text);
+        at = end;
+    }
+    return STATUS_OK;
+}
+
+static enum status queries_open(struct session *self, const struct cmd_target *target,
+                                struct error *err)
+{
+    const struct options *options = self->options;
+    if (options->like != NULL)
+        return STATUS_OK;
+    enum status status =
+        cmd_queries_load(options->common.queries, options->limit, target, &self->queries, err);
+    self->count = self->queries.count;
+    return status;
 }
 
 static enum status session_open(struct session *self, struct error *err)
@@ -207,17 +252,19 @@ static enum status session_open(struct session *self, struct error *err)
                                             .search_list = options->search_list,
                                             .search_ratio = (float)options->search_ratio,
                                             .explain = options->explain,
-                                            .pages = options->pages};
-    enum status status = searcher_open(&self->searcher, &self->params, &target, err);
+                                            .pages = options->pages,
+                                            .by_key = options->like != NULL};
+    enum status status = options->like != NULL ? keys_parse(self, err) : STATUS_OK;
     if (status == STATUS_OK)
-        status =
-            cmd_queries_load(options->common.queries, options->limit, &target, &self->queries, err);
+        status = searcher_open(&self->searcher, &self->params, &target, err);
+    if (status == STATUS_OK)
+        status = queries_open(self, &target, err);
     if (status != STATUS_OK || options->output == NULL)
         return status;
     self->ids = calloc(options->common.k, sizeof(*self->ids));
     if (self->ids == NULL)
         return error_set(err, STATUS_NO_MEMORY, "no memory for %u ids", options->common.k);
-    struct vector_shape shape = {self->queries.count, options->common.k, ELEMENT_I32};
+    struct vector_shape shape = {self->count, options->common.k, ELEMENT_I32};
     return vector_writer_open(options->output, shape, &self->writer, err);
 }
 
@@ -226,6 +273,7 @@ static void session_close(struct session *self)
     if (self->writer != NULL)
         vector_writer_abort(self->writer);
     free(self->ids);
+    free(self->keys);
     cmd_queries_free(&self->queries);
     searcher_close(&self->searcher);
 }
@@ -248,8 +296,8 @@ static enum cmd_outcome options_check(const struct options *options, struct erro
 {
     const struct cmd_search_options *common = &options->common;
     uint64_t ranks = (uint64_t)options->pages * common->k;
-    if (common->queries == NULL)
-        return cmd_usage(err, "wanted --queries");
+    if ((common->queries == NULL) == (options->like == NULL))
+        return cmd_usage(err, "wanted either --queries or --like");
     if (options->pages > 0 && options->output != NULL)
         return cmd_usage(err, "--output holds one page: wanted either it or --pages");
     if (options->search_list > 0 && ranks > options->search_list)
@@ -261,7 +309,7 @@ static enum cmd_outcome options_check(const struct options *options, struct erro
 enum cmd_outcome cmd_search(int argc, char **argv, struct error *err)
 {
     struct options options = {.search_list = 0};
-    struct args_option table[CMD_SEARCH_OPTIONS + 7] = {
+    struct args_option table[CMD_SEARCH_OPTIONS + 8] = {
         [CMD_SEARCH_OPTIONS] = {.name = "search-list",
                                 .kind = ARGS_U32,
                                 .target = &options.search_list,
@@ -281,6 +329,11 @@ enum cmd_outcome cmd_search(int argc, char **argv, struct error *err)
          .value_name = "N",
          .help = "only the first N queries",
          .min = 1},
+        {.name = "like",
+         .kind = ARGS_STRING,
+         .target = &options.like,
+         .value_name = "KEY,KEY...",
+         .help = "in place of queries: the vectors of the index that have these keys"},
         {.name = "pages",
          .kind = ARGS_U32,
          .target = &options.pages,

@@ -18,6 +18,7 @@ struct command {
 
 static const struct command commands[] = {
     {"search", cmd_search, "find the nearest neighbours of queries"},
+    {"get", cmd_get, "show the vectors that have some keys"},
     {"bench", cmd_bench, "measure recall, throughput and latency"},
     {"publish", cmd_publish, "make a generation the one that is served"},
     {"rollback", cmd_rollback, "go back to the generation that was served before"},

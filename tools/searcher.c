@@ -19,45 +19,71 @@ static enum status question_open(struct searcher *self, struct error *err)
     if (status != STATUS_OK)
         return status;
     self->chosen = cmd_chosen(&self->question);
+    const struct manifest *manifest = index_manifest(self->local.index);
     self->batch = calloc(SEARCHER_BATCH, sizeof(*self->batch));
-    if (self->batch == NULL)
+    if (params->by_key)
+        self->rooms = calloc(SEARCHER_BATCH, question_room_bytes(manifest->dim, manifest->type));
+    if (self->batch == NULL || (params->by_key && self->rooms == NULL))
         return error_set(err, STATUS_NO_MEMORY, "no memory for %d queries", SEARCHER_BATCH);
     return STATUS_OK;
 }
 
-static void query_fill(struct searcher *self, const struct searcher_batch *batch, uint32_t i)
+static enum status query_fill(struct searcher *self, const struct searcher_batch *batch, uint32_t i,
+                              struct error *err)
 {
     const struct client_cursor *cursor = &self->cursors[i];
+    const struct manifest *manifest = index_manifest(self->local.index);
     struct search_query *query = &self->batch[i];
     *query = self->question.common;
-    query->vector = (const uint8_t *)batch->vectors + i * self->vector_bytes;
+    query->vector = batch->keys ? NULL : (const uint8_t *)batch->vectors + i * self->vector_bytes;
     query->hits = self->hits + (size_t)i * self->question.common.k;
     query->after = (struct search_after){.set = cursor->rank != 0,
                                          .rank = cursor->rank,
                                          .distance = cursor->distance,
                                          .key = cursor->key};
+    enum status status = engine_query_check(self->local.engine, query, err);
+    if (status == STATUS_OK && batch->keys)
+        question_by_key(query, batch->keys[i],
+                        self->rooms + i * question_room_bytes(manifest->dim, manifest->type));
+    return status;
+}
+
+/* Runs the batch; queries by key in two rounds, the second of those whose key is known. */
+static enum status batch_run(struct searcher *self, const struct searcher_batch *batch,
+                             struct error *err)
+{
+    engine_search_all(self->local.engine, self->batch, batch->count, 0);
+    /* One after the other: keys that are typed are few. */
+    for (uint32_t i = 0; batch->keys && i < batch->count; i++)
+        if (question_follow(&self->batch[i]))
+            engine_search_all(self->local.engine, &self->batch[i], 1, 0);
+    for (uint32_t i = 0; i < batch->count; i++) {
+        enum status status = self->batch[i].status;
+        if (status != STATUS_OK)
+            return error_set(err, status, "query %u: %s", batch->first + i, status_name(status));
+    }
+    return STATUS_OK;
 }
 
 static enum status ask_local(struct searcher *self, const struct searcher_batch *batch,
                              struct error *err)
 {
-    const uint32_t k = self->question.common.k;
-    for (uint32_t i = 0; i < batch->count; i++)
-        query_fill(self, batch, i);
-    enum status status = engine_query_check(self->local.engine, &self->batch[0], err);
-    if (status != STATUS_OK)
-        return status;
-    engine_search_all(self->local.engine, self->batch, batch->count, 0);
-    for (uint32_t i = 0; i < batch->count; i++) {
-        const struct search_query *query = &self->batch[i];
-        if (query->status != STATUS_OK)
-            return error_set(err, query->status, "query %u: %s", batch->first + i,
-                             status_name(query->status));
+    enum status status = STATUS_OK;
+    for (uint32_t i = 0; status == STATUS_OK && i < batch->count; i++)
+        status = query_fill(self, batch, i, err);
+    if (status == STATUS_OK)
+        status = batch_run(self, batch, err);
+    for (uint32_t i = 0; status == STATUS_OK && i < batch->count; i++) {
+        struct search_query *query = &self->batch[i];
+        bool known = !batch->keys || question_settle(query);
         self->answers[i] = (struct searcher_answer){query->hit_count, query->flags, query->stats};
-        if (self->params->pages > 0 && query->hit_count < k)
+        if (!known)
+            self->answers[i].flags |= CLIENT_UNKNOWN_KEY;
+        if (self->params->pages > 0 && query->hit_count < self->question.common.k)
             self->answers[i].flags |= CLIENT_LAST;
     }
-    return STATUS_OK;
+    self->chosen.filter_plan = question_plan(self->batch, batch->count);
+    return status;
 }
 
 /* ---- a daemon ---- */
@@ -162,7 +188,7 @@ static enum status connect_daemon(struct searcher *self, struct cmd_target *targ
 {
     const struct searcher_params *params = self->params;
     const struct cmd_search_options *common = params->common;
-    bool extended = cmd_search_options_extended(common) || params->pages > 0;
+    bool extended = cmd_search_options_extended(common) || params->pages > 0 || params->by_key;
     uint32_t features = (params->explain ? CLIENT_EXPLAIN : 0u) | (extended ? CLIENT_EXTENDED : 0u);
     enum status status = client_connect(common->socket, &self->client, err);
     if (status == STATUS_OK && features != 0)
@@ -211,6 +237,7 @@ void searcher_close(struct searcher *self)
 {
     free(self->hits);
     free(self->batch);
+    free(self->rooms);
     question_fini(&self->question);
     cmd_local_close(&self->local);
     client_close(self->client);

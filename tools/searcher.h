@@ -21,6 +21,7 @@ struct searcher_params {
     float search_ratio;
     bool explain;
     uint32_t pages; /* that will be asked for; 0: no cursors */
+    bool by_key;    /* queries are keys */
 };
 
 struct searcher_answer {
@@ -44,6 +45,7 @@ struct searcher {
     struct cmd_local local;
     struct question question;   /* of local */
     struct search_query *batch; /* likewise */
+    uint8_t *rooms;             /* likewise, of queries by key */
     struct client_cursor cursors[SEARCHER_BATCH];
     /* what came of the last batch */
     struct searcher_answer answers[SEARCHER_BATCH];
