@@ -234,7 +234,7 @@ demo: ## generate vectors, build, publish, serve and query an index in a tempora
 
 # --- style -------------------------------------------------------------------------------------
 
-lint: ## formatting, include directions, sizes, clang-tidy, cppcheck, shellcheck
+lint: ## formatting, include directions, sizes, clang-tidy, cppcheck, shellcheck, mypy
 	@tools/scripts/install-deps.sh build test lint
 	@CPPFLAGS='$(ALL_CPPFLAGS)' AVX2_CFLAGS='$(AVX2_CFLAGS)' AVX512_CFLAGS='$(AVX512_CFLAGS)' \
 		VNNI_CFLAGS='$(VNNI_CFLAGS)' JOBS='$(JOBS)' tools/scripts/lint.sh

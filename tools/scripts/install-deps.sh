@@ -36,6 +36,11 @@ have_clang_link() {
     return $rc
 }
 
+# Of the interpreter in PATH or of the distribution's.
+have_python() {
+    python3 -c "import $1" 2>/dev/null || /usr/bin/python3 -c "import $1" 2>/dev/null
+}
+
 have_clang_openmp() {
     have_clang_link '#include <omp.h>' -fopenmp
 }
@@ -60,6 +65,8 @@ libcmocka-dev   | have_header cmocka.h
 parallel        | have_command parallel
 rsync           | have_command rsync
 curl            | have_command curl
+python3-numpy   | have_python numpy
+python3-h5py    | have_python h5py
 "
 readonly SANITIZERS_NEEDS="
 clang           | have_command clang
@@ -73,6 +80,7 @@ clang           | have_command clang
 libomp-dev      | have_clang_openmp
 cppcheck        | have_command cppcheck
 shellcheck      | have_command shellcheck
+mypy            | have_command mypy
 git             | have_command git
 "
 # numa-test.sh unpacks a kernel and busybox-static itself: the one would change how this machine

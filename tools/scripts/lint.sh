@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All of `make lint`. Each check is one line; its findings follow when it fails.
 #
-#   lint.sh [CHECK...]       format includes sizes shell cppcheck tidy; none: all
+#   lint.sh [CHECK...]       format includes sizes shell python cppcheck tidy; none: all
 #
 # The flags of the build come from the Makefile: CPPFLAGS, AVX2_CFLAGS, AVX512_CFLAGS, VNNI_CFLAGS.
 set -uo pipefail
@@ -36,7 +36,7 @@ check_sizes() {
             echo "$file: $bytes bytes: want at most $BYTES_MAX"
             rc=1
         fi
-        [[ $file == *.[ch] || $file == *.sh ]] || continue
+        [[ $file == *.[ch] || $file == *.sh || $file == *.py ]] || continue
         lines=$(wc -l <"$file")
         if ((lines > LINES_MAX)); then
             echo "$file: $lines lines: want at most $LINES_MAX"
@@ -48,6 +48,11 @@ check_sizes() {
 
 check_shell() {
     shellcheck "${scripts[@]}"
+}
+
+# Strictly, as tools/python/pyproject.toml says; with the distribution's NumPy.
+check_python() {
+    (cd tools/python && mypy --no-error-summary --cache-dir "$work/mypy")
 }
 
 check_cppcheck() {
@@ -78,7 +83,7 @@ check_tidy() {
 }
 
 checks=("$@")
-((${#checks[@]} > 0)) || checks=(format includes sizes shell cppcheck tidy)
+((${#checks[@]} > 0)) || checks=(format includes sizes shell python cppcheck tidy)
 passed=0 failed=0
 for check in "${checks[@]}"; do
     start=$SECONDS

@@ -1,0 +1,156 @@
+"""Builds an index and serves it, with the executables on this machine: for benchmarks and tests.
+
+The executables are looked for in the directory that the environment variable NIGHTJAR_BUILD names,
+then in PATH.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from types import TracebackType
+from typing import Any, List, Mapping, Optional, Sequence, Type, Union
+
+from .errors import Busy, ConnectionLost, NightjarError
+from .index import Index, connect
+
+Path = Union[str, "os.PathLike[str]"]
+Options = Mapping[str, object]
+
+_START_S_MAX = 600.0
+_STOP_S_MAX = 30.0
+
+
+class ProgramFailed(NightjarError):
+    """One of the executables is missing or failed; the message is its last line."""
+
+
+def program(name: str) -> str:
+    """The path of an executable."""
+    directory = os.environ.get("NIGHTJAR_BUILD", "")
+    found = shutil.which(name, path=directory) if directory else None
+    found = found or shutil.which(name)
+    if found is None:
+        raise ProgramFailed(f"{name} is not in PATH: `make install`, or set NIGHTJAR_BUILD")
+    return found
+
+
+def options_of(options: Options) -> List[str]:
+    """{"code_bytes": 32} as --code-bytes 32; True: without a value; None, False: not at all."""
+    arguments: List[str] = []
+    for name, value in options.items():
+        if value is None or value is False:
+            continue
+        arguments.append("--" + name.replace("_", "-"))
+        if value is not True:
+            arguments.append(str(value))
+    return arguments
+
+
+def run(name: str, *arguments: str) -> str:
+    """Runs an executable to its end; returns what it printed."""
+    done = subprocess.run(
+        [program(name), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"{name}: status {done.returncode}"]
+        raise ProgramFailed(lines[-1])
+    return done.stdout
+
+
+def build(vectors: Path, output: Path, **options: object) -> None:
+    """`nightjar-build`; options as keywords: metric="cosine", code_bytes=48, keys=PATH, ..."""
+    arguments = ["--input", os.fspath(vectors), "--output", os.fspath(output), "--quiet"]
+    run("nightjar-build", *arguments, *options_of(options))
+
+
+class Daemon:
+    """A `nightjard` with a socket of its own; a context manager.
+
+    It ends with this process at the latest, unless that is killed.
+    """
+
+    def __init__(self, *, socket: Optional[Path] = None, **options: object) -> None:
+        """Options as keywords: index=DIRECTORY or root=DIRECTORY, memory="1G", threads=2, ...
+
+        Returns when it answers; ProgramFailed when it does not start.
+        """
+        self._directory = tempfile.mkdtemp(prefix="nightjar-")
+        self.socket = os.fspath(socket or os.path.join(self._directory, "socket"))
+        self._log = os.path.join(self._directory, "log")
+        command: List[str] = [program("nightjard"), "--socket", self.socket, *options_of(options)]
+        with open(self._log, "wb") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        atexit.register(self.stop)
+        try:
+            self._wait_for_start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait_for_start(self) -> None:
+        end = time.monotonic() + _START_S_MAX
+        while True:
+            status = self._process.poll()
+            if status is not None:
+                raise ProgramFailed(self._last_line() or f"nightjard ended with status {status}")
+            try:
+                connect(self.socket).close()
+                return
+            except (ConnectionLost, Busy):
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.02)
+
+    def _last_line(self) -> str:
+        with open(self._log, encoding="utf-8", errors="replace") as log:
+            lines: Sequence[str] = log.read().strip().splitlines()
+        return lines[-1] if lines else ""
+
+    def __enter__(self) -> "Daemon":
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def connect(self, **options: Any) -> Index:
+        """As `nightjar.connect`."""
+        return connect(self.socket, **options)
+
+    def resident_bytes(self) -> int:
+        """Its memory now."""
+        with self.connect() as index:
+            return int(index.stats()["process"]["resident_bytes"])
+
+    def stop(self) -> None:
+        """Has it answer what is in flight and end; may be repeated."""
+        atexit.unregister(self.stop)
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(_STOP_S_MAX)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        shutil.rmtree(self._directory, ignore_errors=True)

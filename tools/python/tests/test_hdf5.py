@@ -1,0 +1,121 @@
+"""Data sets of ann-benchmarks to vector files and back; needs h5py."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import unittest
+from typing import Any, Optional, Tuple
+
+import numpy as np
+import numpy.typing as npt
+
+import nightjar
+import support
+from nightjar import hdf5, local
+
+try:
+    import h5py
+except ImportError:
+    h5py = None
+
+
+@unittest.skipIf(h5py is None, "h5py is not installed")
+class Hdf5(unittest.TestCase):
+    def setUp(self) -> None:
+        self.directory = os.path.join(support.directory(), self.id())
+        os.makedirs(self.directory)
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.directory, name)
+
+    def dataset(self, distance: Optional[str], train: npt.NDArray[Any], k: int = 3) -> str:
+        """A data set of these vectors, of which some are queries, with its neighbours."""
+        path = self.path("set.hdf5")
+        x = train.astype(np.float64)
+        test = x[:5]
+        if distance == "angular":
+            lengths = np.linalg.norm(x, axis=1)
+            every = 1 - (test @ x.T) / lengths[:5, np.newaxis] / lengths
+        else:
+            every = np.linalg.norm(test[:, np.newaxis] - x[np.newaxis], axis=2)
+        ids = np.argsort(every, axis=1, kind="stable")[:, :k]
+        with h5py.File(path, "w") as file:
+            if distance is not None:
+                file.attrs["distance"] = distance
+            file["train"], file["test"] = train, train[:5]
+            file["neighbors"] = ids.astype(np.int32)
+            file["distances"] = np.take_along_axis(every, ids, axis=1).astype(np.float32)
+        return path
+
+    def run_main(self, *arguments: str) -> Tuple[int, str]:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = hdf5.main(list(arguments))
+        return status, out.getvalue() + err.getvalue()
+
+    def test_truth_is_nightjars(self) -> None:
+        """What is exported is what `nightjar groundtruth` finds of it."""
+        random = np.random.default_rng(5)
+        for distance in ("euclidean", "angular"):
+            train = random.normal(size=(60, 8)).astype(np.float32)
+            made = hdf5.export(self.dataset(distance, train), self.path(distance))
+            again = self.path("truth")
+            arguments = ["--input", made["base"], "--queries", made["query"], "--output", again]
+            local.run("nightjar", "groundtruth", *arguments, "-k", "3", "--metric", made["metric"])
+            exported, computed = nightjar.read_truth(made["truth"]), nightjar.read_truth(again)
+            self.assertEqual(exported.ids.tolist(), computed.ids.tolist())
+            np.testing.assert_allclose(exported.distances, computed.distances, rtol=1e-4, atol=1e-5)
+
+    def test_there_and_back(self) -> None:
+        train = np.random.default_rng(6).integers(0, 256, (40, 4)).astype(np.float32)
+        source = self.dataset("euclidean", train)
+        status, printed = self.run_main("export", source, self.path("out"), "--type", "u8")
+        self.assertEqual((status, printed.split()[:2]), (0, ["metric", "l2"]))
+        out = self.path("back.hdf5")
+        arguments = [
+            "--base",
+            self.path("out/base.u8bin"),
+            "--queries",
+            self.path("out/query.u8bin"),
+        ]
+        status, printed = self.run_main(
+            "pack", out, *arguments, "--truth", self.path("out/truth.bin")
+        )
+        self.assertEqual((status, printed), (0, ""))
+        with h5py.File(source) as before, h5py.File(out) as after:
+            self.assertEqual(after.attrs["distance"], "euclidean")
+            self.assertEqual(after.attrs["dimension"], 4)
+            for name in ("train", "test", "neighbors"):
+                self.assertEqual(before[name][:].tolist(), after[name][:].tolist())
+            np.testing.assert_allclose(before["distances"][:], after["distances"][:], rtol=1e-6)
+
+    def test_what_does_not_fit_is_refused(self) -> None:
+        train = np.full((10, 4), 0.5, np.float32)
+        status, printed = self.run_main(
+            "export", self.dataset("euclidean", train), self.path("out"), "--type", "u8"
+        )
+        self.assertEqual(status, 1)
+        self.assertIn(
+            "/train: from row 0: vector 0: 0.5 at dimension 0 does not fit uint8", printed
+        )
+
+    def test_other_sets_are_refused(self) -> None:
+        train = np.ones((10, 4), np.float32)
+        for distance, message in (("jaccard", "distance 'jaccard'"), (None, "distance 'None'")):
+            status, printed = self.run_main("export", self.dataset(distance, train), self.path("o"))
+            self.assertEqual(status, 1)
+            self.assertIn(message, printed)
+        path = self.dataset("euclidean", train)
+        with h5py.File(path, "a") as file:
+            file["neighbors"][0, 0] = 10
+        status, printed = self.run_main("export", path, self.path("o"))
+        self.assertEqual(status, 1)
+        self.assertIn("no row of train", printed)
+        status, printed = self.run_main("export", self.path("nosuch.hdf5"), self.path("o"))
+        self.assertEqual(status, 1)
+
+
+if __name__ == "__main__":
+    unittest.main()
