@@ -218,6 +218,54 @@ enum cmd_outcome cmd_search_options_check(const struct cmd_search_options *self,
     return CMD_OK;
 }
 
+struct args_option cmd_recall_option(struct cmd_recall *self)
+{
+    return (struct args_option){.name = "recall",
+                                .kind = ARGS_DOUBLE,
+                                .target = &self->target,
+                                .given = &self->given,
+                                .value_name = "R",
+                                .help = "with --index: in place of list and ratio, the mean recall "
+                                        "to reach, by the index's curves",
+                                .min = 0,
+                                .max = 1};
+}
+
+enum cmd_outcome cmd_recall_check(const struct cmd_recall *self,
+                                  const struct cmd_search_options *common, bool list_given,
+                                  bool ratio_given, struct error *err)
+{
+    if (self->given == list_given)
+        return cmd_usage(err, "wanted either --search-list or --recall");
+    if (!self->given)
+        return CMD_OK;
+    if (ratio_given)
+        return cmd_usage(err, "--recall chooses the ratio too: it goes without --search-ratio");
+    if (common->socket != NULL)
+        return cmd_usage(err, "--recall needs --index");
+    if (!(self->target > 0 && self->target < 1))
+        return cmd_usage(err, "--recall %g: above 0 and below 1 is wanted", self->target);
+    return CMD_OK;
+}
+
+enum status cmd_recall_choose(const struct cmd_recall *self, const struct index *index, uint32_t k,
+                              struct recall_choice *out, struct error *err)
+{
+    struct error why;
+    if (recall_choose(index_manifest(index), k, self->target, out, &why) != STATUS_OK)
+        return error_set(err, why.status, "%s: %s", index_path(index), why.text);
+    return STATUS_OK;
+}
+
+void cmd_recall_print(FILE *out, const struct cmd_recall *self, const struct recall_choice *choice)
+{
+    fprintf(out, "recall %g: list %u, ratio %.4f: expected %.4f for %.1f blocks a query, by %s%s\n",
+            self->target, choice->search_list, (double)choice->search_ratio,
+            choice->expected_recall, choice->expected_reads,
+            choice->tuned ? "the queries tuned to" : "the index's own sample",
+            choice->reached ? "" : "; no setting measured reaches the target");
+}
+
 enum status cmd_target_check(const struct cmd_target *target, uint32_t k, struct error *err)
 {
     if (k <= target->vector_count)

@@ -16,6 +16,7 @@
 #include "common/error.h"
 #include "layout/manifest.h"
 #include "query/engine.h"
+#include "query/recall_choice.h"
 
 /* The exit codes of the program. */
 enum cmd_outcome {
@@ -114,6 +115,23 @@ void cmd_search_options_init(struct cmd_search_options *self,
  * limits. CMD_OK or CMD_USAGE. */
 enum cmd_outcome cmd_search_options_check(const struct cmd_search_options *self,
                                           uint32_t search_list, double ratio, struct error *err);
+
+/* --recall R, in place of --search-list and --search-ratio. */
+struct cmd_recall {
+    double target;
+    bool given;
+};
+struct args_option cmd_recall_option(struct cmd_recall *self);
+/* One of --recall and --search-list; an index to pick by; a recall that there can be. CMD_OK or
+ * CMD_USAGE. */
+enum cmd_outcome cmd_recall_check(const struct cmd_recall *self,
+                                  const struct cmd_search_options *common, bool list_given,
+                                  bool ratio_given, struct error *err);
+/* Picks by the curves of the generation that is open. */
+NODISCARD enum status cmd_recall_choose(const struct cmd_recall *self, const struct index *index,
+                                        uint32_t k, struct recall_choice *out, struct error *err);
+/* "recall 0.95: list 30, ratio 1.075: expected 0.9500 for 17.3 blocks a query, by ..." */
+void cmd_recall_print(FILE *out, const struct cmd_recall *self, const struct recall_choice *choice);
 
 /* The rest, when the target is known: k <= vector_count. */
 NODISCARD enum status cmd_target_check(const struct cmd_target *target, uint32_t k,

@@ -23,6 +23,8 @@ struct options {
     const char *io;
     const char *ratio_text;
     struct args_u32_list search_lists;
+    bool lists_given, ratios_given;
+    struct cmd_recall recall;
     double ratios[RATIOS_MAX];
     uint32_t ratio_count;
     uint32_t concurrency;
@@ -306,17 +308,42 @@ static enum status point_run(struct bench *bench, uint32_t search_list, double r
     return STATUS_OK;
 }
 
+/* The one point that --recall comes to. With --json it is on stderr, since stdout is one object a
+ * line. */
+static enum status recall_point_run(struct bench *bench, struct error *err)
+{
+    const struct options *options = bench->options;
+    struct recall_choice choice;
+    enum status status =
+        cmd_recall_choose(&options->recall, bench->local.index, options->common.k, &choice, err);
+    if (status != STATUS_OK)
+        return status;
+    cmd_recall_print(options->json ? stderr : stdout, &options->recall, &choice);
+    if (!options->json)
+        print_table_head(bench);
+    return point_run(bench, choice.search_list, (double)choice.search_ratio, err);
+}
+
+static enum status points_run(struct bench *bench, struct error *err)
+{
+    const struct options *options = bench->options;
+    enum status status = STATUS_OK;
+    if (!options->json)
+        print_table_head(bench);
+    for (uint32_t r = 0; r < options->ratio_count; r++)
+        for (uint32_t l = 0; status == STATUS_OK && l < options->search_lists.count; l++)
+            status = point_run(bench, options->search_lists.items[l], options->ratios[r], err);
+    return status;
+}
+
 static enum status bench_run(const struct options *options, struct error *err)
 {
     struct bench bench = {.options = options};
     enum status status = bench_open(&bench, err);
-    if (status == STATUS_OK && !options->json) {
+    if (status == STATUS_OK && !options->json)
         print_setting(&bench);
-        print_table_head(&bench);
-    }
-    for (uint32_t r = 0; r < options->ratio_count; r++)
-        for (uint32_t l = 0; status == STATUS_OK && l < options->search_lists.count; l++)
-            status = point_run(&bench, options->search_lists.items[l], options->ratios[r], err);
+    if (status == STATUS_OK)
+        status = options->recall.given ? recall_point_run(&bench, err) : points_run(&bench, err);
     bench_close(&bench);
     return status;
 }
@@ -344,7 +371,12 @@ static enum cmd_outcome parse_ratios(struct options *options, struct error *err)
 
 static enum cmd_outcome check_options(struct options *options, struct error *err)
 {
-    enum cmd_outcome outcome = parse_ratios(options, err);
+    enum cmd_outcome outcome = cmd_recall_check(&options->recall, &options->common,
+                                                options->lists_given, options->ratios_given, err);
+    if (outcome == CMD_OK && options->recall.given)
+        return cmd_search_options_check(&options->common, options->common.k, 0, err);
+    if (outcome == CMD_OK)
+        outcome = parse_ratios(options, err);
     if (outcome == CMD_OK && options->rate > 0 && options->common.socket != NULL)
         return cmd_usage(err, "--rate needs --index");
     for (uint32_t r = 0; outcome == CMD_OK && r < options->ratio_count; r++)
@@ -357,7 +389,7 @@ static enum cmd_outcome check_options(struct options *options, struct error *err
 enum cmd_outcome cmd_bench(int argc, char **argv, struct error *err)
 {
     struct options options = {.io = "auto", .ratio_text = "0", .concurrency = 1, .duration_s = 3};
-    struct args_option table[CMD_SEARCH_OPTIONS + 9] = {
+    struct args_option table[CMD_SEARCH_OPTIONS + 10] = {
         [CMD_SEARCH_OPTIONS] = {.name = "groundtruth",
                                 .kind = ARGS_STRING,
                                 .target = &options.groundtruth,
@@ -367,14 +399,16 @@ enum cmd_outcome cmd_bench(int argc, char **argv, struct error *err)
         {.name = "search-list",
          .kind = ARGS_U32_LIST,
          .target = &options.search_lists,
+         .given = &options.lists_given,
          .value_name = "L,L...",
          .help = "candidates the search keeps: one line each",
          .min = 1,
-         .max = ENGINE_SEARCH_LIST_MAX,
-         .required = true},
+         .max = ENGINE_SEARCH_LIST_MAX},
+        cmd_recall_option(&options.recall),
         {.name = "search-ratio",
          .kind = ARGS_STRING,
          .target = &options.ratio_text,
+         .given = &options.ratios_given,
          .value_name = "T,T...",
          .help = "stop early beyond this ratio, 0: never"},
         {.name = "concurrency",

@@ -24,6 +24,8 @@ struct options {
     uint32_t search_list;
     uint64_t limit;
     double search_ratio;
+    bool list_given, ratio_given;
+    struct cmd_recall recall;
     bool json;
     bool explain;
 };
@@ -37,6 +39,8 @@ struct answer {
 /* Where answers come from (one of client, local) and where they go. */
 struct session {
     const struct options *options;
+    uint32_t search_list; /* as asked for, or as --recall comes to */
+    float search_ratio;
     struct client *client;
     struct cmd_local local;
     struct cmd_queries queries;
@@ -56,9 +60,9 @@ static enum status search_local(struct session *self, uint32_t first, uint32_t c
         self->batch[i] = (struct search_query){
             .vector = self->queries.rows + (size_t)(first + i) * self->queries.row_bytes,
             .k = options->common.k,
-            .search_list = options->search_list,
+            .search_list = self->search_list,
             .beam_width = options->common.beam_width,
-            .search_ratio = (float)options->search_ratio,
+            .search_ratio = self->search_ratio,
             .hits = self->hits + (size_t)i * options->common.k,
         };
     }
@@ -103,9 +107,9 @@ static enum status search_frame(struct session *self, uint32_t first, uint32_t c
         .vectors = self->queries.rows + (size_t)first * self->queries.row_bytes,
         .query_count = count,
         .k = options->common.k,
-        .search_list = options->search_list,
+        .search_list = self->search_list,
         .beam_width = options->common.beam_width,
-        .search_ratio = (float)options->search_ratio,
+        .search_ratio = self->search_ratio,
         .explain = options->explain,
     };
     struct client_answer answer;
@@ -256,6 +260,25 @@ static enum status session_connect(struct session *self, struct cmd_target *targ
     return status;
 }
 
+/* What was picked goes to stderr: stdout is answers. */
+static enum status recall_resolve(struct session *self, struct error *err)
+{
+    const struct options *options = self->options;
+    struct recall_choice choice;
+    self->search_list = options->search_list;
+    self->search_ratio = (float)options->search_ratio;
+    if (!options->recall.given)
+        return STATUS_OK;
+    enum status status =
+        cmd_recall_choose(&options->recall, self->local.index, options->common.k, &choice, err);
+    if (status != STATUS_OK)
+        return status;
+    self->search_list = choice.search_list;
+    self->search_ratio = choice.search_ratio;
+    cmd_recall_print(stderr, &options->recall, &choice);
+    return STATUS_OK;
+}
+
 static enum status session_open(struct session *self, struct error *err)
 {
     const struct options *options = self->options;
@@ -264,6 +287,8 @@ static enum status session_open(struct session *self, struct error *err)
     if (status != STATUS_OK)
         return status;
     status = cmd_target_check(&target, options->common.k, err);
+    if (status == STATUS_OK)
+        status = recall_resolve(self, err);
     if (status != STATUS_OK)
         return status;
     status =
@@ -313,18 +338,20 @@ static enum status search_run(const struct options *options, struct error *err)
 enum cmd_outcome cmd_search(int argc, char **argv, struct error *err)
 {
     struct options options = {.search_list = 0};
-    struct args_option table[CMD_SEARCH_OPTIONS + 6] = {
+    struct args_option table[CMD_SEARCH_OPTIONS + 7] = {
         [CMD_SEARCH_OPTIONS] = {.name = "search-list",
                                 .kind = ARGS_U32,
                                 .target = &options.search_list,
+                                .given = &options.list_given,
                                 .value_name = "L",
                                 .help = "candidates the search keeps; more find more",
                                 .min = 1,
-                                .max = ENGINE_SEARCH_LIST_MAX,
-                                .required = true},
+                                .max = ENGINE_SEARCH_LIST_MAX},
+        cmd_recall_option(&options.recall),
         {.name = "search-ratio",
          .kind = ARGS_DOUBLE,
          .target = &options.search_ratio,
+         .given = &options.ratio_given,
          .value_name = "T",
          .help = "stop early beyond this ratio; default: never",
          .min = 0},
@@ -355,7 +382,11 @@ enum cmd_outcome cmd_search(int argc, char **argv, struct error *err)
     enum cmd_outcome outcome;
     if (!cmd_parse(&spec, argc, argv, NULL, &outcome, err))
         return outcome;
-    outcome =
-        cmd_search_options_check(&options.common, options.search_list, options.search_ratio, err);
+    outcome = cmd_recall_check(&options.recall, &options.common, options.list_given,
+                               options.ratio_given, err);
+    if (outcome == CMD_OK)
+        outcome = cmd_search_options_check(
+            &options.common, options.recall.given ? options.common.k : options.search_list,
+            options.search_ratio, err);
     return outcome != CMD_OK ? outcome : cmd_outcome_of(search_run(&options, err));
 }
