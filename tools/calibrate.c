@@ -283,9 +283,9 @@ double calibrate_lid(const struct sample *sample)
 
 enum {
     WARNING_K = 10,
-    WARNING_VECTORS_MIN = 1000, /* below, reading all of it costs nothing */
-    WARNING_READS = 500,        /* a query */
-    WARNING_BLOCK_SHARE = 10,   /* of all blocks, one in so many */
+    WARNING_BLOCKS_MIN = 200, /* below, reading all of it costs nothing */
+    WARNING_READS = 500,      /* a query */
+    WARNING_BLOCK_SHARE = 10, /* of all blocks, one in so many */
 };
 #define WARNING_RECALL 0.9
 
@@ -300,7 +300,7 @@ static const struct manifest_curve *warning_curve(const struct manifest *manifes
 bool calibrate_warning(const struct manifest *manifest, char text[CALIBRATE_WARNING_BYTES])
 {
     const struct manifest_curve *curve = warning_curve(manifest);
-    if (curve == NULL || manifest->vector_count < WARNING_VECTORS_MIN)
+    if (curve == NULL || manifest->block_count < WARNING_BLOCKS_MIN)
         return false;
     const double all = (double)curve->queries * curve->k;
     uint32_t at = 0;
