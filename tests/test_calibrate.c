@@ -79,7 +79,7 @@ static void build_measures_a_curve_for_each_k(void **state)
     for (size_t i = 0; i < ARRAY_LENGTH(ks); i++) {
         const struct manifest_curve *curve = &manifest.curves[i];
         assert_int_equal(curve->k, ks[i]);
-        assert_int_equal(curve->queries, 500);
+        assert_int_equal(curve->queries, ks[i] == 100 ? 200 : 500);
         assert_false(curve->tuned);
         assert_true(curve->point_count >= 2);
         assert_true(recall_at(curve, 0) < recall_at(curve, curve->point_count - 1));
@@ -92,9 +92,10 @@ static void build_measures_a_curve_for_each_k(void **state)
 }
 
 /* Hits, their squares and reads of the sample's queries, counted here. */
-static struct manifest_point measured(const char *path, uint32_t k,
+static struct manifest_point measured(const char *path, const struct manifest_curve *curve,
                                       const struct manifest_point *setting)
 {
+    const uint32_t k = curve->k;
     struct manifest_point point = {setting->search_list, setting->search_ratio, 0, 0, 0};
     const struct index_options options = {.plain = true};
     const struct engine_params engine_params = {.threads = 1};
@@ -110,8 +111,8 @@ static struct manifest_point measured(const char *path, uint32_t k,
     fixture_must(sample_decode(bytes, length, &sample, &err), &err);
     fixture_must(index_open(path, &options, &index, &err), &err);
     fixture_must(engine_create(&engine_params, index, &engine, &err), &err);
-    for (uint32_t q = 0; q < sample.count; q++) {
-        const struct sample_query own = sample_query_at(&sample, q);
+    for (uint32_t q = 0; q < curve->queries; q++) {
+        const struct sample_query own = sample_query_at(&sample, q * sample.count / curve->queries);
         struct search_hit hits[100];
         struct search_query query = {.vector = own.vector,
                                      .k = k,
@@ -148,7 +149,7 @@ static void curves_are_what_searches_find_afterwards(void **state)
     for (uint32_t c = 0; c < manifest.curve_count; c++) {
         const struct manifest_curve *curve = &manifest.curves[c];
         for (uint32_t p = 0; p < MIN(curve->point_count, 4u); p++) {
-            const struct manifest_point again = measured(f->output, curve->k, &curve->points[p]);
+            const struct manifest_point again = measured(f->output, curve, &curve->points[p]);
             expect_points(&again, &curve->points[p], 1);
         }
     }
@@ -296,7 +297,7 @@ static void build_is_tuned_to_queries_that_it_is_given(void **state)
         const struct manifest_curve *curve = &tuned.curves[c];
         assert_true(curve->tuned);
         assert_int_equal(curve->k, tuned.curves[c - 3].k);
-        assert_int_equal(curve->queries, 300);
+        assert_int_equal(curve->queries, c == 5 ? 200 : 300);
         assert_true(recall_at(curve, 0) < 0.95);
         assert_true(recall_at(curve, curve->point_count - 1) > 0.99);
     }
@@ -305,7 +306,9 @@ static void build_is_tuned_to_queries_that_it_is_given(void **state)
     params.tune_queries = tune_write(f, rows, 2500, DIM);
     const struct manifest other = built(f, &params);
     assert_true(other.generation_id.low != tuned.generation_id.low);
-    assert_int_equal(other.curves[5].queries, 1000);
+    assert_int_equal(other.curves[3].queries, 1000);
+    assert_int_equal(other.curves[4].queries, 500);
+    assert_int_equal(other.curves[5].queries, 200);
     free(rows);
 }
 

@@ -34,6 +34,7 @@ struct step {
 
 struct ladder {
     uint32_t k;
+    uint32_t queries_max; /* the more neighbours each, the fewer tell as much */
     uint32_t reads_max; /* of a query over all steps: data without structure end the ladder early */
     const struct step *steps;
     uint32_t step_count; /* <= MANIFEST_POINTS_MAX */
@@ -53,28 +54,36 @@ static const struct step steps_100[] = {{100, 0.85f},  {100, 0.9f},  {100, 0.95f
                                         {570, 1.3f},   {700, 1.4f},  {850, 1.5f},   {1024, 2}};
 
 static const struct ladder ladders[] = {
-    {1, 1000, steps_1, ARRAY_LENGTH(steps_1)},
-    {10, 1500, steps_10, ARRAY_LENGTH(steps_10)},
-    {100, 3000, steps_100, ARRAY_LENGTH(steps_100)},
+    {1, 1000, 1000, steps_1, ARRAY_LENGTH(steps_1)},
+    {10, 500, 1500, steps_10, ARRAY_LENGTH(steps_10)},
+    {100, 200, 3000, steps_100, ARRAY_LENGTH(steps_100)},
 };
 
 /* ---- measuring ---- */
 
 struct measure {
     const struct build_calibration *job;
-    const struct sample *sample; /* the queries */
+    const struct sample *sample;
+    uint32_t count; /* of the sample's queries that are run, evenly spread */
     struct engine *engine;
     struct search_query *queries; /* [sample->count] */
     struct search_hit *hits;      /* [sample->count * k_max] */
     uint32_t k_max;
 };
 
+/* The sample's number of query i that is run. */
+static uint32_t query_number(const struct measure *m, uint32_t i)
+{
+    return (uint32_t)((uint64_t)i * m->sample->count / m->count);
+}
+
 static void queries_set(struct measure *m, uint32_t k, const struct step *step)
 {
     const struct sample *sample = m->sample;
     const size_t row_bytes = sample->dim * element_bytes(sample->type);
-    for (uint32_t q = 0; q < sample->count; q++)
-        m->queries[q] = (struct search_query){
+    for (uint32_t i = 0; i < m->count; i++) {
+        const uint32_t q = query_number(m, i);
+        m->queries[i] = (struct search_query){
             .vector = sample->vectors + q * row_bytes,
             .k = k,
             .search_list = step->search_list,
@@ -82,8 +91,9 @@ static void queries_set(struct measure *m, uint32_t k, const struct step *step)
             .search_ratio = step->ratio,
             .excludes = sample->own_nodes != NULL,
             .excluded_node = sample->own_nodes != NULL ? sample->own_nodes[q] : 0,
-            .hits = m->hits + (size_t)q * m->k_max,
+            .hits = m->hits + (size_t)i * m->k_max,
         };
+    }
 }
 
 static uint32_t query_right(const struct sample *sample, uint32_t q,
@@ -104,8 +114,9 @@ static enum status point_count(const struct measure *m, struct manifest_point *p
                                struct error *err)
 {
     struct engine_stats stats;
-    for (uint32_t q = 0; q < m->sample->count; q++) {
-        const struct search_query *query = &m->queries[q];
+    for (uint32_t i = 0; i < m->count; i++) {
+        const struct search_query *query = &m->queries[i];
+        const uint32_t q = query_number(m, i);
         if (query->status != STATUS_OK || (query->flags & SEARCH_DEGRADED) != 0)
             return error_set(err, STATUS_IO,
                              "%s: calibration: a block that query %u needs cannot be read",
@@ -129,13 +140,13 @@ static enum status point_measure(struct measure *m, uint32_t k, const struct ste
     if (cancel != NULL && atomic_load_explicit(cancel, memory_order_relaxed) != 0)
         return error_set(err, STATUS_CANCELLED, "stopped on request");
     queries_set(m, k, step);
-    for (uint32_t q = 0; q < m->sample->count; q++) {
-        enum status status = engine_query_check(m->engine, &m->queries[q], err);
+    for (uint32_t i = 0; i < m->count; i++) {
+        enum status status = engine_query_check(m->engine, &m->queries[i], err);
         if (status != STATUS_OK)
             return status;
     }
     engine_stats_clear(m->engine);
-    engine_search_all(m->engine, m->queries, m->sample->count, 0);
+    engine_search_all(m->engine, m->queries, m->count, 0);
     /* As it is meant, not as f32 has it: it is printed. */
     snprintf(ratio, sizeof(ratio), "%.3f", (double)step->ratio);
     *out = (struct manifest_point){.search_list = step->search_list,
@@ -164,11 +175,12 @@ static uint64_t hits_of(const struct manifest_curve *curve)
 static enum status curve_measure(struct measure *m, const struct ladder *ladder,
                                  struct manifest_curve *curve, struct error *err)
 {
-    const uint64_t all = (uint64_t)m->sample->count * ladder->k;
-    uint64_t reads_left = (uint64_t)m->sample->count * ladder->reads_max;
+    m->count = MIN(m->sample->count, ladder->queries_max);
+    const uint64_t all = (uint64_t)m->count * ladder->k;
+    uint64_t reads_left = (uint64_t)m->count * ladder->reads_max;
     uint32_t fruitless = 0;
     *curve = (struct manifest_curve){
-        .tuned = m->sample->own_nodes == NULL, .k = ladder->k, .queries = m->sample->count};
+        .tuned = m->sample->own_nodes == NULL, .k = ladder->k, .queries = m->count};
     assert(ladder->step_count <= MANIFEST_POINTS_MAX);
     for (uint32_t i = 0; i < ladder->step_count && fruitless < FRUITLESS_MAX; i++) {
         struct manifest_point point;
