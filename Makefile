@@ -71,11 +71,11 @@ VNNI_CFLAGS   := $(AVX512_CFLAGS) -mavx512vnni
 B := $(BUILD)/$(MODE)
 
 BASE_SRC    := $(wildcard common/*.c layout/*.c)
-BUILDER_SRC := $(filter-out builder/build_main.c,$(wildcard builder/*.c))
+BUILDER_SRC := $(wildcard builder/*.c)
 QUERY_SRC   := $(filter-out query/daemon_main.c,$(wildcard query/*.c))
 CLIENT_SRC  := $(wildcard query/client.c query/protocol.c query/socket_path.c common/*.c)
 BENCH_SRC   := $(wildcard tools/bench_*.c)
-TOOL_SRC    := $(filter-out tools/nightjar.c $(BENCH_SRC),$(wildcard tools/*.c))
+TOOL_SRC    := $(filter-out tools/nightjar.c tools/build_main.c $(BENCH_SRC),$(wildcard tools/*.c))
 TEST_SRC    := $(wildcard tests/test_*.c)
 FUZZ_SRC    := $(wildcard tests/fuzz_*.c)
 SOAK_SRC    := $(wildcard tests/soak_*.c)
@@ -89,7 +89,7 @@ SCRIPTS     := $(wildcard tools/scripts/*.sh tests/*.sh .ci/run)
 objects = $(patsubst %.c,$(B)/%.o,$(1))
 
 PROGRAMS := $(if $(wildcard tools/nightjar.c),$(B)/nightjar) \
-            $(if $(wildcard builder/build_main.c),$(B)/nightjar-build) \
+            $(if $(wildcard tools/build_main.c),$(B)/nightjar-build) \
             $(if $(wildcard query/daemon_main.c),$(B)/nightjard)
 LIBRARIES := $(B)/libnightjar.a $(B)/libnightjar-client.a
 BENCHES  := $(patsubst %.c,$(B)/%,$(BENCH_SRC))
@@ -113,7 +113,7 @@ $(B)/libnightjar.a: $(call objects,$(BASE_SRC) $(QUERY_SRC))
 $(B)/libnightjar-client.a: $(call objects,$(CLIENT_SRC))
 
 $(B)/nightjar: $(B)/tools/nightjar.o $(TOOL_LIB) $(BUILDER_LIB) $(QUERY_LIB) $(BASE_LIB)
-$(B)/nightjar-build: $(B)/builder/build_main.o $(BUILDER_LIB) $(BASE_LIB)
+$(B)/nightjar-build: $(B)/tools/build_main.o $(TOOL_LIB) $(BUILDER_LIB) $(QUERY_LIB) $(BASE_LIB)
 $(B)/nightjard: $(B)/query/daemon_main.o $(QUERY_LIB) $(BASE_LIB)
 EVERYTHING := $(TOOL_LIB) $(QUERY_LIB) $(BUILDER_LIB) $(BASE_LIB)
 $(BENCHES) $(FUZZ_PROGRAMS): $(B)/%: $(B)/%.o $(EVERYTHING)

@@ -248,12 +248,15 @@ static void job_format(const struct build *b, char *text, size_t bytes)
         text, bytes,
         "nightjar-build %s\nformat %d\n%s%s%svectors %llu\ndim %u\ntype %s\nmetric %s\n"
         "degree %u\ngraph %s\nbuild-list %u\nalpha %.17g\ncodec %d\ncode-bytes %u\nblock-bytes %u\n"
-        "navigation %.17g\nseed %llu\nshards %u\nreplication %.17g\n",
+        "navigation %.17g\nseed %llu\nshards %u\nreplication %.17g\n"
+        "tune-queries %u %016llx%016llx\ncalibrate %d\n",
         NIGHTJAR_VERSION, MANIFEST_FORMAT_VERSION, input, keys, attributes,
         (unsigned long long)b->shape.count, b->shape.dim, element_name(b->shape.type),
         metric_name(p->metric), p->degree, graph_kind_name(p->graph), build_list_of(p), p->alpha,
         (int)p->codec, p->code_bytes, p->block_bytes, p->navigation_share,
-        (unsigned long long)p->seed, b->size.shard_count, b->size.replication);
+        (unsigned long long)p->seed, b->size.shard_count, b->size.replication, b->tune.count,
+        (unsigned long long)b->tune.digest.high, (unsigned long long)b->tune.digest.low,
+        p->calibrate != NULL);
 }
 
 static void work_path_set(struct build *b)
@@ -353,6 +356,7 @@ static void manifest_begin(struct build *b)
     m->navigation_share = b->params.navigation_share;
     m->shard_count = b->size.shard_count;
     m->replication = b->size.replication;
+    m->tune_digest = b->tune.digest;
 }
 
 static enum status stage_choice_check(const struct build *b, struct error *err)
@@ -476,6 +480,10 @@ static enum status build_begin(struct build *b, struct error *err)
         return status;
     work_path_set(b);
     status = build_code_bytes_resolve(&b->params, &b->shape, err);
+    if (status == STATUS_OK && b->params.tune_queries != NULL)
+        status =
+            tune_queries_load(b->params.tune_queries, &b->shape, b->params.metric, &b->tune, err);
+    b->params.tune_count = b->tune.count;
     if (status == STATUS_OK)
         status = block_check_asked(b, err);
     if (status == STATUS_OK)
@@ -645,6 +653,7 @@ static void build_release(struct build *b, enum status status, struct build_summ
             summary->disk_bytes += b->manifest.files[file].bytes;
     }
     vector_file_close(b->file);
+    tune_queries_free(&b->tune);
     codec_destroy(b->codec);
     bulk_free(b->node_of_position, b->shape.count, sizeof(uint32_t));
     topology_destroy(b->topology);

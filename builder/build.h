@@ -24,6 +24,7 @@
 #include "common/element.h"
 #include "common/error.h"
 #include "layout/manifest.h"
+#include "layout/sample.h"
 
 enum {
     BUILD_DEGREE_MIN = 4,
@@ -32,6 +33,17 @@ enum {
     BUILD_ALPHA_MAX = 10,
     BUILD_THREADS_MAX = 1024,
     BUILD_REPLICATION_MAX = PARTITION_BORROWERS_MAX + 1,
+    BUILD_CALIBRATION_SLOTS = 16, /* queries that a thread may have in flight for a calibration */
+};
+
+/* What a calibration works on, all borrowed. The builder cannot search: it knows no engine. */
+struct build_calibration {
+    const char *path;            /* of the generation, which has no manifest.json yet */
+    const struct sample *sample; /* sample.bin */
+    const struct sample *tune;   /* queries that are no vectors: no own keys and nodes; or NULL */
+    uint64_t memory_bytes;       /* that codes, navigation and cached blocks may take */
+    uint32_t threads;
+    const atomic_int *cancel; /* as build_params has it: STATUS_CANCELLED */
 };
 
 struct build_params {
@@ -63,6 +75,14 @@ struct build_params {
     uint32_t shard;
     bool quiet;               /* no progress on stderr */
     const atomic_int *cancel; /* non-zero asks to stop; borrowed, may be NULL */
+    const char *tune_queries; /* vector file of queries to tune recall curves to, or NULL */
+    uint32_t tune_count;      /* of them taken; build_run() finds out */
+    /* Measures what searches of the data find, and fills in `manifest`'s facts and curves; called
+     * when all data are on disk and verified, before the manifest is written. What it fills in
+     * depends on the data alone. A failure is the build's. NULL: the generation has no curves. */
+    enum status (*calibrate)(void *context, const struct build_calibration *job,
+                             struct manifest *manifest, struct error *err);
+    void *calibrate_context;
 };
 
 /* What a build did. */

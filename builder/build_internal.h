@@ -1,6 +1,6 @@
 /*
  * build_internal.h - the state of a running build, and its stages as build.c runs them
- * (build_stages.c).
+ * (build_stages.c, build_check.c).
  */
 #ifndef NIGHTJAR_BUILDER_BUILD_INTERNAL_H
 #define NIGHTJAR_BUILDER_BUILD_INTERNAL_H
@@ -16,6 +16,7 @@
 #include "builder/shard_graph.h"
 #include "builder/shard_pack.h"
 #include "builder/shard_write.h"
+#include "builder/tune_queries.h"
 #include "builder/work.h"
 #include "common/topology.h"
 #include "layout/generation.h"
@@ -36,6 +37,7 @@ struct build {
     struct build_clock clock;
     struct progress progress;
     struct build_source input, keys, attributes;
+    struct tune_queries tune;
     struct vector_file *file;
     struct vector_shape shape;
     struct build_size size;
@@ -76,6 +78,24 @@ NODISCARD enum status build_stage_load(struct build *b, enum build_stage stage, 
 
 /* Fills the report of a generation that an earlier run finished, from what is left of the work. */
 void build_report_collect(struct build *b);
+
+/* File `part` of a piece, which has one section; *bytes is malloc'd, the caller's. */
+NODISCARD enum status build_piece_file_read(const struct build *b, struct work_piece piece,
+                                            const char *part, uint8_t **bytes, size_t *length,
+                                            struct error *err);
+
+/* What the navigation piece's record tells: the files it wrote into the generation. */
+struct build_navigation_info {
+    uint64_t bytes[GENERATION_FILE_COUNT]; /* of the small files */
+    struct digest128 digest[GENERATION_FILE_COUNT];
+    uint64_t hot_count;
+    uint32_t navigation_count;
+    uint32_t entry_node;
+};
+
+/* The check stage, which finishes the generation (build_check.c). */
+NODISCARD enum status build_check_run(struct build *b, const struct build_monitor *monitor,
+                                      struct build_stage_record *cost, struct error *err);
 
 /* Run and commit one piece. */
 NODISCARD enum status build_ingest_run(struct build *b, const struct build_monitor *monitor,

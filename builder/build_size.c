@@ -37,6 +37,11 @@ enum {
     SCALAR_FLOATS_PER_DIM = 5,             /* the mean, signs of four rounds */
     STREAMS_BYTES = 4 * WORK_BUFFER_BYTES, /* open pieces, read or written, and their records */
     SHARD_ROWS_MIN = 64,
+    /* Of an engine that calibrates: BUILD_CALIBRATION_SLOTS slots a thread, with the frontier and
+     * sets of a list of 1024; read buffers; a query's parameters and stack of answers. */
+    CALIBRATION_SLOT_BYTES = 128 * 1024,
+    CALIBRATION_BUFFERS = BUILD_CALIBRATION_SLOTS + 128,
+    CALIBRATION_QUERY_BYTES = 512,
 };
 
 /* Room over the mean: what balancing leaves, and how uneven borders are. */
@@ -276,6 +281,27 @@ static uint64_t navigation_bytes_max(const struct size_input *in)
     return MAX(MAX(graph, ranking), 2 * query_sample_bytes(in->shape)) + STREAMS_BYTES;
 }
 
+/* What a search of the finished data has beside codes, which are the file's own pages, and cached
+ * blocks, which take what the other stages leave: an engine's slots and read buffers for each
+ * thread, queries with answers and their truth, the navigation graph. */
+static uint64_t calibration_bytes(const struct size_input *in)
+{
+    if (in->params->calibrate == NULL)
+        return 0;
+    const uint64_t slot =
+        CALIBRATION_SLOT_BYTES + (uint64_t)PQ_CENTROIDS * sizeof(float) * in->code_bytes;
+    const uint64_t block = in->block_bytes != 0
+                               ? in->block_bytes
+                               : size_align(in->packed_bytes + BLOCK_PAGE_BYTES, BLOCK_PAGE_BYTES);
+    const uint64_t tune = in->params->tune_count;
+    const uint64_t queries = QUERY_SAMPLE_MAX + tune;
+    return in->threads * (BUILD_CALIBRATION_SLOTS * slot + CALIBRATION_BUFFERS * block) +
+           in->navigation_count * ((NAVIGATION_DEGREE + 1) * sizeof(uint32_t) + in->code_bytes) +
+           query_sample_bytes(in->shape) +
+           queries * (CALIBRATION_QUERY_BYTES + in->packed_bytes +
+                      QUERY_SAMPLE_NEIGHBORS * (uint64_t)(16 + 12));
+}
+
 uint64_t build_size_stage_bytes(const struct build_size *size, enum build_stage stage,
                                 uint32_t lanes)
 {
@@ -292,14 +318,16 @@ static void memory_compute(const struct size_input *in, struct build_size *size)
     uint64_t nodes = in->count * sizeof(uint32_t);
     uint64_t axes = axes_values(in) * 3 * sizeof(float); /* of the codec, and its serialised form */
 
-    size->fixed_bytes = PROGRAM_BYTES + in->threads * (THREAD_BYTES + scratch);
+    size->fixed_bytes = PROGRAM_BYTES + in->threads * (THREAD_BYTES + scratch) +
+                        in->params->tune_count * in->packed_bytes;
     /* Attributes first; what they leave is open during the scan. */
     shared[BUILD_STAGE_INGEST] =
         MAX(scan_memory_bytes(in->shape) + attribute_buffers_bytes(attributes),
             attribute_input_memory_bytes(attributes));
     shared[BUILD_STAGE_TRAIN] = train_bytes(in);
     shared[BUILD_STAGE_SAMPLE] =
-        query_sample_memory_bytes(in->shape, in->params->metric, (uint32_t)in->threads) +
+        query_sample_memory_bytes(in->shape, in->params->metric, (uint32_t)in->threads,
+                                  in->params->tune_count) +
         STREAMS_BYTES;
     shared[BUILD_STAGE_PARTITION] =
         partition_memory_bytes(in->shape, size->shard_count, (uint32_t)in->threads) +
@@ -316,7 +344,8 @@ static void memory_compute(const struct size_input *in, struct build_size *size)
     shared[BUILD_STAGE_WRITE] = nodes + axes;
     shard[BUILD_STAGE_WRITE] = write_bytes(in, size);
     shared[BUILD_STAGE_KEYS] = key_index_memory_bytes(in->count, size->shard_count) + STREAMS_BYTES;
-    shared[BUILD_STAGE_CHECK] = block_walk_memory_bytes(in->count) + STREAMS_BYTES;
+    shared[BUILD_STAGE_CHECK] =
+        MAX(block_walk_memory_bytes(in->count), calibration_bytes(in)) + STREAMS_BYTES;
     for (unsigned stage = 0; stage < BUILD_STAGE_COUNT; stage++) {
         uint64_t bytes = build_size_stage_bytes(size, (enum build_stage)stage, 1);
         if (bytes > size->memory_bytes) {

@@ -297,7 +297,7 @@ static void row_offer(const struct turn *turn, uint32_t query, uint32_t i, float
     const uint64_t key = rows->keys != NULL ? rows->keys[row] : rows->first_key + row;
     const struct nearest_rows *queries = &turn->n->params.queries;
     const uint64_t own = queries->keys != NULL ? queries->keys[query] : queries->first_key + query;
-    if (key != own)
+    if (key != own || turn->n->params.foreign)
         heap_push(turn->n, turn->w, query, distance, key);
 }
 

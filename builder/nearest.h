@@ -7,6 +7,7 @@
 #ifndef NIGHTJAR_BUILDER_NEAREST_H
 #define NIGHTJAR_BUILDER_NEAREST_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -29,8 +30,10 @@ struct nearest_params {
     uint32_t dim;
     uint32_t k;       /* may be 0 */
     uint32_t threads; /* that offer rows */
-    /* Borrowed. A row with a query's own key is not among its nearest. */
+    /* Borrowed. A row with a query's own key is not among its nearest, unless queries are foreign:
+     * none of the rows, with no keys. */
     struct nearest_rows queries;
+    bool foreign;
 };
 
 struct nearest;

@@ -56,6 +56,8 @@ struct run {
     uint32_t piece_rows;
     struct key_file *keys; /* NULL: key = row */
     struct nearest *nearest;
+    struct nearest *tune; /* of the queries to tune to; NULL: there are none */
+    uint8_t *tune_rows;   /* [tune->count], stride apart */
     uint8_t *queries;     /* [info.count], stride apart */
     uint64_t *query_keys; /* [info.count] */
     uint8_t *buffers;     /* a piece for each thread */
@@ -69,6 +71,11 @@ static uint32_t piece_rows_of(size_t piece_bytes, size_t stride, uint64_t count)
 {
     const size_t rows = (piece_bytes != 0 ? piece_bytes : (size_t)PIECE_BYTES) / stride;
     return (uint32_t)MIN(MAX(rows, (size_t)1), count);
+}
+
+uint32_t query_sample_tune_k(uint64_t count)
+{
+    return (uint32_t)MIN(count, (uint64_t)QUERY_SAMPLE_NEIGHBORS);
 }
 
 static struct nearest_params nearest_params_of(const struct vector_shape *shape, enum metric metric,
@@ -86,8 +93,30 @@ static struct nearest_params nearest_params_of(const struct vector_shape *shape,
     };
 }
 
+static struct nearest_params tune_params_of(const struct vector_shape *shape, enum metric metric,
+                                            uint32_t threads, uint32_t count)
+{
+    struct nearest_params params = nearest_params_of(shape, metric, threads);
+    params.k = query_sample_tune_k(shape->count);
+    params.queries.count = count;
+    params.foreign = true;
+    return params;
+}
+
+/* Their rows as they are compared, the heaps, and what comes out. */
+static uint64_t tune_memory_bytes(const struct vector_shape *shape, enum metric metric,
+                                  uint32_t threads, uint32_t count)
+{
+    if (count == 0)
+        return 0;
+    const struct nearest_params params = tune_params_of(shape, metric, threads, count);
+    return nearest_memory_bytes(&params) +
+           count * (params.queries.stride_bytes +
+                    (uint64_t)params.k * (sizeof(uint64_t) + sizeof(float)));
+}
+
 uint64_t query_sample_memory_bytes(const struct vector_shape *shape, enum metric metric,
-                                   uint32_t threads)
+                                   uint32_t threads, uint32_t tune_count)
 {
     const struct nearest_params params = nearest_params_of(shape, metric, threads);
     const uint64_t stride = params.queries.stride_bytes;
@@ -95,7 +124,8 @@ uint64_t query_sample_memory_bytes(const struct vector_shape *shape, enum metric
     const uint64_t queries = params.queries.count * (stride + sizeof(uint64_t));
     /* The truth is first by itself, then in the image. */
     return nearest_memory_bytes(&params) + queries + 2 * query_sample_bytes(shape) +
-           threads * rows * (stride + sizeof(uint64_t));
+           threads * rows * (stride + sizeof(uint64_t)) +
+           tune_memory_bytes(shape, metric, threads, tune_count);
 }
 
 static enum status keys_read(const struct run *run, uint64_t first, uint64_t count, uint64_t *keys,
@@ -124,6 +154,24 @@ static enum status queries_read(struct run *run, struct error *err)
     }
     free(rows);
     return status;
+}
+
+static enum status tune_create(struct run *run, struct error *err)
+{
+    const struct tune_queries *tune = run->params->tune;
+    void *memory = NULL;
+    if (tune == NULL || tune->count == 0)
+        return STATUS_OK;
+    enum status status = bulk_alloc(tune->count, run->stride, "queries to tune to", &memory, err);
+    if (status != STATUS_OK)
+        return status;
+    run->tune_rows = memory; /* zeros between rows */
+    for (uint32_t i = 0; i < tune->count; i++)
+        memcpy(run->tune_rows + i * run->stride, tune->rows + i * tune->row_bytes, tune->row_bytes);
+    struct nearest_params params =
+        tune_params_of(&run->shape, run->params->metric, run->threads, tune->count);
+    params.queries.rows = run->tune_rows;
+    return nearest_create(&params, &run->tune, err);
 }
 
 static enum status run_create(struct run *run, const struct query_sample_params *params,
@@ -161,12 +209,16 @@ static enum status run_create(struct run *run, const struct query_sample_params 
     struct nearest_params nearest = nearest_params_of(&run->shape, params->metric, run->threads);
     nearest.queries.rows = run->queries;
     nearest.queries.keys = run->query_keys;
-    return nearest_create(&nearest, &run->nearest, err);
+    status = nearest_create(&nearest, &run->nearest, err);
+    return status == STATUS_OK ? tune_create(run, err) : status;
 }
 
 static void run_destroy(struct run *run)
 {
     nearest_destroy(run->nearest);
+    nearest_destroy(run->tune);
+    if (run->tune_rows != NULL)
+        bulk_free(run->tune_rows, run->params->tune->count, run->stride);
     bulk_free(run->queries, run->info.count, run->stride);
     bulk_free(run->buffers, (size_t)run->threads * run->piece_rows, run->stride);
     free(run->key_buffers);
@@ -192,9 +244,12 @@ static enum status piece_offer(const struct run *run, uint64_t number, struct er
         vector_file_read_strided(run->params->file, first, rows.count, buffer, run->stride, err);
     if (status == STATUS_OK)
         status = keys_read(run, first, rows.count, run->key_buffers + own, err);
-    if (status == STATUS_OK)
-        nearest_offer(run->nearest, thread, &rows);
-    return status;
+    if (status != STATUS_OK)
+        return status;
+    nearest_offer(run->nearest, thread, &rows);
+    if (run->tune != NULL)
+        nearest_offer(run->tune, thread, &rows);
+    return STATUS_OK;
 }
 
 /* All pieces of a chunk are finished, so the first bad one is the same at any thread count. */
@@ -284,16 +339,43 @@ static enum status image_make(struct run *run, uint8_t **image, struct error *er
     return status;
 }
 
-static enum status image_commit(const struct run *run, const uint8_t *image, struct work *work,
+/* Writes the truth of the queries to tune to. */
+static enum status tune_write(const struct run *run, struct work_output *out, struct error *err)
+{
+    const size_t entries = (size_t)run->params->tune->count * query_sample_tune_k(run->shape.count);
+    uint64_t *keys = malloc(entries * sizeof(*keys));
+    float *distances = malloc(entries * sizeof(*distances));
+    enum status status = STATUS_OK;
+    if (keys == NULL || distances == NULL)
+        status = error_set(err, STATUS_NO_MEMORY, "no memory for %zu neighbours", entries);
+    if (status == STATUS_OK)
+        status = nearest_finish(run->tune, keys, distances, err);
+    if (status == STATUS_OK)
+        status = work_output_append(out, keys, entries * sizeof(*keys), err);
+    if (status == STATUS_OK)
+        status = work_output_append(out, distances, entries * sizeof(*distances), err);
+    free(distances);
+    free(keys);
+    return status;
+}
+
+static enum status piece_commit(const struct run *run, const uint8_t *image, struct work *work,
                                 struct build_stage_record *cost, struct error *err)
 {
-    struct work_output *out = NULL;
-    enum status status = work_output_open(work, piece, QUERY_SAMPLE_PART, 0, &out, err);
+    struct work_output *outputs[2] = {NULL, NULL};
+    const size_t count = run->tune != NULL ? 2 : 1;
+    enum status status = work_output_open(work, piece, QUERY_SAMPLE_PART, 0, &outputs[0], err);
     if (status == STATUS_OK)
-        status = work_output_append(out, image, query_sample_bytes(&run->shape), err);
+        status = work_output_append(outputs[0], image, query_sample_bytes(&run->shape), err);
+    if (status == STATUS_OK && count == 2)
+        status = work_output_open(work, piece, QUERY_SAMPLE_TUNE_PART, 0, &outputs[1], err);
+    if (status == STATUS_OK && count == 2)
+        status = tune_write(run, outputs[1], err);
     if (status == STATUS_OK)
-        status = work_piece_commit(work, piece, &out, 1, &run->info, sizeof(run->info), cost, err);
-    work_output_abort(out);
+        status = work_piece_commit(work, piece, outputs, count, &run->info, sizeof(run->info), cost,
+                                   err);
+    work_output_abort(outputs[0]);
+    work_output_abort(outputs[1]);
     return status;
 }
 
@@ -311,7 +393,7 @@ enum status query_sample_run(const struct query_sample_params *params, struct wo
         status = image_make(&run, &image, err);
     build_clock_measure(&clock, cost);
     if (status == STATUS_OK)
-        status = image_commit(&run, image, work, cost, err);
+        status = piece_commit(&run, image, work, cost, err);
     free(image);
     run_destroy(&run);
     return status;

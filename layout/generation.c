@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -163,7 +164,9 @@ static enum status directory_open(struct generation *generation, struct error *e
     return error_set_os(err, errno, "%s: cannot open", file_label(path));
 }
 
-enum status generation_open(const char *path, struct generation **out, struct error *err)
+/* `manifest` NULL: that of the directory. */
+static enum status open_with(const char *path, const struct manifest *manifest,
+                             struct generation **out, struct error *err)
 {
     struct generation *generation = calloc(1, sizeof(*generation));
     if (!generation)
@@ -178,8 +181,10 @@ enum status generation_open(const char *path, struct generation **out, struct er
     if (status == STATUS_OK)
         status = directory_open(generation, err);
     const int directory_fd = generation->directory_fd;
-    if (status == STATUS_OK)
+    if (status == STATUS_OK && manifest == NULL)
         status = manifest_load(generation, directory_fd, err);
+    else if (status == STATUS_OK)
+        generation->manifest = *manifest;
     for (int i = 0; status == STATUS_OK && i < GENERATION_FILE_COUNT; i++)
         if (generation->manifest.files[i].bytes != 0 ||
             !generation_file_optional((enum generation_file)i))
@@ -192,6 +197,17 @@ enum status generation_open(const char *path, struct generation **out, struct er
     (void)set_direct(generation->fds[GENERATION_KEYS]);
     *out = generation;
     return STATUS_OK;
+}
+
+enum status generation_open(const char *path, struct generation **out, struct error *err)
+{
+    return open_with(path, NULL, out, err);
+}
+
+enum status generation_open_unfinished(const char *path, const struct manifest *manifest,
+                                       struct generation **out, struct error *err)
+{
+    return open_with(path, manifest, out, err);
 }
 
 void generation_close(struct generation *generation)
@@ -318,6 +334,30 @@ enum status generation_read(const struct generation *generation, enum generation
                             void *data, size_t bytes, struct error *err)
 {
     return file_read_at(generation->fds[file], generation->file_paths[file], data, bytes, 0, err);
+}
+
+enum status generation_map(const struct generation *generation, enum generation_file file,
+                           const void **data, size_t *bytes, struct error *err)
+{
+    const size_t total = (size_t)generation->manifest.files[file].bytes;
+    void *mapped = mmap(NULL, total, PROT_READ, MAP_SHARED, generation->fds[file], 0);
+    if (mapped == MAP_FAILED)
+        return error_set_os(err, errno, "%s: cannot map", file_label(generation->file_paths[file]));
+    enum status status =
+        generation_digest_check(generation, file, digest_of(XXH3_128bits(mapped, total)), err);
+    if (status != STATUS_OK) {
+        munmap(mapped, total);
+        return status;
+    }
+    *data = mapped;
+    *bytes = total;
+    return STATUS_OK;
+}
+
+void generation_unmap(const void *data, size_t bytes)
+{
+    if (data)
+        munmap((void *)(uintptr_t)data, bytes);
 }
 
 static enum status digest_chunk(void *context, uint64_t offset, const void *data, size_t bytes,

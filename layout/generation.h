@@ -83,6 +83,10 @@ NODISCARD enum status generation_writer_sync(struct generation_writer *writer, s
 struct generation_read_back {
     enum status (*on_chunk)(void *context, enum generation_file file, uint64_t offset,
                             const void *data, size_t bytes, struct error *err);
+    /* NULL, or called when all is read back and nothing but manifest.json is missing:
+     * generation_open_unfinished() opens what there is by `manifest`, which has the lengths and
+     * digests, and whose facts and curves may still be filled in. Fails as on_chunk does. */
+    enum status (*on_whole)(void *context, struct manifest *manifest, struct error *err);
     void *context;
 };
 
@@ -121,6 +125,10 @@ struct generation;
  * directory keeps root_prune() off, where the file system can lock. STATUS_BUSY, after some 100 ms:
  * it is being removed. */
 NODISCARD enum status generation_open(const char *path, struct generation **out, struct error *err);
+/* The same for a generation whose manifest is not written yet and is copied from `manifest`, for
+ * its builder to search it. */
+NODISCARD enum status generation_open_unfinished(const char *path, const struct manifest *manifest,
+                                                 struct generation **out, struct error *err);
 void generation_close(struct generation *generation);
 
 const struct manifest *generation_manifest(const struct generation *generation);
@@ -144,6 +152,13 @@ NODISCARD enum status generation_load(const struct generation *generation,
 NODISCARD enum status generation_read(const struct generation *generation,
                                       enum generation_file file, void *data, size_t bytes,
                                       struct error *err);
+
+/* As generation_load(), but a read-only mapping of the file: pages that the kernel may take back,
+ * so it costs no memory that others would miss. Release with generation_unmap(). Whoever damages
+ * the file meanwhile damages what is read. */
+NODISCARD enum status generation_map(const struct generation *generation, enum generation_file file,
+                                     const void **data, size_t *bytes, struct error *err);
+void generation_unmap(const void *data, size_t bytes);
 
 /* Full verification: every file's length and XXH3-128, every block with block_check(), their
  * records counted, the codec, navigation, hot list, sample, attributes and keys parsed and checked.

@@ -413,6 +413,8 @@ enum status generation_writer_finish(struct generation_writer *writer, struct ma
         status = writer_drop_empty(writer, &finished, err);
     if (status == STATUS_OK)
         status = writer_close_files(writer, err);
+    if (status == STATUS_OK && read_back != NULL && read_back->on_whole != NULL)
+        status = read_back->on_whole(read_back->context, &finished, err);
     if (status == STATUS_OK)
         status = writer_put_manifest(writer, &finished, err);
     if (status != STATUS_OK)

@@ -81,11 +81,20 @@ static enum status gather_navigation_codes(struct index *index, struct error *er
     return STATUS_OK;
 }
 
-/* The generation's codes, or room for finer ones and the codec that will make them. */
-static enum status load_codes(struct index *index, const struct index_plan *plan, struct error *err)
+/* The generation's codes (mapped if `plain`), or room for finer ones and the codec that will make
+ * them. */
+static enum status load_codes(struct index *index, const struct index_plan *plan, bool plain,
+                              struct error *err)
 {
     void *codes = NULL;
     enum status status;
+    if (plain) {
+        status = generation_map(index->generation, GENERATION_CODES, &index->codes_mapped,
+                                &index->codes_bytes, err);
+        /* Nobody writes codes that were not made at open. */
+        index->codes = (uint8_t *)(uintptr_t)index->codes_mapped;
+        return status;
+    }
     if (plan->scalar_bits == 0) {
         status =
             generation_load(index->generation, GENERATION_CODES, &codes, &index->codes_bytes, err);
@@ -206,7 +215,11 @@ static enum status index_load(struct index *index, const struct index_options *o
                               struct error *err)
 {
     struct index_plan plan;
-    enum status status = plan_for(index->generation, options->memory_bytes, &plan, err);
+    enum status status = STATUS_OK;
+    if (options->plain)
+        index_plan_make_plain(index->manifest, options->memory_bytes, &plan);
+    else
+        status = plan_for(index->generation, options->memory_bytes, &plan, err);
     if (status)
         return status;
     index->memory = (struct index_memory){
@@ -225,7 +238,7 @@ static enum status index_load(struct index *index, const struct index_options *o
     if (!status)
         status = load_attributes(index, err);
     if (!status)
-        status = load_codes(index, &plan, err);
+        status = load_codes(index, &plan, options->plain, err);
     if (!status)
         status = keys_lookup_firsts(index->generation, &index->key_firsts, err);
     if (!status)
@@ -255,7 +268,9 @@ static void index_free(struct index *index)
         bulk_free(index->attributes_file, index->attributes_file_bytes, 1);
     if (index->key_firsts)
         bulk_free(index->key_firsts, keys_pages(index->keys.count), sizeof(uint64_t));
-    if (index->codes)
+    if (index->codes_mapped)
+        generation_unmap(index->codes_mapped, index->codes_bytes);
+    else if (index->codes)
         bulk_free(index->codes, index->codes_bytes, 1);
     codec_destroy(index->codec);
     generation_close(index->generation);
@@ -269,7 +284,9 @@ enum status index_open(const char *path, const struct index_options *options, st
     if (!index)
         return error_set(err, STATUS_NO_MEMORY, "%s: out of memory", path);
     atomic_init(&index->references, 1);
-    enum status status = generation_open(path, &index->generation, err);
+    enum status status = options->unfinished ? generation_open_unfinished(path, options->unfinished,
+                                                                          &index->generation, err)
+                                             : generation_open(path, &index->generation, err);
     if (status) {
         free(index);
         return status;

@@ -21,6 +21,12 @@
 struct index_options {
     uint64_t memory_bytes; /* budget of the memory tier; 0: only what there must be, no cache */
     uint32_t threads;      /* that read blocks meanwhile; 0: one for each CPU, up to 16 */
+    /* Searches as with the least budget, whatever the budget: the generation's own codes (mapped),
+     * lists in blocks, as many blocks cached as the budget pays for beside codes and navigation.
+     * What a search finds and asks for is then the same at any budget. */
+    bool plain;
+    /* The manifest of a generation that has none on disk yet; NULL: it has. Copied. */
+    const struct manifest *unfinished;
 };
 
 /* How the budget was spent; see index_plan.h for how that is decided. */

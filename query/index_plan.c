@@ -147,6 +147,13 @@ enum status index_plan_make(const struct manifest *m, uint64_t budget, struct in
     return STATUS_OK;
 }
 
+void index_plan_make_plain(const struct manifest *m, uint64_t budget, struct index_plan *out)
+{
+    *out = (struct index_plan){0};
+    codes_set(m, 0, m->code_bytes, out);
+    cache_set(m, saturating_sub(budget, spent(out)), out);
+}
+
 /* ---- steps ---- */
 
 /* Grows with what a plan holds beside cached blocks. */

@@ -39,6 +39,10 @@ struct index_plan {
 NODISCARD enum status index_plan_make(const struct manifest *manifest, uint64_t budget,
                                       struct index_plan *out, struct error *err);
 
+/* The plan of index_options.plain. */
+void index_plan_make_plain(const struct manifest *manifest, uint64_t budget,
+                           struct index_plan *out);
+
 /* A budget from which on the tier holds something that it does not below. */
 struct index_step {
     uint64_t budget;

@@ -149,7 +149,7 @@ static void every_byte_is_read_back_once_in_order(void **state)
     struct error err = {0};
     fixture_must(fixture_image_put_all(&image, writer, &err), &err);
     struct watch watch = {.image = &image, .orderly = true, .same = true, .unit = BLOCK_PAGE_BYTES};
-    const struct generation_read_back read_back = {watch_chunk, &watch};
+    const struct generation_read_back read_back = {watch_chunk, NULL, &watch};
     struct manifest manifest;
     fixture_manifest(SEED, &manifest);
     fixture_must(generation_writer_finish(writer, &manifest, &read_back, &err), &err);
@@ -191,7 +191,7 @@ static void large_file_is_read_back_in_chunks_of_whole_blocks(void **state)
     }
     struct error err = {0};
     struct watch watch = {.image = &image, .orderly = true, .same = true, .unit = BLOCK_BYTES};
-    const struct generation_read_back read_back = {watch_chunk, &watch};
+    const struct generation_read_back read_back = {watch_chunk, NULL, &watch};
     struct generation_writer *writer = fixture_open(fixture_path(*state, "gen"), GENERATION_CREATE);
     fixture_must(fixture_image_put_all(&image, writer, &err), &err);
     fixture_must(generation_writer_finish(writer, &manifest, &read_back, &err), &err);
@@ -222,7 +222,7 @@ static void byte_flipped_after_it_was_written_is_seen(void **state)
             if (hooked) {
                 struct watch watch = {
                     .image = &image, .orderly = true, .same = true, .unit = BLOCK_PAGE_BYTES};
-                const struct generation_read_back read_back = {watch_chunk, &watch};
+                const struct generation_read_back read_back = {watch_chunk, NULL, &watch};
                 assert_int_equal(generation_writer_finish(writer, &manifest, &read_back, &err),
                                  STATUS_CORRUPT);
                 assert_string_equal(strstr(err.text, generation_file_names[i]), err.text);
@@ -262,7 +262,7 @@ static void length_is_compared_before_anything_is_read_back(void **state)
         generation_writer_set_length(writer, GENERATION_HOT, image.bytes[GENERATION_HOT] - 4, &err),
         &err);
     struct watch watch = {.image = &image, .unit = BLOCK_PAGE_BYTES};
-    const struct generation_read_back read_back = {watch_chunk, &watch};
+    const struct generation_read_back read_back = {watch_chunk, NULL, &watch};
     struct manifest manifest;
     fixture_manifest(SEED, &manifest);
     assert_int_equal(generation_writer_finish(writer, &manifest, &read_back, &err), STATUS_INVALID);

@@ -110,6 +110,48 @@ static void print_attributes_json(const struct attributes_shape *shape)
     printf("],");
 }
 
+static const char *curve_name(const struct manifest_curve *curve)
+{
+    return curve->tuned ? "tune" : "sample";
+}
+
+/* A line a point: which recall for how many reads, and the setting. */
+static void print_curves(const struct manifest *manifest)
+{
+    if (manifest->lid > 0)
+        printf("dimension         %.1f, of the sample's neighbourhoods\n", manifest->lid);
+    for (uint32_t c = 0; c < manifest->curve_count; c++) {
+        const struct manifest_curve *curve = &manifest->curves[c];
+        printf("%-17s k %u, %u queries (%s): recall, blocks a query, list, ratio\n",
+               c == 0 ? "recall" : "", curve->k, curve->queries, curve_name(curve));
+        for (uint32_t p = 0; p < curve->point_count; p++) {
+            const struct manifest_point *point = &curve->points[p];
+            printf("%-17s   %.4f %8.1f %6u %7.3f\n", "",
+                   (double)point->hits / ((double)curve->queries * curve->k),
+                   (double)point->reads / curve->queries, point->search_list, point->search_ratio);
+        }
+    }
+}
+
+static void print_curves_json(const struct manifest *manifest)
+{
+    printf(",\"lid\":%.2f,\"calibration\":[", manifest->lid);
+    for (uint32_t c = 0; c < manifest->curve_count; c++) {
+        const struct manifest_curve *curve = &manifest->curves[c];
+        printf("%s{\"from\":\"%s\",\"k\":%u,\"queries\":%u,\"points\":[", c > 0 ? "," : "",
+               curve_name(curve), curve->k, curve->queries);
+        for (uint32_t p = 0; p < curve->point_count; p++) {
+            const struct manifest_point *point = &curve->points[p];
+            printf("%s{\"search_list\":%u,\"search_ratio\":%g,\"recall\":%.6f,\"reads\":%.4f}",
+                   p > 0 ? "," : "", point->search_list, point->search_ratio,
+                   (double)point->hits / ((double)curve->queries * curve->k),
+                   (double)point->reads / curve->queries);
+        }
+        printf("]}");
+    }
+    printf("]");
+}
+
 static void print_info(const char *path, const struct manifest *manifest,
                        const struct attributes_shape *attributes)
 {
@@ -146,6 +188,7 @@ static void print_info(const char *path, const struct manifest *manifest,
     printf("sample            %u queries, %u exact neighbours each\n", manifest->sample_count,
            manifest->sample_k);
     print_attributes(attributes);
+    print_curves(manifest);
     for (int f = 0; f < GENERATION_FILE_COUNT; f++)
         if (manifest->files[f].bytes > 0 || !generation_file_optional((enum generation_file)f))
             printf("%-17s %" PRIu64 " bytes, %.1f a vector\n", generation_file_names[f],
@@ -183,10 +226,11 @@ static void print_info_json(const char *path, const struct manifest *manifest,
            manifest->geometry.block_bytes, manifest->geometry.nodes_per_block,
            manifest->block_count, adjacency_name(manifest), manifest->mean_degree,
            manifest->block_mate_share, manifest->trimmed_edges, manifest->repaired_nodes);
-    printf(",\"navigation_count\":%u,\"hot_count\":%" PRIu64
-           ",\"sample_count\":%u,\"sample_k\":%u,",
+    printf(",\"navigation_count\":%u,\"hot_count\":%" PRIu64 ",\"sample_count\":%u,\"sample_k\":%u",
            manifest->navigation_count, manifest->hot_count, manifest->sample_count,
            manifest->sample_k);
+    print_curves_json(manifest);
+    printf(",");
     print_attributes_json(attributes);
     printf("\"files\":{");
     for (int f = 0; f < GENERATION_FILE_COUNT; f++)

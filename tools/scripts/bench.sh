@@ -10,6 +10,7 @@
 #   PARTS="..."   of: build local socket device memory resident loaded metrics threads (default: these),
 #                 and shards replication scaling: sharded builds, by budget, by borrowing, by size;
 #                 graphs faiss dims: pipnn beside vamana and Faiss HNSW, f32;
+#                 recall: what recall targets come to (after build);
 #                 start: from the start of a daemon to its first answer, and swaps. Without build,
 #                 the first nine measure the generation that an earlier run left in OUT_DIR
 #   GENERATION=DIR  what the part start serves, asked the queries of DATA_DIR; MEMORY=0 for each
@@ -509,6 +510,25 @@ start_times() {
     printf '| to the first answer s (%s) | again s | publish to live, idle s | under load s |\n' "$cold"
     printf '|---:|---:|---:|---:|\n| %.2f | %.2f | %.2f | %.2f |\n' "$first" "$again" "$idle" "$busy"
 }
+
+# What targets come to, on queries that the index has not seen.
+recall_targets() {
+    local k target
+    for k in 1 10 100; do
+        for target in 0.8 0.9 0.95 0.98 0.99; do
+            bench recall "\"target\":$target" --index "$gen" --memory codes --threads "$threads" \
+                --queries "$query" --groundtruth "$truth" -k "$k" --recall "$target" \
+                --beam-width 1 --concurrency 16 --duration 0
+        done
+    done
+}
+
+if wanted recall; then
+    [[ -f $gen/manifest.json ]] || die "$gen: nothing built yet: run with PARTS containing build"
+    heading "Recall targets"
+    recall_targets | table 'k=k:%d' 'target=target:%.2f' 'L=search_list:%d' \
+        'ratio=search_ratio:%.3f' 'recall=recall:%.4f' 'reads=reads_per_query:%.1f'
+fi
 
 if wanted start; then
     [[ -f ${GENERATION:-$gen}/manifest.json ]] || die "${GENERATION:-$gen}: no generation"

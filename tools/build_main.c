@@ -17,6 +17,7 @@
 #include "builder/build_plan.h"
 #include "builder/work.h"
 #include "common/args.h"
+#include "tools/calibrate.h"
 
 #define PROGRAM "nightjar-build"
 
@@ -217,6 +218,13 @@ static enum args_result options_parse(int argc, char **argv, struct options *o, 
          .value_name = "SHARE",
          .help = "share of the nodes in the navigation graph",
          .max = 1},
+        {.name = "tune-queries",
+         .kind = ARGS_STRING,
+         .target = &p->tune_queries,
+         .value_name = "FILE",
+         .help =
+             "queries like those to come, where they are unlike the vectors: recall targets are "
+             "met on them"},
         {.name = "work",
          .kind = ARGS_STRING,
          .target = &p->work,
@@ -299,8 +307,9 @@ static void summary_print_json(const struct build_summary *summary)
            m->block_mate_share, m->mean_degree, (unsigned long long)m->trimmed_edges);
     printf("\"repaired_nodes\": %llu, \"duplicate_vectors\": %llu, ",
            (unsigned long long)m->repaired_nodes, (unsigned long long)m->duplicate_vectors);
-    printf("\"shards\": %u, \"replication\": %.4f, \"reached_nodes\": %llu}\n", m->shard_count,
+    printf("\"shards\": %u, \"replication\": %.4f, \"reached_nodes\": %llu, ", m->shard_count,
            r->replication, (unsigned long long)r->reached_nodes);
+    printf("\"lid\": %.2f, \"recall_curves\": %u}\n", m->lid, m->curve_count);
 }
 
 static void summary_print(const struct options *o, const struct build_summary *summary)
@@ -423,6 +432,9 @@ static enum status run(const struct options *o, struct error *err)
         summary_print_json(&summary);
     else if (summary.finished)
         summary_print(o, &summary);
+    char warning[CALIBRATE_WARNING_BYTES];
+    if (summary.finished && calibrate_warning(&summary.manifest, warning))
+        fprintf(stderr, PROGRAM ": warning: %s: %s\n", o->params.output, warning);
     if (fflush(stdout) != 0) {
         fputs(PROGRAM ": standard output: cannot write the summary\n", stderr);
         return STATUS_IO;
@@ -451,7 +463,8 @@ int main(int argc, char **argv)
                    .seed = 1,
                    .replication = 1.8,
                    .navigation_share = 0.01,
-                   .cancel = &stop_requested},
+                   .cancel = &stop_requested,
+                   .calibrate = calibrate_run},
         .metric = "l2",
         .codec = "auto",
         .graph = "pipnn",
