@@ -1,6 +1,6 @@
 /*
  * sample.c - encoding and checking sample.bin. Pure functions, thread-safe; the decoder points into
- * the caller's bytes and allocates nothing.
+ * the caller's bytes, and only sample_queries_create() allocates.
  *
  * The widest arrays come first, so that all are aligned without padding.
  */
@@ -10,6 +10,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -88,15 +89,10 @@ void sample_encode(const struct sample *sample, void *bytes)
     to = put(to, sample->own_keys, count * sizeof(uint64_t));
     to = put(to, sample->truth_keys, entries * sizeof(uint64_t));
     to = put(to, sample->truth_distances, entries * sizeof(float));
-    (void)put(to, sample->vectors, count * sample->dim * element_bytes(sample->type));
+    (void)put(to, sample->vectors, count * element_vector_bytes(sample->type, sample->dim));
 }
 
 /* ---- reading ---- */
-
-static bool type_valid(uint32_t type)
-{
-    return type == ELEMENT_U8 || type == ELEMENT_I8 || type == ELEMENT_F16 || type == ELEMENT_F32;
-}
 
 static bool metric_valid(uint32_t metric)
 {
@@ -128,7 +124,7 @@ static enum status header_check(const struct sample_header *header, size_t lengt
         status = range_check("dim", header->dim, 1, VECTOR_DIM_MAX, err);
     if (status != STATUS_OK)
         return status;
-    if (!type_valid(header->type))
+    if (!element_is_stored((enum element_type)header->type))
         return error_set(err, STATUS_CORRUPT, "sample: element type is %u, which is none",
                          header->type);
     if (!metric_valid(header->metric))
@@ -137,7 +133,7 @@ static enum status header_check(const struct sample_header *header, size_t lengt
     for (int i = 0; i < SAMPLE_RESERVED; i++)
         if (header->reserved[i] != 0)
             return error_set(err, STATUS_CORRUPT, "sample: reserved bytes are not zero");
-    const size_t vector_bytes = header->dim * element_bytes((enum element_type)header->type);
+    const size_t vector_bytes = element_vector_bytes((enum element_type)header->type, header->dim);
     const uint64_t wanted = sample_bytes(header->count, header->k, (uint32_t)vector_bytes);
     if (length != wanted)
         return error_set(err, STATUS_CORRUPT,
@@ -158,7 +154,7 @@ static bool ascends(const struct sample_query *query, uint32_t i)
 static enum status query_check(const struct sample *sample, uint32_t number, struct error *err)
 {
     const struct sample_query query = sample_query_at(sample, number);
-    if (!element_all_finite(sample->type, query.vector, sample->dim, NULL))
+    if (!element_vector_all_finite(sample->type, query.vector, sample->dim, NULL))
         return error_set(err, STATUS_CORRUPT, "sample: the vector of query %u is not finite",
                          number);
     for (uint32_t i = 0; i < sample->k; i++) {
@@ -208,4 +204,38 @@ enum status sample_decode(const void *bytes, size_t length, struct sample *out, 
     if (status == STATUS_OK)
         *out = sample;
     return status;
+}
+
+/* ---- as queries ---- */
+
+#define F16_MAX 65504.0f
+
+/* A vector that was rounded from f16 may be beyond it by half a step. */
+static void query_convert(const struct sample *sample, const uint8_t *vector,
+                          enum element_type query_type, uint8_t *out)
+{
+    float values[VECTOR_DIM_MAX];
+    element_vector_to_f32(sample->type, vector, sample->dim, values);
+    for (uint32_t d = 0; query_type == ELEMENT_F16 && d < sample->dim; d++)
+        values[d] = fminf(fmaxf(values[d], -F16_MAX), F16_MAX);
+    element_vector_from_f32(query_type, values, sample->dim, out);
+}
+
+enum status sample_queries_create(const struct sample *sample, enum element_type query_type,
+                                  uint8_t **out, struct error *err)
+{
+    const size_t from_bytes = element_vector_bytes(sample->type, sample->dim);
+    const size_t to_bytes = element_vector_bytes(query_type, sample->dim);
+    uint8_t *queries = calloc(sample->count, to_bytes);
+    if (!queries)
+        return error_set(err, STATUS_NO_MEMORY, "no memory for %u queries", sample->count);
+    for (size_t i = 0; i < sample->count; i++) {
+        const uint8_t *vector = sample->vectors + i * from_bytes;
+        if (query_type == sample->type)
+            memcpy(queries + i * to_bytes, vector, to_bytes);
+        else
+            query_convert(sample, vector, query_type, queries + i * to_bytes);
+    }
+    *out = queries;
+    return STATUS_OK;
 }

@@ -36,7 +36,7 @@ struct sample {
     const uint64_t *own_keys;     /* [count] */
     const uint64_t *truth_keys;   /* [count * k] */
     const float *truth_distances; /* [count * k] */
-    const uint8_t *vectors;       /* [count * dim * element_bytes(type)] */
+    const uint8_t *vectors;       /* [count * element_vector_bytes(type, dim)] */
 };
 
 /* One query of a sample. */
@@ -64,13 +64,20 @@ NODISCARD enum status sample_decode(const void *bytes, size_t length, struct sam
  * ascending by (distance, key), or has the query itself in it. STATUS_CORRUPT. */
 NODISCARD enum status sample_check(const struct sample *sample, struct error *err);
 
+/* The vectors of all queries as an index takes queries: packed, of `query_type`, which may be
+ * stored as the sample's type. What f16 does not reach becomes the nearest that it does. *out is
+ * malloc'd, the caller's. */
+NODISCARD enum status sample_queries_create(const struct sample *sample,
+                                            enum element_type query_type, uint8_t **out,
+                                            struct error *err);
+
 /* Query i < count: pointers into the sample. */
 ALWAYS_INLINE struct sample_query sample_query_at(const struct sample *sample, uint32_t i)
 {
     size_t first = (size_t)i * sample->k;
     return (struct sample_query){
         .own_key = sample->own_keys[i],
-        .vector = sample->vectors + i * (sample->dim * element_bytes(sample->type)),
+        .vector = sample->vectors + i * element_vector_bytes(sample->type, sample->dim),
         .truth_keys = sample->truth_keys + first,
         .truth_distances = sample->truth_distances + first,
     };

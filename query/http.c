@@ -351,7 +351,7 @@ static enum status queries_init(struct request *request, struct error *err)
     struct search *search = &request->search;
     const struct http_search *asked = &search->asked;
     const struct manifest *manifest = search->served->manifest;
-    size_t vector_bytes = manifest->dim * element_bytes(manifest->type);
+    size_t vector_bytes = element_vector_bytes(manifest->query_type, manifest->dim);
     uint32_t count = asked->query_count;
     uint64_t timeout_ms = search->timeout_ms;
     search->queries = calloc(count, sizeof(*search->queries));
@@ -388,7 +388,7 @@ static enum status search_prepare(struct request *request, struct error *err)
     if (!search->served)
         return error_set(err, STATUS_BUSY, "the next generation is being opened: try again");
     const struct protocol_shape shape = {
-        .type = search->served->manifest->type,
+        .type = search->served->manifest->query_type,
         .dim = search->served->manifest->dim,
         .queries_max = MIN(http->params.queries_max, (uint32_t)PROTOCOL_QUERIES_MAX),
     };

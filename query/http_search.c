@@ -210,7 +210,7 @@ static enum status vectors_read(const struct members *members, const struct prot
     enum status status = query_count_read(members, shape, search, err);
     if (status != STATUS_OK)
         return status;
-    size_t vector_bytes = shape->dim * element_bytes(shape->type);
+    size_t vector_bytes = element_vector_bytes(shape->type, shape->dim);
     search->vectors = malloc(search->query_count * vector_bytes);
     if (!search->vectors)
         return error_set(err, STATUS_NO_MEMORY, "no memory for %u queries", search->query_count);

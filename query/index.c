@@ -251,7 +251,7 @@ enum status index_open(const char *path, const struct index_options *options, st
         index->block_divisor = UINT64_MAX / m->geometry.nodes_per_block + 1;
     bool direct;
     index->nodes_fd = generation_nodes_fd(index->generation, &direct);
-    distance_init(&index->distance, m->type, m->metric, m->dim);
+    distance_init_query(&index->distance, m->query_type, m->type, m->metric, m->dim);
 
     status = index_load(index, options, err);
     if (status) {

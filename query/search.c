@@ -71,14 +71,18 @@ enum status search_init(struct search *s, const struct index *index, struct sear
     s->frontier.states = calloc(ENGINE_SEARCH_LIST_MAX + 1, sizeof(*s->frontier.states));
     s->seen = calloc(SEEN_SLOTS, sizeof(*s->seen));
     s->blocks = calloc(blocks_slots(ENGINE_SEARCH_LIST_MAX), sizeof(*s->blocks));
-    if (s->table && s->frontier.entries && s->frontier.states && s->seen && s->blocks)
+    enum status status = query_vector_init(&s->converted, index->manifest, err);
+    if (status == STATUS_OK && s->table && s->frontier.entries && s->frontier.states && s->seen &&
+        s->blocks)
         return STATUS_OK;
     search_fini(s);
-    return error_set(err, STATUS_NO_MEMORY, "search slot: out of memory");
+    return status == STATUS_OK ? error_set(err, STATUS_NO_MEMORY, "search slot: out of memory")
+                               : status;
 }
 
 void search_fini(struct search *s)
 {
+    query_vector_fini(&s->converted);
     free(s->table);
     free(s->frontier.entries);
     free(s->frontier.states);
@@ -178,13 +182,13 @@ static void find_entries(struct search *s)
 /* The ratio test compares like with like only where zero means "the same vector". Minus the inner
  * product does not: adding (|q|^2 + M^2) / 2, M the largest norm stored, makes it half the squared
  * L2 distance of the reduction the graph was built with. */
-static float ratio_offset(const struct search *s, const void *vector)
+static float ratio_offset(const struct search *s)
 {
     const struct distance *d = &s->index->distance;
     if (d->metric != METRIC_IP)
         return 0.0f;
     float norm_max = (float)s->index->manifest->norm_max;
-    return 0.5f * (d->kernels->dot(vector, vector, d->dim) + norm_max * norm_max);
+    return 0.5f * (distance_query_squared(d, s->vector) + norm_max * norm_max);
 }
 
 void search_start(struct search *s, struct search_query *query)
@@ -201,9 +205,10 @@ void search_start(struct search *s, struct search_query *query)
     memset(s->seen, 0xff, SEEN_SLOTS * sizeof(*s->seen));
     frontier_reset(&s->frontier, query->search_list);
     query->hit_count = 0;
-    s->query_scale = distance_query_scale(&s->index->distance, query->vector);
-    s->ratio_offset = query->search_ratio > 0.0f ? ratio_offset(s, query->vector) : 0.0f;
-    codec_table_build(s->index->codec, query->vector, s->table);
+    s->vector = query_vector_load(&s->converted, query->vector);
+    s->query_scale = distance_query_scale(&s->index->distance, s->vector);
+    s->ratio_offset = query->search_ratio > 0.0f ? ratio_offset(s) : 0.0f;
+    codec_table_build_from(s->index->codec, s->index->distance.query_type, s->vector, s->table);
     find_entries(s);
 }
 
@@ -233,7 +238,7 @@ static void score_records(struct search *s, const struct block_view *view)
 {
     struct search_query *query = s->query;
     float *exact = s->scratch->exact;
-    distance_rows(&s->index->distance, query->vector, s->query_scale, view->vectors,
+    distance_rows(&s->index->distance, s->vector, s->query_scale, view->vectors,
                   view->geometry->vector_bytes, view->record_count, exact);
     s->stats.exact_distances += view->record_count;
     for (uint32_t slot = 0; slot < view->record_count; slot++)
@@ -501,7 +506,7 @@ static void finish_resident(struct search *s)
         if (!slot_exists(s, &view, slot))
             continue;
         float exact;
-        distance_rows(&index->distance, query->vector, s->query_scale, block_vector(&view, slot),
+        distance_rows(&index->distance, s->vector, s->query_scale, block_vector(&view, slot),
                       index->geometry.vector_bytes, 1, &exact);
         s->stats.exact_distances++;
         s->stats.cache_hits++;

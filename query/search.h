@@ -20,6 +20,7 @@
 #include "query/engine.h"
 #include "query/frontier.h"
 #include "query/index_internal.h"
+#include "query/query_vector.h"
 
 /* Scratch of a worker thread, shared by its slots: nothing in it survives a call. */
 struct search_scratch {
@@ -35,7 +36,9 @@ struct search {
     struct search_query *query; /* NULL: the slot is free */
     const struct index *index;
     struct search_scratch *scratch;
-    void *table; /* codec query table */
+    struct query_vector converted;
+    const void *vector; /* the query as it is compared */
+    void *table;        /* codec query table */
     struct frontier frontier;
     uint32_t *seen;   /* scored nodes; forgets on collision */
     uint32_t *blocks; /* blocks asked for; exact, open addressing */

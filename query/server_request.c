@@ -311,7 +311,8 @@ enum status request_create(struct connection *connection, uint64_t id,
 {
     struct server *server = connection->server;
     enum element_type type = (enum element_type)search->element_type; /* which was checked */
-    uint64_t vectors_bytes = (uint64_t)search->query_count * search->dim * element_bytes(type);
+    uint64_t vectors_bytes =
+        (uint64_t)search->query_count * element_vector_bytes(type, search->dim);
     uint64_t frame_bytes =
         protocol_answer_frame_bytes(search->query_count, search->k, search->flags);
     struct request_layout at = layout_of(vectors_bytes, search->query_count, frame_bytes);
@@ -366,11 +367,12 @@ static enum status request_attach(struct request *request, struct error *err)
     if (!request->served)
         return error_set(err, STATUS_BUSY, "the next generation is being opened: try again");
     const struct manifest *manifest = request->served->manifest;
-    if (manifest->dim == request->dim && manifest->type == request->type)
+    if (manifest->dim == request->dim && manifest->query_type == request->type)
         return STATUS_OK;
     return error_set(err, STATUS_INVALID,
                      "queries are %u %s, but the index has become one of dim %u (%s)", request->dim,
-                     element_name(request->type), manifest->dim, element_name(manifest->type));
+                     element_name(request->type), manifest->dim,
+                     element_name(manifest->query_type));
 }
 
 static enum status queries_check(const struct request *request, struct error *err)

@@ -43,6 +43,7 @@ static bool add_index(cJSON *root, const struct stats *stats)
            cJSON_AddStringToObject(index, "name", stats->name) &&
            cJSON_AddNumberToObject(index, "sample_recall", stats->proof.recall) &&
            cJSON_AddStringToObject(index, "type", element_name(manifest->type)) &&
+           cJSON_AddStringToObject(index, "query_type", element_name(manifest->query_type)) &&
            cJSON_AddStringToObject(index, "metric", metric_name(manifest->metric));
 }
 

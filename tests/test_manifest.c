@@ -149,7 +149,7 @@ static void manifest_round_trips_plain_lists_and_every_type(void **state)
         for (size_t m = 0; m < ARRAY_LENGTH(metrics); m++) {
             struct manifest manifest, parsed = {0};
             manifest_good(&manifest);
-            manifest.type = types[t];
+            manifest.type = manifest.query_type = types[t];
             manifest.metric = metrics[m];
             manifest.geometry.vector_bytes = FIXTURE_DIM * (uint32_t)element_bytes(types[t]);
             manifest.files[GENERATION_SAMPLE].bytes =
@@ -598,7 +598,7 @@ static void generation_id_depends_on_input_and_parameters_only(void **state)
             other.dim++;
             break;
         case 3:
-            other.type = ELEMENT_I8;
+            other.type = other.query_type = ELEMENT_I8;
             break;
         case 4:
             other.metric = METRIC_IP;

@@ -324,7 +324,7 @@ static enum status run_open(struct run *run, struct error *err)
     status = shapes_check(params, &run->shape, &queries, err);
     if (status != STATUS_OK)
         return status;
-    run->row_bytes = run->shape.dim * element_bytes(run->shape.type);
+    run->row_bytes = element_vector_bytes(run->shape.type, run->shape.dim);
     run->query_count = (uint32_t)queries.count;
     run->queries_bytes = run->query_count * run->row_bytes;
     distance_init(&run->distance, run->shape.type, params->metric, run->shape.dim);

@@ -236,7 +236,10 @@ enum status recall_own_load(const struct generation *generation, struct recall_o
         generation_load(generation, GENERATION_SAMPLE, &own.bytes, &own.length, err);
     if (status != STATUS_OK)
         return status;
+    const enum element_type query_type = generation_manifest(generation)->query_type;
     status = sample_decode(own.bytes, own.length, &sample, &why);
+    if (status == STATUS_OK)
+        status = sample_queries_create(&sample, query_type, &own.queries, &why);
     if (status != STATUS_OK) {
         recall_own_free(&own);
         return error_set(err, status, "%s/%s: %s", generation_path(generation),
@@ -244,8 +247,8 @@ enum status recall_own_load(const struct generation *generation, struct recall_o
     }
     own.sample = (struct recall_sample){
         .name = generation_file_names[GENERATION_SAMPLE],
-        .queries = sample.vectors,
-        .row_bytes = sample.dim * element_bytes(sample.type),
+        .queries = own.queries,
+        .row_bytes = element_vector_bytes(query_type, sample.dim),
         .count = sample.count,
         .truth_keys = sample.truth_keys,
         .truth_distances = sample.truth_distances,
@@ -260,5 +263,7 @@ void recall_own_free(struct recall_own *own)
 {
     if (own->bytes)
         bulk_free(own->bytes, own->length, 1);
+    free(own->queries);
     own->bytes = NULL;
+    own->queries = NULL;
 }

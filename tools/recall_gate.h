@@ -14,7 +14,7 @@
 /* Queries and what is right, wherever they come from. All arrays are borrowed. */
 struct recall_sample {
     const char *name;       /* of where they come from, for errors */
-    const uint8_t *queries; /* packed rows of the generation's type and dimension */
+    const uint8_t *queries; /* packed rows of the generation's query type and dimension */
     size_t row_bytes;
     uint32_t count; /* >= 1 */
     const uint64_t
@@ -72,7 +72,8 @@ void recall_files_free(struct recall_files *files);
 /* A generation's own sample.bin as a sample: queries that are vectors of it, so that its recall is
  * a little higher than that of queries which are not. */
 struct recall_own {
-    struct recall_sample sample; /* points into the file's bytes */
+    struct recall_sample sample; /* points into the file's bytes and `queries` */
+    uint8_t *queries;
     void *bytes;
     size_t length;
 };
