@@ -208,34 +208,23 @@ enum status sample_decode(const void *bytes, size_t length, struct sample *out, 
 
 /* ---- as queries ---- */
 
-#define F16_MAX 65504.0f
-
-/* A vector that was rounded from f16 may be beyond it by half a step. */
-static void query_convert(const struct sample *sample, const uint8_t *vector,
-                          enum element_type query_type, uint8_t *out)
-{
-    float values[VECTOR_DIM_MAX];
-    element_vector_to_f32(sample->type, vector, sample->dim, values);
-    for (uint32_t d = 0; query_type == ELEMENT_F16 && d < sample->dim; d++)
-        values[d] = fminf(fmaxf(values[d], -F16_MAX), F16_MAX);
-    element_vector_from_f32(query_type, values, sample->dim, out);
-}
-
 enum status sample_queries_create(const struct sample *sample, enum element_type query_type,
                                   uint8_t **out, struct error *err)
 {
+    const enum element_type type = element_compared_as(query_type, sample->type);
     const size_t from_bytes = element_vector_bytes(sample->type, sample->dim);
-    const size_t to_bytes = element_vector_bytes(query_type, sample->dim);
-    uint8_t *queries = calloc(sample->count, to_bytes);
+    const size_t to_bytes = element_vector_bytes(type, sample->dim);
+    void *queries = calloc(sample->count, to_bytes);
     if (!queries)
         return error_set(err, STATUS_NO_MEMORY, "no memory for %u queries", sample->count);
+    *out = queries;
     for (size_t i = 0; i < sample->count; i++) {
         const uint8_t *vector = sample->vectors + i * from_bytes;
-        if (query_type == sample->type)
-            memcpy(queries + i * to_bytes, vector, to_bytes);
+        if (type == sample->type)
+            memcpy(*out + i * to_bytes, vector, to_bytes);
         else
-            query_convert(sample, vector, query_type, queries + i * to_bytes);
+            element_vector_to_f32(sample->type, vector, sample->dim,
+                                  (float *)queries + i * sample->dim);
     }
-    *out = queries;
     return STATUS_OK;
 }

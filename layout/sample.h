@@ -64,8 +64,8 @@ NODISCARD enum status sample_decode(const void *bytes, size_t length, struct sam
  * ascending by (distance, key), or has the query itself in it. STATUS_CORRUPT. */
 NODISCARD enum status sample_check(const struct sample *sample, struct error *err);
 
-/* The vectors of all queries as an index takes queries: packed, of `query_type`, which may be
- * stored as the sample's type. What f16 does not reach becomes the nearest that it does. *out is
+/* The vectors of all queries, packed, as they are compared by an index that takes queries of
+ * `query_type`: of element_compared_as(query_type, sample->type), which holds them exactly. *out is
  * malloc'd, the caller's. */
 NODISCARD enum status sample_queries_create(const struct sample *sample,
                                             enum element_type query_type, uint8_t **out,

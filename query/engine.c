@@ -229,14 +229,7 @@ enum status engine_query_check(const struct engine *engine, const struct search_
                          ENGINE_BEAM_WIDTH_MAX);
     if (!(query->search_ratio >= 0.0f) || isinf(query->search_ratio))
         return error_set(err, STATUS_INVALID, "search ratio is not a number >= 0");
-    size_t bad;
-    if (!element_all_finite(m->query_type, query->vector, m->dim, &bad))
-        return error_set(err, STATUS_INVALID, "query has a NaN or infinity at dimension %zu", bad);
-    if (m->metric == METRIC_COSINE &&
-        !query_vector_has_direction(&engine->index->distance, m->query_type, query->vector))
-        return error_set(err, STATUS_INVALID,
-                         "query is a zero vector, which has no direction under cosine");
-    return STATUS_OK;
+    return query_vector_check(m, &engine->index->distance, query, err);
 }
 
 /* ---- statistics ---- */

@@ -57,7 +57,9 @@ struct search_after {
 /* A query, owned by the caller and untouched by it between engine_submit() and complete(). */
 struct search_query {
     /* in */
-    const void *vector;          /* dim elements of the index's type */
+    const void *vector;          /* dim elements of the index's query type */
+    bool vector_is_f32;          /* or of f32: what an index that stores another type compares with;
+                                  * vectors of its sample go back to it exactly so */
     uint32_t k;                  /* 1..ENGINE_K_MAX, <= search_list, <= vector_count */
     uint32_t search_list;        /* L, k..ENGINE_SEARCH_LIST_MAX */
     uint32_t beam_width;         /* W; 0: the engine chooses by load */

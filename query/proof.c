@@ -51,7 +51,8 @@ static enum status sample_search(struct engine *engine, const struct sample *sam
     if (sample->k == 0)
         return STATUS_OK;
     const struct manifest *m = index_manifest(engine_index(engine));
-    const size_t vector_bytes = element_vector_bytes(m->query_type, m->dim);
+    const enum element_type type = element_compared_as(m->query_type, m->type);
+    const size_t vector_bytes = element_vector_bytes(type, m->dim);
     uint8_t *vectors = NULL;
     struct search_query *queries = calloc(count, sizeof(*queries));
     struct search_hit *hits = calloc((size_t)count * k, sizeof(*hits));
@@ -62,6 +63,7 @@ static enum status sample_search(struct engine *engine, const struct sample *sam
         status = sample_queries_create(sample, m->query_type, &vectors, err);
     for (uint32_t q = 0; status == STATUS_OK && q < count; q++) {
         queries[q] = (struct search_query){.vector = vectors + q * vector_bytes,
+                                           .vector_is_f32 = type != m->query_type,
                                            .k = k,
                                            .search_list = SEARCH_LIST,
                                            .hits = hits + (size_t)q * k};

@@ -22,20 +22,36 @@ void query_vector_fini(struct query_vector *self)
     *self = (struct query_vector){0};
 }
 
-const void *query_vector_load(struct query_vector *self, const void *query)
+const void *query_vector_load(struct query_vector *self, const struct search_query *query)
 {
-    if (!self->converted)
-        return query;
-    element_vector_to_f32(self->given, query, self->dim, self->converted);
+    if (!self->converted || query->vector_is_f32)
+        return query->vector;
+    element_vector_to_f32(self->given, query->vector, self->dim, self->converted);
     return self->converted;
 }
 
-bool query_vector_has_direction(const struct distance *distance, enum element_type given,
-                                const void *query)
+static bool has_direction(const struct distance *distance, enum element_type given,
+                          const void *vector)
 {
     float converted[VECTOR_DIM_MAX];
     if (given == distance->query_type)
-        return distance_query_scale(distance, query) != 0;
-    element_vector_to_f32(given, query, distance->dim, converted);
+        return distance_query_scale(distance, vector) != 0;
+    element_vector_to_f32(given, vector, distance->dim, converted);
     return distance_query_scale(distance, converted) != 0;
+}
+
+enum status query_vector_check(const struct manifest *manifest, const struct distance *distance,
+                               const struct search_query *query, struct error *err)
+{
+    const enum element_type given = query->vector_is_f32 ? ELEMENT_F32 : manifest->query_type;
+    size_t bad;
+    if (query->vector_is_f32 && distance->query_type != ELEMENT_F32)
+        return error_set(err, STATUS_INVALID, "query is f32, the index compares %s",
+                         element_name(distance->query_type));
+    if (!element_all_finite(given, query->vector, manifest->dim, &bad))
+        return error_set(err, STATUS_INVALID, "query has a NaN or infinity at dimension %zu", bad);
+    if (manifest->metric == METRIC_COSINE && !has_direction(distance, given, query->vector))
+        return error_set(err, STATUS_INVALID,
+                         "query is a zero vector, which has no direction under cosine");
+    return STATUS_OK;
 }

@@ -205,7 +205,7 @@ void search_start(struct search *s, struct search_query *query)
     memset(s->seen, 0xff, SEEN_SLOTS * sizeof(*s->seen));
     frontier_reset(&s->frontier, query->search_list);
     query->hit_count = 0;
-    s->vector = query_vector_load(&s->converted, query->vector);
+    s->vector = query_vector_load(&s->converted, query);
     s->query_scale = distance_query_scale(&s->index->distance, s->vector);
     s->ratio_offset = query->search_ratio > 0.0f ? ratio_offset(s) : 0.0f;
     codec_table_build_from(s->index->codec, s->index->distance.query_type, s->vector, s->table);

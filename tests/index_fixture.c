@@ -43,9 +43,21 @@ static float *rows_to_f32(const struct collection_spec *spec, const void *rows, 
     return out;
 }
 
-static void generation_build(const char *input, const char *output,
-                             const struct collection_spec *spec, const void *rows)
+/* What is left of rows in the type that stores them. */
+static void rows_round(const struct collection_spec *spec, enum element_type store, float *rows)
 {
+    void *stored = malloc(element_vector_bytes(store, spec->dim));
+    assert_non_null(stored);
+    for (size_t i = 0; i < spec->count; i++, rows += spec->dim) {
+        element_vector_from_f32(store, rows, spec->dim, stored);
+        element_vector_to_f32(store, stored, spec->dim, rows);
+    }
+    free(stored);
+}
+
+static void generation_build(const char *input, const struct collection *c, const void *rows)
+{
+    const struct collection_spec *spec = &c->spec;
     struct vector_writer *writer = NULL;
     struct error err;
     const struct vector_shape shape = {spec->count, spec->dim, spec->type};
@@ -53,8 +65,9 @@ static void generation_build(const char *input, const char *output,
     ASSERT_STATUS_OK(vector_writer_append(writer, rows, spec->count, &err), err);
     ASSERT_STATUS_OK(vector_writer_finish(writer, &err), err);
     const struct build_params params = {.input = input,
-                                        .output = output,
+                                        .output = c->path,
                                         .metric = spec->metric,
+                                        .store = c->store,
                                         .degree = 24,
                                         .build_list = 48,
                                         .alpha = 1.2,
@@ -68,8 +81,9 @@ static void generation_build(const char *input, const char *output,
     ASSERT_STATUS_OK(build_run(&params, NULL, &err), err);
 }
 
-struct collection *collection_create(const char *directory, const char *name,
-                                     const struct collection_spec *spec)
+struct collection *collection_create_stored(const char *directory, const char *name,
+                                            const struct collection_spec *spec,
+                                            enum element_type store)
 {
     struct collection *c = calloc(1, sizeof(*c));
     assert_non_null(c);
@@ -77,6 +91,7 @@ struct collection *collection_create(const char *directory, const char *name,
     void *generated = malloc(spec->count * row_bytes);
     c->spec = *spec;
     c->spec.rows = NULL;
+    c->store = store;
     c->queries = malloc(spec->query_count * row_bytes);
     assert_true(generated && c->queries);
     if (!spec->rows)
@@ -84,6 +99,8 @@ struct collection *collection_create(const char *directory, const char *name,
     const void *rows = spec->rows ? spec->rows : generated;
     rows_generate(spec, GENERATE_QUERIES, spec->query_count, c->queries);
     c->rows_f32 = rows_to_f32(spec, rows, spec->count);
+    if (store != ELEMENT_NONE)
+        rows_round(spec, store, c->rows_f32);
     c->queries_f32 = rows_to_f32(spec, c->queries, spec->query_count);
 
     static const char *const suffixes[] = {[ELEMENT_U8] = "u8bin",
@@ -93,9 +110,15 @@ struct collection *collection_create(const char *directory, const char *name,
     char file_name[100];
     snprintf(file_name, sizeof(file_name), "%s.%s", name, suffixes[spec->type]);
     c->path = fixture_path(directory, name);
-    generation_build(fixture_path(directory, file_name), c->path, spec, rows);
+    generation_build(fixture_path(directory, file_name), c, rows);
     free(generated);
     return c;
+}
+
+struct collection *collection_create(const char *directory, const char *name,
+                                     const struct collection_spec *spec)
+{
+    return collection_create_stored(directory, name, spec, ELEMENT_NONE);
 }
 
 void collection_destroy(struct collection *c)

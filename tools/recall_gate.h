@@ -15,6 +15,7 @@
 struct recall_sample {
     const char *name;       /* of where they come from, for errors */
     const uint8_t *queries; /* packed rows of the generation's query type and dimension */
+    bool queries_are_f32;   /* or of f32, as search_query.vector_is_f32 */
     size_t row_bytes;
     uint32_t count; /* >= 1 */
     const uint64_t
