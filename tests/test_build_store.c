@@ -52,6 +52,24 @@ static float *fractions_write(struct build_fixture *f, uint32_t count, uint32_t 
     return rows;
 }
 
+/* The largest length of rows, in double. */
+static double norm_max_of(const uint8_t *rows, struct vector_shape shape)
+{
+    float *values = malloc(shape.dim * sizeof(*values));
+    double most = 0;
+    assert_non_null(values);
+    for (uint64_t i = 0; i < shape.count; i++) {
+        double sum = 0;
+        element_vector_to_f32(shape.type, rows + i * element_vector_bytes(shape.type, shape.dim),
+                              shape.dim, values);
+        for (uint32_t d = 0; d < shape.dim; d++)
+            sum += (double)values[d] * (double)values[d];
+        most = fmax(most, sqrt(sum));
+    }
+    free(values);
+    return most;
+}
+
 static void every_row_is_there_as_it_is_to_be_stored(void **state)
 {
     struct build_fixture *f = *state;
@@ -75,6 +93,8 @@ static void every_row_is_there_as_it_is_to_be_stored(void **state)
             uint8_t *stored = rows_stored(rows, shape, storages[s].stored);
             shape.type = storages[s].stored;
             build_fixture_expect_rows(f->output, shape, stored, NULL);
+            const double norm = norm_max_of(stored, shape);
+            assert_true(fabs(summary.manifest.norm_max - norm) <= 1e-6 * norm);
             free(stored);
             free(rows);
             build_fixture_clear(f);

@@ -43,13 +43,31 @@ static struct collection *make(const char *directory, struct storage storage, en
     return collection_create_stored(directory, name, &spec, storage.stored);
 }
 
+static struct answers ask_so(struct index *index, const struct collection *c, const struct ask *how)
+{
+    struct engine *engine = engine_plain(index);
+    struct answers a = answers_get(engine, c, how);
+    engine_destroy(engine);
+    return a;
+}
+
 static struct answers ask(struct index *index, const struct collection *c)
 {
     static const struct ask how = {.k = FIXTURE_K, .search_list = 40, .beam_width = 1};
-    struct engine *engine = engine_plain(index);
-    struct answers a = answers_get(engine, c, &how);
-    engine_destroy(engine);
-    return a;
+    return ask_so(index, c, &how);
+}
+
+/* A stop rule that takes the query for another type's stops at once or never. */
+static void check_ratio(struct index *index, const struct collection *c)
+{
+    static const struct ask whole = {.k = FIXTURE_K, .search_list = 150, .beam_width = 1};
+    static const struct ask early = {
+        .k = FIXTURE_K, .search_list = 150, .beam_width = 1, .search_ratio = 1.1f};
+    struct answers all = ask_so(index, c, &whole), some = ask_so(index, c, &early);
+    assert_true(some.sum.reads < all.sum.reads * 85 / 100);
+    assert_true(answers_recall(c, &some) >= 0.95);
+    answers_free(&all);
+    answers_free(&some);
 }
 
 /* Answers may differ where finer codes lead elsewhere; the distance of a vector may not. */
@@ -82,6 +100,7 @@ static void check_collection(const struct collection *c)
     assert_same_distances(&from_disk, &from_some);
     assert_same_distances(&from_disk, &from_all);
     assert_true(from_disk.sum.reads > 0 && from_all.sum.reads == 0);
+    check_ratio(cold, c);
     const double recall = answers_recall(c, &from_disk);
     print_message("%s: recall %.4f\n", c->path, recall);
     assert_true(recall >= (c->spec.metric == METRIC_IP ? 0.95 : 0.985));
