@@ -138,6 +138,95 @@ static void stored_types_give_the_same_bytes_at_any_thread_count(void **state)
     }
 }
 
+/* ---- rows that are read as another type ---- */
+
+/* Writes 40 x 5 rows of ones, but for one value. */
+static void write_but(struct build_fixture *f, enum element_type type, float value)
+{
+    enum { ROWS = 40, DIM = 5 };
+    float values[ROWS * DIM];
+    uint8_t rows[sizeof(values)];
+    for (uint32_t i = 0; i < ROWS * DIM; i++)
+        values[i] = 1 + (float)i;
+    values[33 * DIM + 2] = value;
+    element_from_f32(type, values, ROWS * DIM, rows);
+    build_fixture_write(f, (struct vector_shape){ROWS, DIM, type}, rows);
+}
+
+static struct vector_file *file_open(const struct build_fixture *f)
+{
+    struct vector_file *file = NULL;
+    struct error err;
+    fixture_must(vector_file_open(f->input, &file, &err), &err);
+    return file;
+}
+
+/* More rows than are converted at a time, with a gap behind each, and what there is as given. */
+static void rows_are_read_as_another_type_and_as_given(void **state)
+{
+    struct build_fixture *f = *state;
+    enum { ROWS = 300, DIM = 333, FIRST = 7, GAP = 5 };
+    struct vector_shape shape = {ROWS, DIM, ELEMENT_F32};
+    float *rows = fractions_write(f, ROWS, DIM);
+    for (size_t s = 0; s < 3; s++) {
+        const enum element_type type = storages[s].stored;
+        const size_t bytes = element_vector_bytes(type, DIM), stride = bytes + GAP;
+        uint8_t *wanted = rows_stored(rows, shape, type);
+        uint8_t *packed = malloc(ROWS * bytes), *apart = malloc(ROWS * stride);
+        float *given = malloc(ROWS * DIM * sizeof(float));
+        struct vector_file *file = file_open(f);
+        struct error err;
+        assert_true(packed && apart && given);
+        fixture_must(vector_file_store_as(file, type, &err), &err);
+        assert_int_equal(vector_file_shape(file).type, type);
+        assert_int_equal(vector_file_shape_given(file).type, ELEMENT_F32);
+        fixture_must(vector_file_read(file, 0, ROWS, packed, &err), &err);
+        assert_memory_equal(packed, wanted, ROWS * bytes);
+        memset(apart, 0xee, ROWS * stride);
+        fixture_must(vector_file_read_strided(file, FIRST, ROWS - FIRST, apart, stride, &err),
+                     &err);
+        for (size_t i = 0; i < ROWS - FIRST; i++) {
+            static const uint8_t zeroes[GAP];
+            assert_memory_equal(apart + i * stride, wanted + (i + FIRST) * bytes, bytes);
+            assert_memory_equal(apart + i * stride + bytes, zeroes, GAP);
+        }
+        fixture_must(vector_file_read_given(file, FIRST, ROWS - FIRST, given, &err), &err);
+        assert_memory_equal(given, rows + FIRST * DIM, (ROWS - FIRST) * DIM * sizeof(float));
+        assert_int_equal(vector_file_read(file, ROWS, 1, packed, &err), STATUS_INVALID);
+        assert_int_equal(vector_file_read_given(file, 0, ROWS + 1, given, &err), STATUS_INVALID);
+        assert_int_equal(vector_file_read_strided(file, 0, 1, apart, bytes - 1, &err),
+                         STATUS_INVALID);
+        vector_file_close(file);
+        free(wanted);
+        free(packed);
+        free(apart);
+        free(given);
+    }
+    free(rows);
+}
+
+static void a_value_that_is_not_finite_is_named_also_where_its_type_would_hide_it(void **state)
+{
+    struct build_fixture *f = *state;
+    static const enum element_type types[] = {ELEMENT_F16, ELEMENT_BF16, ELEMENT_I8S};
+    static const float values[] = {NAN, INFINITY};
+    for (size_t t = 0; t < ARRAY_LENGTH(types); t++)
+        for (size_t v = 0; v < ARRAY_LENGTH(values); v++) {
+            uint8_t rows[40 * (5 * 2 + 4)];
+            struct error err = {0};
+            write_but(f, ELEMENT_F32, values[v]);
+            struct vector_file *file = file_open(f);
+            fixture_must(vector_file_store_as(file, types[t], &err), &err);
+            assert_int_equal(vector_file_read(file, 0, 33, rows, &err), STATUS_OK);
+            assert_int_equal(vector_file_read(file, 30, 10, rows, &err), STATUS_INVALID);
+            assert_non_null(strstr(err.text, v == 0 ? ": row 33 has a NaN at dimension 2"
+                                                    : ": row 33 has an infinity at dimension 2"));
+            vector_file_close(file);
+        }
+}
+
+/* ---- what is refused ---- */
+
 /* The build fails with `words` in its one line, and leaves nothing. */
 static void expect_refused(struct build_fixture *f, const struct build_params *params,
                            const char *words)
@@ -179,19 +268,6 @@ static void other_combinations_are_refused(void **state)
         }
     }
     assert_int_equal(refused, 24 - 9);
-}
-
-/* Writes 40 x 5 rows of ones, but for one value. */
-static void write_but(struct build_fixture *f, enum element_type type, float value)
-{
-    enum { ROWS = 40, DIM = 5 };
-    float values[ROWS * DIM];
-    uint8_t rows[sizeof(values)];
-    for (uint32_t i = 0; i < ROWS * DIM; i++)
-        values[i] = 1 + (float)i;
-    values[33 * DIM + 2] = value;
-    element_from_f32(type, values, ROWS * DIM, rows);
-    build_fixture_write(f, (struct vector_shape){ROWS, DIM, type}, rows);
 }
 
 static void what_does_not_fit_is_named_by_row_and_dimension(void **state)
@@ -324,6 +400,8 @@ int main(void)
         T(every_row_is_there_as_it_is_to_be_stored),
         T(what_is_stored_is_in_the_id_and_not_in_the_digest_of_the_input),
         T(stored_types_give_the_same_bytes_at_any_thread_count),
+        T(rows_are_read_as_another_type_and_as_given),
+        T(a_value_that_is_not_finite_is_named_also_where_its_type_would_hide_it),
         T(other_combinations_are_refused),
         T(what_does_not_fit_is_named_by_row_and_dimension),
         T(a_direction_lost_by_rounding_is_refused_under_cosine),
