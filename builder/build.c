@@ -246,12 +246,13 @@ static void job_format(const struct build *b, char *text, size_t bytes)
         source_format(&b->attributes, "attributes", attributes, sizeof(attributes));
     snprintf(
         text, bytes,
-        "nightjar-build %s\nformat %d\n%s%s%svectors %llu\ndim %u\ntype %s\nmetric %s\n"
+        "nightjar-build %s\nformat %d\n%s%s%svectors %llu\ndim %u\ntype %s\nstored %s\nmetric %s\n"
         "degree %u\ngraph %s\nbuild-list %u\nalpha %.17g\ncodec %d\ncode-bytes %u\nblock-bytes %u\n"
         "navigation %.17g\nseed %llu\nshards %u\nreplication %.17g\n"
         "tune-queries %u %016llx%016llx\ncalibrate %d\n",
         NIGHTJAR_VERSION, MANIFEST_FORMAT_VERSION, input, keys, attributes,
-        (unsigned long long)b->shape.count, b->shape.dim, element_name(b->shape.type),
+        (unsigned long long)b->shape.count, b->shape.dim,
+        element_name(vector_file_shape_given(b->file).type), element_name(b->shape.type),
         metric_name(p->metric), p->degree, graph_kind_name(p->graph), build_list_of(p), p->alpha,
         (int)p->codec, p->code_bytes, p->block_bytes, p->navigation_share,
         (unsigned long long)p->seed, b->size.shard_count, b->size.replication, b->tune.count,
@@ -342,6 +343,7 @@ static void manifest_begin(struct build *b)
     m->vector_count = b->shape.count;
     m->dim = b->shape.dim;
     m->type = b->shape.type;
+    m->query_type = vector_file_shape_given(b->file).type;
     m->metric = b->params.metric;
     if (b->params.codec == CODEC_AUTO)
         m->codec_asked = CODEC_AUTO; /* the kind is known when the train stage is done */
@@ -450,7 +452,7 @@ static enum status block_check_asked(const struct build *b, struct error *err)
 {
     const struct block_geometry geometry = {
         .block_bytes = b->params.block_bytes,
-        .vector_bytes = (uint32_t)(b->shape.dim * element_bytes(b->shape.type)),
+        .vector_bytes = (uint32_t)element_vector_bytes(b->shape.type, b->shape.dim),
         .adjacency = BLOCK_ADJACENCY_GAPS,
     };
     if (geometry.block_bytes == 0 || block_list_budget(&geometry, 1) > 0)
@@ -472,6 +474,8 @@ static enum status build_begin(struct build *b, struct error *err)
         status = source_look(b->params.input, &b->input, err);
     if (status == STATUS_OK)
         status = vector_file_open(b->params.input, &b->file, err);
+    if (status == STATUS_OK && b->params.store != ELEMENT_NONE)
+        status = vector_file_store_as(b->file, b->params.store, err);
     if (status != STATUS_OK)
         return status;
     b->shape = vector_file_shape(b->file);

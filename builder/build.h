@@ -53,10 +53,11 @@ struct build_params {
     const char *attributes; /* CSV (attribute_input.h) or NULL: none */
     struct attribute_extent attribute_extent; /* of it; found out by build_attributes_look() */
     enum metric metric;
-    uint32_t degree;       /* R = 64; BUILD_DEGREE_MIN..BUILD_DEGREE_MAX */
-    enum graph_kind graph; /* GRAPH_PIPNN */
-    uint32_t build_list;   /* L = 100; 1..BUILD_LIST_MAX; of GRAPH_VAMANA */
-    double alpha;          /* 1.2; 1..BUILD_ALPHA_MAX */
+    enum element_type store; /* what vectors are stored as; ELEMENT_NONE: as they are given */
+    uint32_t degree;         /* R = 64; BUILD_DEGREE_MIN..BUILD_DEGREE_MAX */
+    enum graph_kind graph;   /* GRAPH_PIPNN */
+    uint32_t build_list;     /* L = 100; 1..BUILD_LIST_MAX; of GRAPH_VAMANA */
+    double alpha;            /* 1.2; 1..BUILD_ALPHA_MAX */
     enum codec_kind codec;
     uint32_t code_bytes;   /* pq: 32, lowered to dim where dim is smaller; scalar: one of its sizes,
                             * or 0 for 4 bits a dimension */

@@ -86,7 +86,7 @@ static double seconds_since(const struct build_clock *clock)
 
 static uint32_t calibration_rows(const struct vector_shape *shape)
 {
-    uint64_t row_bytes = (uint64_t)shape->dim * element_bytes(shape->type);
+    uint64_t row_bytes = element_vector_bytes(shape->type, shape->dim);
     uint64_t rows = MAX(PLAN_BYTES_MAX / row_bytes, (uint64_t)PLAN_ROWS_MIN);
 
     return (uint32_t)MIN(MIN(rows, (uint64_t)PLAN_ROWS_MAX), shape->count);
@@ -132,14 +132,14 @@ static void rows_make_up(struct plan_run *run)
                                 : set->type == ELEMENT_I8 ? 254.0 * value - 127.0
                                                           : value);
         }
-        element_from_f32(set->type, values, set->dim, set->rows + row * set->stride_bytes);
+        element_vector_from_f32(set->type, values, set->dim, set->rows + row * set->stride_bytes);
     }
 }
 
 static enum status sample_make(struct plan_run *run, const struct vector_file *file,
                                const struct vector_shape *shape, struct error *err)
 {
-    size_t row_bytes = (size_t)shape->dim * element_bytes(shape->type);
+    size_t row_bytes = element_vector_bytes(shape->type, shape->dim);
     void *packed = NULL;
     enum status status = vector_set_create(&run->set, calibration_rows(shape), shape->dim,
                                            shape->type, run->params.metric, err);
@@ -257,7 +257,7 @@ static enum status run_centroids(struct plan_run *run, struct error *err)
     for (uint32_t row = 0; row < count; row++) {
         float values[VECTOR_DIM_MAX];
         float distances[PLAN_CENTROIDS];
-        element_to_f32(run->set.type, vector_set_row(&run->set, row), dim, values);
+        element_vector_to_f32(run->set.type, vector_set_row(&run->set, row), dim, values);
         kernels->l2sq_rows(values, centroids, dim * sizeof(float), PLAN_CENTROIDS, dim, distances);
         sum += (double)distances[0];
     }
@@ -400,6 +400,27 @@ static enum status numa_count(const struct build_params *params, uint32_t *count
     return status;
 }
 
+/* What is read of `file`, or, where that is NULL, would be of vectors of `shape`; and as what it is
+ * stored. */
+static enum status shape_plan(const struct build_params *params, const struct vector_shape *shape,
+                              struct vector_file *file, struct build_plan *plan, struct error *err)
+{
+    enum status status = STATUS_OK;
+    plan->given = file != NULL ? vector_file_shape(file).type : shape->type;
+    if (file != NULL && params->store != ELEMENT_NONE)
+        status = vector_file_store_as(file, params->store, err);
+    if (status != STATUS_OK)
+        return status;
+    plan->shape = file != NULL ? vector_file_shape(file) : *shape;
+    if (file != NULL || params->store == ELEMENT_NONE)
+        return STATUS_OK;
+    if (!element_may_store(plan->given, params->store))
+        return error_set(err, STATUS_INVALID, "%s vectors cannot be stored as %s",
+                         element_name(plan->given), element_name(params->store));
+    plan->shape.type = params->store;
+    return STATUS_OK;
+}
+
 enum status build_plan_make(const struct build_params *params, const struct vector_shape *shape,
                             struct build_plan *plan, struct error *err)
 {
@@ -414,10 +435,10 @@ enum status build_plan_make(const struct build_params *params, const struct vect
     enum status status = build_params_check(&run.params, err);
     if (status == STATUS_OK && params->input != NULL)
         status = vector_file_open(params->input, &file, err);
-    if (status != STATUS_OK)
-        return status;
-    made.shape = file != NULL ? vector_file_shape(file) : *shape;
-    status = scan_shape_check(file != NULL ? params->input : "the plan", &made.shape, err);
+    if (status == STATUS_OK)
+        status = shape_plan(params, shape, file, &made, err);
+    if (status == STATUS_OK)
+        status = scan_shape_check(file != NULL ? params->input : "the plan", &made.shape, err);
     if (status == STATUS_OK)
         status = build_code_bytes_resolve(&run.params, &made.shape, err);
     if (status == STATUS_OK)

@@ -9,7 +9,8 @@
 #include "builder/build_size.h"
 
 struct build_plan {
-    struct vector_shape shape;
+    struct vector_shape shape; /* of vectors as they are stored */
+    enum element_type given;   /* and their type in the input */
     uint32_t threads;
     uint32_t numa_nodes;    /* of this machine */
     uint32_t lanes;         /* shards that would be at work at a time */

@@ -91,7 +91,7 @@ enum status build_code_bytes_resolve(struct build_params *params, const struct v
 static struct size_input input_make(const struct build_params *params,
                                     const struct vector_shape *shape)
 {
-    uint64_t packed = (uint64_t)shape->dim * element_bytes(shape->type);
+    uint64_t packed = element_vector_bytes(shape->type, shape->dim);
     uint64_t scalar = params->metric == METRIC_L2 ? 0 : sizeof(float);
 
     return (struct size_input){
@@ -357,13 +357,14 @@ static void memory_compute(const struct size_input *in, struct build_size *size)
 
 /* ---- disk ---- */
 
-/* nodes.blk for lists of `degree` ids, gap-coded: the id range spread over the list costs
- * log2(n / degree) + 2 bits an id or so, plus the selectors. Most ids are of the row's own shard.
+/* A block, and nodes.blk, for lists of `degree` ids, gap-coded: the id range spread over the list
+ * costs log2(n / degree) + 2 bits an id or so, plus the selectors. Most ids are of the row's own
+ * shard.
  */
-static uint64_t blocks_bytes(const struct size_input *in, uint32_t shards)
+static uint64_t blocks_bytes(const struct size_input *in, struct build_size *size)
 {
     uint64_t n = in->count;
-    uint64_t spread = n / shards / in->degree;
+    uint64_t spread = n / size->shard_count / in->degree;
     uint64_t bits = 4;
     while (spread > 1) {
         spread >>= 1;
@@ -378,6 +379,8 @@ static uint64_t blocks_bytes(const struct size_input *in, uint32_t shards)
             : size_align(BLOCK_HEADER_BYTES + BLOCK_TAIL_BYTES + 2 + record, BLOCK_PAGE_BYTES);
     uint64_t room = block - MIN(block, (uint64_t)(BLOCK_HEADER_BYTES + BLOCK_TAIL_BYTES + 2));
     uint64_t capacity = MAX((uint64_t)1, room / record);
+    size->block_bytes = block;
+    size->nodes_per_block = MIN(capacity, n);
     return (n + capacity - 1) / capacity * block;
 }
 
@@ -394,8 +397,7 @@ static void disk_compute(const struct size_input *in, struct build_size *size)
         in->navigation_count * (NAVIGATION_DEGREE + 1) * sizeof(uint32_t) + hot + codec +
         query_sample_bytes(in->shape) +
         attribute_write_disk_bytes(&in->params->attribute_extent, n);
-    size->stage_disk_bytes[BUILD_STAGE_WRITE] =
-        n * in->code_bytes + blocks_bytes(in, size->shard_count);
+    size->stage_disk_bytes[BUILD_STAGE_WRITE] = n * in->code_bytes + blocks_bytes(in, size);
     size->stage_disk_bytes[BUILD_STAGE_KEYS] = keys_bytes(n);
     for (unsigned stage = 0; stage < BUILD_STAGE_COUNT; stage++)
         size->disk_bytes += size->stage_disk_bytes[stage];

@@ -29,6 +29,7 @@ struct build_size {
     enum build_stage memory_stage;           /* when that is */
     uint64_t scratch_bytes;                  /* of the work directory, at most */
     uint64_t stage_disk_bytes[BUILD_STAGE_COUNT]; /* written to the generation, estimated */
+    uint64_t block_bytes, nodes_per_block;        /* estimated */
     uint64_t disk_bytes;
     uint64_t disk_least_bytes; /* vectors, keys, codes and keys.bin alone: it cannot be less */
 };

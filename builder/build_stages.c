@@ -82,7 +82,7 @@ uint64_t build_stage_units(const struct build *b, enum build_stage stage)
 static struct pack_params pack_params_of(const struct build *b)
 {
     return (struct pack_params){
-        .dim_bytes = (uint32_t)(b->shape.dim * element_bytes(b->shape.type)),
+        .dim_bytes = (uint32_t)element_vector_bytes(b->shape.type, b->shape.dim),
         .block_bytes = b->params.block_bytes,
         .adjacency = BLOCK_ADJACENCY_GAPS,
         .generation_seed = b->manifest.generation_id.low,

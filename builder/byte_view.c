@@ -53,7 +53,7 @@ uint64_t byte_view_row_bytes(enum element_type type, enum metric metric, uint64_
 /* A row in the space whose squared distances are wanted. */
 static void row_values(const struct vector_set *set, uint32_t row, float *values)
 {
-    element_to_f32(set->type, vector_set_row(set, row), set->dim, values);
+    element_vector_to_f32(set->type, vector_set_row(set, row), set->dim, values);
     if (set->metric == METRIC_COSINE)
         for (uint32_t d = 0; d < set->dim; d++)
             values[d] *= set->row_scalar[row];

@@ -29,7 +29,7 @@ static enum status sample_read(const struct vector_file *file, const uint32_t *s
                                uint32_t count, uint8_t *rows, struct error *err)
 {
     struct vector_shape shape = vector_file_shape(file);
-    size_t row_bytes = (size_t)shape.dim * element_bytes(shape.type);
+    size_t row_bytes = element_vector_bytes(shape.type, shape.dim);
     enum status status = STATUS_OK;
 #pragma omp parallel for schedule(dynamic, 64)
     for (uint32_t i = 0; i < count; i++) {
@@ -52,7 +52,7 @@ enum status encode_train(const struct vector_file *file, const struct codec_para
                          struct codec_choice *choice, struct codec **codec, struct error *err)
 {
     struct vector_shape shape = vector_file_shape(file);
-    size_t row_bytes = (size_t)shape.dim * element_bytes(shape.type);
+    size_t row_bytes = element_vector_bytes(shape.type, shape.dim);
     uint32_t wanted = encode_sample_rows((uint32_t)shape.count);
     void *rows = NULL;
 
@@ -77,7 +77,7 @@ static void batch_encode(const struct codec *codec, const uint8_t *rows,
                          uint8_t *codes)
 {
     struct codec_params params = codec_params_of(codec);
-    size_t row_bytes = (size_t)params.dim * element_bytes(params.type);
+    size_t row_bytes = element_vector_bytes(params.type, params.dim);
     uint32_t first = 0;
 
     memset(codes, 0, (size_t)count * params.code_bytes);
@@ -99,7 +99,7 @@ enum status encode_nodes(const struct codec *codec, const void *rows, const uint
 {
     struct codec_params params = codec_params_of(codec);
     size_t threads = (size_t)omp_get_max_threads();
-    size_t batch_bytes = ENCODE_BATCH_NODES * (size_t)params.dim * element_bytes(params.type);
+    size_t batch_bytes = ENCODE_BATCH_NODES * element_vector_bytes(params.type, params.dim);
     void *packed = NULL;
 
     enum status status = bulk_alloc(threads, batch_bytes, "encoding batches", &packed, err);

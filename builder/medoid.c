@@ -28,7 +28,7 @@ static enum status centroid_compute(const struct vector_set *set, float *centroi
         uint32_t end = MIN(set->count, (slice + 1) * SLICE_ROWS);
         float row[VECTOR_DIM_MAX];
         for (uint32_t i = slice * SLICE_ROWS; i < end; i++) {
-            element_to_f32(set->type, vector_set_row(set, i), dim, row);
+            element_vector_to_f32(set->type, vector_set_row(set, i), dim, row);
             for (uint32_t d = 0; d < dim; d++)
                 sum[d] += (double)row[d];
         }
@@ -57,7 +57,7 @@ enum status medoid_find(const struct vector_set *set, uint32_t *medoid, struct e
         float row[VECTOR_DIM_MAX];
 #pragma omp for schedule(static)
         for (uint32_t i = 0; i < set->count; i++) {
-            element_to_f32(set->type, vector_set_row(set, i), set->dim, row);
+            element_vector_to_f32(set->type, vector_set_row(set, i), set->dim, row);
             struct candidate c = {f32->l2sq(centroid, row, set->dim), i};
             if (candidate_less(c, mine))
                 mine = c;

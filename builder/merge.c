@@ -110,7 +110,7 @@ static enum status lender_halo_read(struct merge *m, uint32_t shard, struct erro
             status = work_input_discard(lender->input, "names a row that is not there", err);
     for (uint32_t i = 0; status == STATUS_OK && i < lender->halo_count; i++)
         status = work_input_read(lender->input, to + i * set->stride_bytes,
-                                 set->dim * element_bytes(set->type), err);
+                                 element_vector_bytes(set->type, set->dim), err);
     return status;
 }
 

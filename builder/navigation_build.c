@@ -31,7 +31,7 @@ uint32_t navigation_sample_count(uint32_t count, double share)
 static enum status sample_read(const struct shard_plan *plan, uint32_t count,
                                struct vector_set *sample, uint32_t *positions, struct error *err)
 {
-    size_t row_bytes = (size_t)plan->shape.dim * element_bytes(plan->shape.type);
+    size_t row_bytes = element_vector_bytes(plan->shape.type, plan->shape.dim);
     struct work_input *input = NULL;
     bool has_root = false;
     uint8_t *last = sample->rows + count * sample->stride_bytes;

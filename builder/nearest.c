@@ -66,7 +66,7 @@ struct nearest {
 
 size_t nearest_stride_bytes(enum element_type type, uint32_t dim)
 {
-    size_t packed = dim * element_bytes(type);
+    size_t packed = element_vector_bytes(type, dim);
     return size_align(packed, packed >= 48 ? 64 : 16);
 }
 

@@ -93,12 +93,12 @@ struct pass {
 size_t partition_own_record_bytes(const struct vector_shape *shape, bool keys)
 {
     return sizeof(uint32_t) + (keys ? sizeof(uint64_t) : 0) +
-           shape->dim * element_bytes(shape->type);
+           element_vector_bytes(shape->type, shape->dim);
 }
 
 size_t partition_borrowed_record_bytes(const struct vector_shape *shape)
 {
-    return BORROWED_HEAD_BYTES + shape->dim * element_bytes(shape->type);
+    return BORROWED_HEAD_BYTES + element_vector_bytes(shape->type, shape->dim);
 }
 
 /* ---- reading and choosing: any thread ---- */
@@ -358,7 +358,7 @@ static void *carve(struct pass *p, size_t count, size_t item_bytes)
 static void pass_layout(struct pass *p, bool keys)
 {
     size_t shards = p->cells.shard_count;
-    p->row_bytes = p->shape.dim * element_bytes(p->shape.type);
+    p->row_bytes = element_vector_bytes(p->shape.type, p->shape.dim);
     p->chunk_rows =
         (uint32_t)MAX((size_t)1, MIN(CHUNK_BYTES / p->row_bytes, (size_t)CHUNK_ROWS_MAX));
     p->chunk_rows = (uint32_t)MIN((uint64_t)p->chunk_rows, p->shape.count);

@@ -80,7 +80,7 @@ static void vector_normalize(float *vector, size_t dim, float norm2)
 
 void partition_vector(const struct partition_cells *cells, const void *row, float *vector)
 {
-    element_to_f32(cells->type, row, cells->dim, vector);
+    element_vector_to_f32(cells->type, row, cells->dim, vector);
     if (cells->metric == METRIC_L2)
         return;
     float norm2 = cells->kernels->dot(vector, vector, cells->dim);

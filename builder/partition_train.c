@@ -204,7 +204,7 @@ enum status partition_train(const struct vector_file *file, const struct partiti
         .params = params,
         .monitor = monitor,
         .cells = cells,
-        .row_bytes = shape.dim * element_bytes(shape.type),
+        .row_bytes = element_vector_bytes(shape.type, shape.dim),
         .count = sample_rows(&shape, cells->shard_count),
         .thread_count = (uint32_t)omp_get_max_threads(),
     };
@@ -233,7 +233,7 @@ uint64_t partition_train_bytes(const struct vector_shape *shape, uint32_t shard_
 {
     uint64_t rows = sample_rows(shape, shard_count);
     uint64_t space_dim = (uint64_t)shape->dim + 1;
-    uint64_t row_bytes = shape->dim * element_bytes(shape->type);
+    uint64_t row_bytes = element_vector_bytes(shape->type, shape->dim);
     uint64_t points = size_align(rows, KMEANS_LANES) * space_dim * sizeof(float);
     /* Labels, distances and sums of chunks; candidates; coordinate sums of the centroids. */
     uint64_t kmeans = rows * 16 + TRIALS * space_dim * sizeof(float) +

@@ -42,7 +42,8 @@ uint64_t query_sample_seed(uint64_t seed)
 uint64_t query_sample_bytes(const struct vector_shape *shape)
 {
     const struct query_sample_info info = query_sample_shape(shape->count);
-    return sample_bytes(info.count, info.k, (uint32_t)(shape->dim * element_bytes(shape->type)));
+    return sample_bytes(info.count, info.k,
+                        (uint32_t)element_vector_bytes(shape->type, shape->dim));
 }
 
 /* ---- the run ---- */
@@ -295,7 +296,7 @@ static enum status rows_offer(struct run *run, const struct build_monitor *monit
 /* The queries packed, as the format has them. */
 static void queries_pack(struct run *run)
 {
-    const size_t row_bytes = run->shape.dim * element_bytes(run->shape.type);
+    const size_t row_bytes = element_vector_bytes(run->shape.type, run->shape.dim);
     for (uint32_t i = 1; i < run->info.count; i++)
         memmove(run->queries + i * row_bytes, run->queries + i * run->stride, row_bytes);
 }

@@ -32,8 +32,9 @@ enum {
 struct scan {
     const struct scan_params *params;
     const struct build_monitor *monitor;
-    const struct distance_kernels *kernels;
-    struct vector_shape shape;
+    const struct distance_kernels *kernels; /* of rows as they are stored */
+    struct vector_shape shape;              /* of rows as they are given */
+    enum element_type stored;
     size_t row_bytes;
     uint64_t chunk_rows;
     uint64_t piece_rows;
@@ -68,21 +69,24 @@ enum status scan_shape_check(const char *path, const struct vector_shape *shape,
 
 static uint64_t rows_within(size_t bytes, const struct vector_shape *shape)
 {
-    uint64_t rows = bytes / (shape->dim * element_bytes(shape->type));
+    uint64_t rows = bytes / element_vector_bytes(shape->type, shape->dim);
     return MAX((uint64_t)1, MIN(rows, shape->count));
 }
 
 /* Of one buffer; keys pass through it too. */
 static size_t buffer_bytes_of(size_t chunk_bytes, const struct vector_shape *shape)
 {
-    size_t row_bytes = shape->dim * element_bytes(shape->type);
+    size_t row_bytes = element_vector_bytes(shape->type, shape->dim);
     return MAX((size_t)rows_within(chunk_bytes, shape) * row_bytes, sizeof(uint64_t));
 }
 
 uint64_t scan_memory_bytes(const struct vector_shape *shape)
 {
+    struct vector_shape given = *shape; /* what is stored as floats or i8s may be read as f32 */
+    if (shape->type != ELEMENT_U8 && shape->type != ELEMENT_I8)
+        given.type = ELEMENT_F32;
     /* Checking keys takes as much as hashes do, before them. */
-    return shape->count * sizeof(uint64_t) + 2 * (uint64_t)buffer_bytes_of(CHUNK_BYTES, shape);
+    return shape->count * sizeof(uint64_t) + 2 * (uint64_t)buffer_bytes_of(CHUNK_BYTES, &given);
 }
 
 /* ---- rows ---- */
@@ -96,17 +100,43 @@ static bool norm_usable(float norm2)
     return isfinite(4.0f * norm * norm);
 }
 
-/* Checks one row, hashes it and returns its squared norm through *norm2. */
+/* Puts the row as it will be stored into `stored`, which also tells whether it can be. */
+static enum status row_convert(const struct scan *scan, uint64_t index, const uint8_t *row,
+                               uint8_t *stored, struct error *err)
+{
+    const struct vector_file *file = scan->params->file;
+    struct vector_shape shape = scan->shape;
+    shape.type = scan->stored;
+    enum status status = vector_file_convert(file, index, row, stored, err);
+    if (status != STATUS_OK || scan->params->metric != METRIC_COSINE)
+        return status;
+    if (vector_rows_check(vector_file_path(file), &shape, METRIC_COSINE, index, 1, stored,
+                          scan->row_bytes, NULL) == STATUS_OK)
+        return STATUS_OK;
+    return error_set(err, STATUS_INVALID,
+                     "%s: row %" PRIu64
+                     " is a zero vector as %s, which has no direction under cosine",
+                     file_label(vector_file_path(file)), index, element_name(scan->stored));
+}
+
+/* Checks one row, hashes it and returns the squared norm of what will be stored of it through
+ * *norm2. */
 static enum status row_scan(const struct scan *scan, uint64_t index, const uint8_t *row,
                             float *norm2, struct error *err)
 {
     const char *path = vector_file_path(scan->params->file);
+    uint8_t converted[VECTOR_DIM_MAX * 2]; /* what is stored in place of other types is smaller */
+    const uint8_t *stored = row;
 
     enum status status = vector_rows_check(path, &scan->shape, scan->params->metric, index, 1, row,
                                            scan->row_bytes, err);
+    if (status == STATUS_OK && scan->stored != scan->shape.type) {
+        status = row_convert(scan, index, row, converted, err);
+        stored = converted;
+    }
     if (status != STATUS_OK)
         return status;
-    *norm2 = scan->kernels->dot(row, row, scan->shape.dim);
+    *norm2 = scan->kernels->dot(stored, stored, scan->shape.dim);
     if (!norm_usable(*norm2)) {
         return error_set(err, STATUS_INVALID,
                          "%s: row %" PRIu64
@@ -121,7 +151,7 @@ static enum status row_scan(const struct scan *scan, uint64_t index, const uint8
 static enum status piece_scan(const struct scan *scan, uint64_t first, uint64_t count,
                               uint8_t *rows, float *norm2_max, struct error *err)
 {
-    enum status status = vector_file_read(scan->params->file, first, count, rows, err);
+    enum status status = vector_file_read_given(scan->params->file, first, count, rows, err);
     /* A row before the one that cannot be read may be bad: then that one is to be named. */
     if (status != STATUS_OK && count > 1) {
         status = STATUS_OK;
@@ -224,15 +254,17 @@ static enum status keys_digest(struct scan *scan, const struct key_file *keys, s
 static enum status scan_create(struct scan *scan, const struct scan_params *params,
                                const struct build_monitor *monitor, struct error *err)
 {
-    struct vector_shape shape = vector_file_shape(params->file);
+    struct vector_shape shape = vector_file_shape_given(params->file);
+    enum element_type stored = vector_file_shape(params->file).type;
     void *memory = NULL;
 
     *scan = (struct scan){
         .params = params,
         .monitor = monitor,
-        .kernels = distance_kernels_get(shape.type, cpu_features()),
+        .kernels = distance_kernels_get(stored, cpu_features()),
         .shape = shape,
-        .row_bytes = shape.dim * element_bytes(shape.type),
+        .stored = stored,
+        .row_bytes = element_vector_bytes(shape.type, shape.dim),
         .chunk_rows = rows_within(params->chunk_bytes, &shape),
         .piece_rows = rows_within(params->piece_bytes, &shape),
         .buffer_bytes = buffer_bytes_of(params->chunk_bytes, &shape),

@@ -35,7 +35,7 @@ static enum status part_open(const struct shard_plan *plan, const char *kind, ui
 
 static size_t packed_bytes(const struct shard_plan *plan)
 {
-    return (size_t)plan->shape.dim * element_bytes(plan->shape.type);
+    return element_vector_bytes(plan->shape.type, plan->shape.dim);
 }
 
 /* ---- own rows ---- */

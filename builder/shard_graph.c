@@ -49,7 +49,7 @@ static enum status root_write(const struct spill *spill, struct work_output *out
     enum status status = work_output_append(out, &position, sizeof(position), err);
     if (status == STATUS_OK)
         status = work_output_append(out, vector_set_row(set, spill->built->root),
-                                    set->dim * element_bytes(set->type), err);
+                                    element_vector_bytes(set->type, set->dim), err);
     return status;
 }
 
@@ -125,7 +125,7 @@ static enum status halo_write(const struct spill *spill, uint32_t row_count,
     }
     for (uint32_t i = 0; status == STATUS_OK && i < spill->halo_count; i++)
         status = work_output_append(out, vector_set_row(set, spill->halo[i]),
-                                    set->dim * element_bytes(set->type), err);
+                                    element_vector_bytes(set->type, set->dim), err);
     return status;
 }
 
@@ -342,7 +342,7 @@ enum status shard_root_load(const struct shard_plan *plan, uint32_t shard, uint3
         status = work_input_read(input, position, sizeof(*position), err);
     if (status == STATUS_OK)
         status = work_input_read(input, vector,
-                                 (size_t)plan->shape.dim * element_bytes(plan->shape.type), err);
+                                 element_vector_bytes(plan->shape.type, plan->shape.dim), err);
     if (status == STATUS_OK && !owned_by(plan, shard, *position))
         status = work_input_discard(input, "names a row of another shard", err);
     work_input_close(input);

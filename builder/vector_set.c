@@ -20,7 +20,7 @@ enum status vector_set_create(struct vector_set *set, uint32_t count, uint32_t d
                               enum element_type type, enum metric metric, struct error *err)
 {
     void *rows = NULL;
-    size_t stride_bytes = row_stride((size_t)dim * element_bytes(type));
+    size_t stride_bytes = row_stride(element_vector_bytes(type, dim));
     enum status status = bulk_alloc(count, stride_bytes, "vectors", &rows, err);
     if (status)
         return status;

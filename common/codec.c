@@ -47,11 +47,6 @@ enum codec_kind codec_kind_parse(const char *name)
     return strcmp(name, auto_name) == 0 ? CODEC_AUTO : CODEC_NONE;
 }
 
-static bool element_is_vector(uint32_t type)
-{
-    return type == ELEMENT_U8 || type == ELEMENT_I8 || type == ELEMENT_F16 || type == ELEMENT_F32;
-}
-
 /* Ranges of everything but the kind, which is known; a fault has the given status, as it may come
  * from a caller or from a file. */
 static enum status params_check(const struct codec_params *params, enum status fault,
@@ -62,8 +57,9 @@ static enum status params_check(const struct codec_params *params, enum status f
         return error_set(err, fault, "codec: metric %u is none of l2, ip, cosine",
                          (unsigned)params->metric);
     }
-    if (!element_is_vector((uint32_t)params->type)) {
-        return error_set(err, fault, "codec: element type %u is none of u8, i8, f16, f32",
+    if (!element_is_stored(params->type)) {
+        return error_set(err, fault,
+                         "codec: element type %u is none of u8, i8, f16, f32, bf16, i8s",
                          (unsigned)params->type);
     }
     if (params->dim < 1 || params->dim > VECTOR_DIM_MAX) {
@@ -91,14 +87,16 @@ enum status codec_train_check(const struct codec_params *params, const void *row
     enum status status = params_check(params, STATUS_INVALID, err);
     if (status != STATUS_OK)
         return status;
-    size_t elements, bad;
-    if (count < 1 || !size_mul(count, params->dim, &elements)) {
+    const size_t row_bytes = element_vector_bytes(params->type, params->dim);
+    size_t bytes, bad;
+    if (count < 1 || !size_mul(count, row_bytes, &bytes)) {
         return error_set(err, STATUS_INVALID, "codec: cannot train on a sample of %zu rows", count);
     }
-    if (!element_all_finite(params->type, rows, elements, &bad)) {
-        return error_set(err, STATUS_INVALID,
-                         "codec: training row %zu is not finite at dimension %zu",
-                         bad / params->dim, bad % params->dim);
+    for (size_t i = 0; i < count; i++) {
+        const uint8_t *row = (const uint8_t *)rows + i * row_bytes;
+        if (!element_vector_all_finite(params->type, row, params->dim, &bad))
+            return error_set(err, STATUS_INVALID,
+                             "codec: training row %zu is not finite at dimension %zu", i, bad);
     }
     return STATUS_OK;
 }
@@ -141,7 +139,15 @@ size_t codec_table_bytes(const struct codec *codec)
 
 void codec_table_build(const struct codec *codec, const void *query, void *table)
 {
-    codec->ops->table_build(codec, query, table);
+    codec->ops->table_build(codec, &codec->params, query, table);
+}
+
+void codec_table_build_from(const struct codec *codec, enum element_type type, const void *query,
+                            void *table)
+{
+    struct codec_params as_given = codec->params;
+    as_given.type = type;
+    codec->ops->table_build(codec, &as_given, query, table);
 }
 
 void codec_table_gather(const struct codec *codec, const void *table, const uint8_t *codes,

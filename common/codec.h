@@ -80,6 +80,10 @@ size_t codec_table_bytes(const struct codec *codec);
 /* Fills `table` for a query of the codec's element type. No allocation; thread-safe. */
 void codec_table_build(const struct codec *codec, const void *query, void *table);
 
+/* Likewise for a query of another element type: a codec of stored vectors, asked in f32. */
+void codec_table_build_from(const struct codec *codec, enum element_type type, const void *query,
+                            void *table);
+
 /* out[i] = estimated distance from the table's query to codes + ids[i] * code_bytes, prefetching
  * ahead. ids in any order. No allocation. */
 void codec_table_gather(const struct codec *codec, const void *table, const uint8_t *codes,

@@ -246,7 +246,7 @@ static enum status choose(const struct codec_params *params, const void *rows, s
     const size_t total = MIN(count, (size_t)CODEC_CHOICE_ROWS_MAX);
     struct trial trial = {
         .params = *params,
-        .row_bytes = params->dim * element_bytes(params->type),
+        .row_bytes = element_vector_bytes(params->type, params->dim),
         .query_count = MIN((size_t)QUERIES, total / 8),
     };
     trial.row_count = total - trial.query_count;

@@ -9,7 +9,8 @@
  *        4    4  u32 version   1
  *        8    4  u32 kind      enum codec_kind: 1 = PQ, 2 = OPQ, 3 = scalar
  *       12    4  u32 metric    enum metric: 1 = l2, 2 = ip, 3 = cosine
- *       16    4  u32 element   enum element_type: 1 = u8, 2 = i8, 3 = f16, 4 = f32
+ *       16    4  u32 element   enum element_type: 1 = u8, 2 = i8, 3 = f16, 4 = f32,
+ *                               6 = bf16, 7 = i8s: that of the vectors stored
  *       20    4  u32 dim       1..8192
  *       24    4  u32 code_bytes  PQ, OPQ: 1..dim; scalar: see codec_scalar_internal.h
  *       28    4  f32 norm_max  ip: M, the largest norm, finite and >= 0; else 0
@@ -89,7 +90,9 @@ struct codec_ops {
     void (*destroy)(struct codec *codec);
     void (*encode)(const struct codec *codec, const void *rows, size_t count, uint8_t *codes);
     size_t (*table_bytes)(const struct codec *codec);
-    void (*table_build)(const struct codec *codec, const void *query, void *table);
+    /* `as_given` is codec->params but for the type, which is the query's. */
+    void (*table_build)(const struct codec *codec, const struct codec_params *as_given,
+                        const void *query, void *table);
     void (*table_gather)(const struct codec *codec, const void *table, const uint8_t *codes,
                          const uint32_t *ids, size_t count, float *out);
     /* Body of codec.bin: its exact size, writing it, and reading it (length already equal to
@@ -282,7 +285,8 @@ void codec_pq_table_fill(const struct codec_pq *pq, const float *vector, float s
                          float *table);
 
 size_t codec_pq_table_bytes(const struct codec *codec);
-void codec_pq_table_build(const struct codec *codec, const void *query, void *table);
+void codec_pq_table_build(const struct codec *codec, const struct codec_params *as_given,
+                          const void *query, void *table);
 void codec_pq_table_gather(const struct codec *codec, const void *table, const uint8_t *codes,
                            const uint32_t *ids, size_t count, float *out);
 

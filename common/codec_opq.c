@@ -188,7 +188,7 @@ static void opq_encode(const struct codec *codec, const void *rows, size_t count
 {
     const struct codec_opq *opq = (const struct codec_opq *)codec;
     const struct codec_params *params = &codec->params;
-    const size_t row_bytes = params->dim * element_bytes(params->type);
+    const size_t row_bytes = element_vector_bytes(params->type, params->dim);
     const size_t subspaces = codec_opq_subspaces(opq);
     struct codec_opq_batch batch;
     uint8_t inner[CODEC_LANES * VECTOR_DIM_MAX];
@@ -227,13 +227,14 @@ static double query_transform(const struct codec_opq *opq, float *vector, float 
     return rest > 0 ? rest : 0;
 }
 
-static void opq_table_build(const struct codec *codec, const void *query, void *table)
+static void opq_table_build(const struct codec *codec, const struct codec_params *as_given,
+                            const void *query, void *table)
 {
     const struct codec_opq *opq = (const struct codec_opq *)codec;
-    const struct codec_query_view seen = codec_view_of_query(&codec->params, query);
+    const struct codec_query_view seen = codec_view_of_query(as_given, query);
     float vector[VECTOR_DIM_MAX + 1];
     ALIGNED(64) float transformed[VECTOR_DIM_MAX + CODEC_LANES];
-    codec_view_load(&codec->params, query, &seen.view, 0, opq->dims, vector);
+    codec_view_load(as_given, query, &seen.view, 0, opq->dims, vector);
     double rest = query_transform(opq, vector, transformed);
     float *out = table;
     codec_pq_table_fill((const struct codec_pq *)opq->inner, transformed, seen.scale,

@@ -419,7 +419,7 @@ enum status codec_opq_train(const struct codec_params *asked, const struct codec
     const struct row_set set = {
         .params = &params,
         .rows = rows,
-        .row_bytes = params.dim * element_bytes(params.type),
+        .row_bytes = element_vector_bytes(params.type, params.dim),
         .views = views,
         .total = count,
         .count = count,

@@ -161,7 +161,7 @@ enum status codec_pq_train(const struct codec_params *asked, const struct codec_
     struct training training = {
         .pq = pq,
         .rows = rows,
-        .row_bytes = params->dim * element_bytes(params->type),
+        .row_bytes = element_vector_bytes(params->type, params->dim),
         .count = count,
         .effort = *effort,
     };
@@ -256,7 +256,7 @@ static void pq_encode(const struct codec *codec, const void *rows, size_t count,
     const struct codec_params *params = &codec->params;
     struct encoder encoder;
     encoder.params = params;
-    encoder.row_bytes = params->dim * element_bytes(params->type);
+    encoder.row_bytes = element_vector_bytes(params->type, params->dim);
     /* Lanes without a row are computed and dropped; zeros keep them defined. */
     memset(encoder.window, 0, sizeof(encoder.window));
     for (size_t row = 0; row < count; row += CODEC_LANES) {

@@ -186,12 +186,12 @@ void codec_pq_table_fill(const struct codec_pq *pq, const float *vector, float s
             table[j] += offset;
 }
 
-void codec_pq_table_build(const struct codec *codec, const void *query, void *table)
+void codec_pq_table_build(const struct codec *codec, const struct codec_params *as_given,
+                          const void *query, void *table)
 {
-    const struct codec_params *params = &codec->params;
-    const struct codec_query_view seen = codec_view_of_query(params, query);
+    const struct codec_query_view seen = codec_view_of_query(as_given, query);
     float vector[VECTOR_DIM_MAX + 1];
-    codec_view_load(params, query, &seen.view, 0, codec_view_dims(params), vector);
+    codec_view_load(as_given, query, &seen.view, 0, codec_view_dims(as_given), vector);
     codec_pq_table_fill((const struct codec_pq *)codec, vector, seen.scale, seen.offset, table);
 }
 

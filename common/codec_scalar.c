@@ -198,7 +198,7 @@ static enum status scalar_train(const struct codec_params *asked, unsigned featu
     const struct training training = {
         .scalar = scalar,
         .rows = rows,
-        .row_bytes = params->dim * element_bytes(params->type),
+        .row_bytes = element_vector_bytes(params->type, params->dim),
         .count = count,
         .views = views,
     };
@@ -217,11 +217,9 @@ static enum status scalar_train(const struct codec_params *asked, unsigned featu
 
 /* ---- encoding ---- */
 
-/* x' of a vector. */
-static void rotate(const struct codec_scalar *scalar, const void *row,
-                   const struct codec_view *view, float *out)
+/* x' of a vector that stands in out[scalar->dims] as it is seen. */
+static void rotate(const struct codec_scalar *scalar, float *out)
 {
-    codec_view_load(&scalar->base.params, row, view, 0, scalar->dims, out);
     for (size_t d = 0; d < scalar->dims; d++)
         out[d] -= scalar->mean[d];
     codec_rotation_apply(&scalar->rotation, out);
@@ -347,7 +345,8 @@ static void encode_row(const struct codec_scalar *scalar, const void *row, uint8
     const struct codec_view view = codec_view_of_row(&scalar->base.params, row);
     float rotated[DIMS_MAX], squares[LANES] = {0};
     struct magnitudes x;
-    rotate(scalar, row, &view, rotated);
+    codec_view_load(&scalar->base.params, row, &view, 0, scalar->dims, rotated);
+    rotate(scalar, rotated);
     x.dims = scalar->dims;
     x.padded = (x.dims + LANES - 1) / LANES * LANES;
     x.top = (float)((1 << (scalar->bits - 1)) - 1);
@@ -373,7 +372,7 @@ static void encode_row(const struct codec_scalar *scalar, const void *row, uint8
 static void scalar_encode(const struct codec *codec, const void *rows, size_t count, uint8_t *codes)
 {
     const struct codec_params *params = &codec->params;
-    const size_t row_bytes = params->dim * element_bytes(params->type);
+    const size_t row_bytes = element_vector_bytes(params->type, params->dim);
     for (size_t i = 0; i < count; i++) {
         encode_row((const struct codec_scalar *)codec, (const uint8_t *)rows + i * row_bytes,
                    codes + i * params->code_bytes);
@@ -416,15 +415,17 @@ static int32_t put_chunk(const float *values, size_t dims, uint32_t bits, float 
     return sum;
 }
 
-static void scalar_table_build(const struct codec *codec, const void *query, void *out)
+static void scalar_table_build(const struct codec *codec, const struct codec_params *as_given,
+                               const void *query, void *out)
 {
     const struct codec_scalar *scalar = (const struct codec_scalar *)codec;
-    const struct codec_query_view seen = codec_view_of_query(&codec->params, query);
+    const struct codec_query_view seen = codec_view_of_query(as_given, query);
     struct codec_scalar_table *table = out;
     const int32_t top = (1 << scalar->bits) - 1;
     float values[DIMS_MAX], largest = 0;
     double squared = 0;
-    rotate(scalar, query, &seen.view, values);
+    codec_view_load(as_given, query, &seen.view, 0, scalar->dims, values);
+    rotate(scalar, values);
     for (size_t d = 0; d < scalar->dims; d++) {
         largest = fmaxf(largest, fabsf(values[d]));
         squared += (double)values[d] * (double)values[d];

@@ -15,8 +15,8 @@ void codec_view_load(const struct codec_params *params, const void *row,
                      const struct codec_view *view, size_t first, size_t count, float *out)
 {
     size_t stored = first < params->dim ? MIN(count, params->dim - first) : 0;
-    const uint8_t *source = (const uint8_t *)row + first * element_bytes(params->type);
-    element_to_f32(params->type, source, stored, out);
+    const struct element_part part = {.dim = params->dim, .first = first, .count = stored};
+    element_vector_part_to_f32(params->type, row, part, out);
     if (view->scale != 1.0) {
         for (size_t d = 0; d < stored; d++)
             out[d] = (float)((double)out[d] * view->scale);
@@ -67,7 +67,7 @@ static void norm_max_raise(struct codec_params *params, const uint8_t *rows, siz
 enum status codec_views_create(struct codec_params *params, const void *rows, size_t count,
                                struct codec_view **out, struct error *err)
 {
-    const size_t row_bytes = params->dim * element_bytes(params->type);
+    const size_t row_bytes = element_vector_bytes(params->type, params->dim);
     void *memory = NULL;
     enum status status =
         bulk_alloc(count, sizeof(struct codec_view), "codec training views", &memory, err);

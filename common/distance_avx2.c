@@ -2,8 +2,9 @@
  * distance_avx2.c - kernels for AVX2 with FMA and F16C, for every element type.
  *
  * Integers are widened to 16 bits; vpmaddwd then multiplies and adds pairs into 32-bit lanes
- * exactly. f32 and f16 keep the 32 lanes of distance.h in four registers a row; a missing tail
- * element leaves its lane as it was by a blend, since adding 0 * 0 would turn a lane of -0 into +0.
+ * exactly. Floats, and i8s as such, keep the 32 lanes of distance.h in four registers a row; a
+ * missing tail element leaves its lane as it was by a blend, since adding 0 * 0 would turn a lane
+ * of -0 into +0.
  *
  * AVX2 has no masked byte loads: a partial register of bytes is assembled by loads that overlap
  * inside the row, so nothing past it is touched. Compiles to nothing elsewhere than x86-64. Pure
@@ -114,11 +115,27 @@ ALWAYS_INLINE __m128 lanes_fold(struct lanes lanes)
     return _mm_add_ps(_mm256_castps256_ps128(by_8), _mm256_extractf128_ps(by_8, 1));
 }
 
-ALWAYS_INLINE __m256 load_octet(bool half, const unsigned char *elements, size_t i)
+/* Eight elements from the upper halves of f32, or as whole numbers times the vector's scale. */
+ALWAYS_INLINE __m256 widen_bf16(__m128i elements)
 {
-    if (half)
-        return _mm256_cvtph_ps(_mm_loadu_si128((const void *)(elements + 2 * i)));
-    return _mm256_loadu_ps((const void *)(elements + 4 * i));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(elements), 16));
+}
+
+ALWAYS_INLINE __m256 widen_i8s(__m128i elements, __m256 scale)
+{
+    return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(elements)), scale);
+}
+
+/* Elements that lie from `from` on; `scale` is that of an i8s vector. */
+ALWAYS_INLINE __m256 load_octet(enum element_type type, __m256 scale, const unsigned char *from)
+{
+    if (type == ELEMENT_F16)
+        return _mm256_cvtph_ps(_mm_loadu_si128((const void *)from));
+    if (type == ELEMENT_BF16)
+        return widen_bf16(_mm_loadu_si128((const void *)from));
+    if (type == ELEMENT_I8S)
+        return widen_i8s(_mm_loadl_epi64((const void *)from), scale);
+    return _mm256_loadu_ps((const void *)from);
 }
 
 /* All ones in the first `count` < 8 lanes. */
@@ -128,12 +145,16 @@ ALWAYS_INLINE __m256i octet_mask(size_t count)
                               _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
-ALWAYS_INLINE __m256 load_octet_tail(bool half, const unsigned char *elements, size_t i,
-                                     size_t count)
+ALWAYS_INLINE __m256 load_octet_tail(enum element_type type, __m256 scale,
+                                     const unsigned char *from, size_t count)
 {
-    if (half)
-        return _mm256_cvtph_ps(load_partial(elements + 2 * i, 2 * count));
-    return _mm256_maskload_ps((const void *)(elements + 4 * i), octet_mask(count));
+    if (type == ELEMENT_F16)
+        return _mm256_cvtph_ps(load_partial(from, 2 * count));
+    if (type == ELEMENT_BF16)
+        return widen_bf16(load_partial(from, 2 * count));
+    if (type == ELEMENT_I8S)
+        return widen_i8s(load_partial(from, count), scale);
+    return _mm256_maskload_ps((const void *)from, octet_mask(count));
 }
 
 ALWAYS_INLINE __m256 float_step(bool dot, __m256 sum, __m256 x, __m256 y)
@@ -142,93 +163,122 @@ ALWAYS_INLINE __m256 float_step(bool dot, __m256 sum, __m256 x, __m256 y)
     return dot ? _mm256_fmadd_ps(x, y, sum) : _mm256_fmadd_ps(difference, difference, sum);
 }
 
-/* Adds 32 elements from `row` on; `query` holds the query's. */
-ALWAYS_INLINE struct lanes lanes_step(bool half, bool dot, struct lanes sums, struct lanes query,
-                                      const unsigned char *row)
+/* 32 elements of a vector from the i-th on. */
+ALWAYS_INLINE struct lanes lanes_load(enum element_type type, __m256 scale,
+                                      const unsigned char *elements, size_t i)
 {
-    sums.a = float_step(dot, sums.a, query.a, load_octet(half, row, 0));
-    sums.b = float_step(dot, sums.b, query.b, load_octet(half, row, OCTET));
-    sums.c = float_step(dot, sums.c, query.c, load_octet(half, row, 2 * OCTET));
-    sums.d = float_step(dot, sums.d, query.d, load_octet(half, row, 3 * OCTET));
+    const size_t octet = OCTET * distance_element_bytes(type);
+    const unsigned char *from = elements + i * distance_element_bytes(type);
+    return (struct lanes){
+        load_octet(type, scale, from),
+        load_octet(type, scale, from + octet),
+        load_octet(type, scale, from + 2 * octet),
+        load_octet(type, scale, from + 3 * octet),
+    };
+}
+
+ALWAYS_INLINE struct lanes lanes_step(bool dot, struct lanes sums, struct lanes query,
+                                      struct lanes row)
+{
+    sums.a = float_step(dot, sums.a, query.a, row.a);
+    sums.b = float_step(dot, sums.b, query.b, row.b);
+    sums.c = float_step(dot, sums.c, query.c, row.c);
+    sums.d = float_step(dot, sums.d, query.d, row.d);
     return sums;
 }
 
+/* A query and a row, with the scales of those that are i8s. */
+struct float_pair {
+    const unsigned char *query, *row;
+    __m256 query_scale, row_scale;
+    size_t dim;
+};
+
 /* Adds those of elements [i, i + 8) that exist. */
-ALWAYS_INLINE __m256 octet_tail(bool half, bool dot, __m256 sum, struct distance_query query,
-                                const unsigned char *row, size_t i)
+ALWAYS_INLINE __m256 octet_tail(struct distance_types types, bool dot, __m256 sum,
+                                const struct float_pair *pair, size_t i)
 {
-    if (i >= query.dim)
+    const unsigned char *query = pair->query + i * distance_element_bytes(types.query);
+    const unsigned char *row = pair->row + i * distance_element_bytes(types.row);
+    if (i >= pair->dim)
         return sum;
-    if (i + OCTET <= query.dim)
-        return float_step(dot, sum, load_octet(half, query.elements, i), load_octet(half, row, i));
-    size_t count = query.dim - i;
-    __m256 added = float_step(dot, sum, load_octet_tail(half, query.elements, i, count),
-                              load_octet_tail(half, row, i, count));
+    if (i + OCTET <= pair->dim)
+        return float_step(dot, sum, load_octet(types.query, pair->query_scale, query),
+                          load_octet(types.row, pair->row_scale, row));
+    size_t count = pair->dim - i;
+    __m256 added =
+        float_step(dot, sum, load_octet_tail(types.query, pair->query_scale, query, count),
+                   load_octet_tail(types.row, pair->row_scale, row, count));
     return _mm256_blendv_ps(sum, added, _mm256_castsi256_ps(octet_mask(count)));
 }
 
-ALWAYS_INLINE struct lanes lanes_tail(bool half, bool dot, struct lanes sums,
-                                      struct distance_query query, const unsigned char *row)
+ALWAYS_INLINE struct lanes lanes_tail(struct distance_types types, bool dot, struct lanes sums,
+                                      const struct float_pair *pair)
 {
-    size_t i = query.dim - query.dim % FLOAT_STEP;
-    sums.a = octet_tail(half, dot, sums.a, query, row, i);
-    sums.b = octet_tail(half, dot, sums.b, query, row, i + OCTET);
-    sums.c = octet_tail(half, dot, sums.c, query, row, i + 2 * OCTET);
-    sums.d = octet_tail(half, dot, sums.d, query, row, i + 3 * OCTET);
+    size_t i = pair->dim - pair->dim % FLOAT_STEP;
+    sums.a = octet_tail(types, dot, sums.a, pair, i);
+    sums.b = octet_tail(types, dot, sums.b, pair, i + OCTET);
+    sums.c = octet_tail(types, dot, sums.c, pair, i + 2 * OCTET);
+    sums.d = octet_tail(types, dot, sums.d, pair, i + 3 * OCTET);
     return sums;
 }
 
 /* Lanes of `n` (1 or 2) rows: two rows take 8 of the 16 registers, four would spill. */
-ALWAYS_INLINE void float_accumulate(bool half, bool dot, struct distance_query query,
-                                    const unsigned char *const *rows, struct lanes *sums, size_t n)
+ALWAYS_INLINE void float_accumulate(struct distance_types types, bool dot,
+                                    struct distance_query query, const unsigned char *const *rows,
+                                    struct lanes *sums, size_t n)
 {
-    const size_t bytes = half ? 2 : 4;
+    struct float_pair pairs[2];
     DISTANCE_UNROLL_2
-    for (size_t r = 0; r < n; r++)
+    for (size_t r = 0; r < n; r++) {
         sums[r].a = sums[r].b = sums[r].c = sums[r].d = _mm256_setzero_ps();
-    for (size_t i = 0; i + FLOAT_STEP <= query.dim; i += FLOAT_STEP) {
-        struct lanes q = {
-            load_octet(half, query.elements, i),
-            load_octet(half, query.elements, i + OCTET),
-            load_octet(half, query.elements, i + 2 * OCTET),
-            load_octet(half, query.elements, i + 3 * OCTET),
+        pairs[r] = (struct float_pair){
+            .query = query.elements,
+            .row = rows[r],
+            .query_scale = _mm256_set1_ps(distance_scale(types.query, query.elements, query.dim)),
+            .row_scale = _mm256_set1_ps(distance_scale(types.row, rows[r], query.dim)),
+            .dim = query.dim,
         };
+    }
+    for (size_t i = 0; i + FLOAT_STEP <= query.dim; i += FLOAT_STEP) {
+        struct lanes q = lanes_load(types.query, pairs[0].query_scale, query.elements, i);
         DISTANCE_UNROLL_2
         for (size_t r = 0; r < n; r++)
-            sums[r] = lanes_step(half, dot, sums[r], q, rows[r] + i * bytes);
+            sums[r] =
+                lanes_step(dot, sums[r], q, lanes_load(types.row, pairs[r].row_scale, rows[r], i));
     }
     if (query.dim % FLOAT_STEP == 0)
         return;
     DISTANCE_UNROLL_2
     for (size_t r = 0; r < n; r++)
-        sums[r] = lanes_tail(half, dot, sums[r], query, rows[r]);
+        sums[r] = lanes_tail(types, dot, sums[r], &pairs[r]);
 }
 
 /* The last two levels, 2 + 2 and 1 + 1, for four rows at once by transposing them. */
-ALWAYS_INLINE void float_group(bool half, bool dot, struct distance_query query,
+ALWAYS_INLINE void float_group(struct distance_types types, bool dot, struct distance_query query,
                                const unsigned char *const *rows, float *out)
 {
     struct lanes sums[2];
-    float_accumulate(half, dot, query, rows, sums, 2);
+    float_accumulate(types, dot, query, rows, sums, 2);
     __m128 a = lanes_fold(sums[0]), b = lanes_fold(sums[1]);
-    float_accumulate(half, dot, query, rows + 2, sums, 2);
+    float_accumulate(types, dot, query, rows + 2, sums, 2);
     __m128 c = lanes_fold(sums[0]), d = lanes_fold(sums[1]);
     __m128 ab = _mm_add_ps(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
     __m128 cd = _mm_add_ps(_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
     _mm_storeu_ps(out, _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab)));
 }
 
-ALWAYS_INLINE float float_single(bool half, bool dot, struct distance_query query,
+ALWAYS_INLINE float float_single(struct distance_types types, bool dot, struct distance_query query,
                                  const unsigned char *row)
 {
     struct lanes sum;
-    float_accumulate(half, dot, query, &row, &sum, 1);
+    float_accumulate(types, dot, query, &row, &sum, 1);
     __m128 by_4 = lanes_fold(sum);
     __m128 by_2 = _mm_add_ps(by_4, _mm_movehl_ps(by_4, by_4));
     return _mm_cvtss_f32(_mm_add_ss(by_2, _mm_movehdup_ps(by_2)));
 }
 
-#define AVX2_DEFINE(NAME, family, flag, dot, bytes)                                                \
+#define AVX2_DEFINE(NAME, family, flag, dot, type)                                                 \
     ALWAYS_INLINE void NAME##_group(struct distance_query query,                                   \
                                     const unsigned char *const rows[DISTANCE_GROUP], float *out)   \
     {                                                                                              \
@@ -238,22 +288,20 @@ ALWAYS_INLINE float float_single(bool half, bool dot, struct distance_query quer
     {                                                                                              \
         return family##_single(flag, dot, query, row);                                             \
     }                                                                                              \
-    DISTANCE_DEFINE(NAME, NULL, bytes)
+    DISTANCE_DEFINE(NAME, NULL, type)
 
-AVX2_DEFINE(u8_l2sq, integer, false, false, 1)
-AVX2_DEFINE(u8_dot, integer, false, true, 1)
-AVX2_DEFINE(i8_l2sq, integer, true, false, 1)
-AVX2_DEFINE(i8_dot, integer, true, true, 1)
-AVX2_DEFINE(f16_l2sq, float, true, false, 2)
-AVX2_DEFINE(f16_dot, float, true, true, 2)
-AVX2_DEFINE(f32_l2sq, float, false, false, 4)
-AVX2_DEFINE(f32_dot, float, false, true, 4)
+AVX2_DEFINE(u8_l2sq, integer, false, false, ELEMENT_U8)
+AVX2_DEFINE(u8_dot, integer, false, true, ELEMENT_U8)
+AVX2_DEFINE(i8_l2sq, integer, true, false, ELEMENT_I8)
+AVX2_DEFINE(i8_dot, integer, true, true, ELEMENT_I8)
 
-const struct distance_kernels distance_avx2_kernels[DISTANCE_TYPES] = {
-    DISTANCE_KERNELS(u8),
-    DISTANCE_KERNELS(i8),
-    DISTANCE_KERNELS(f16),
-    DISTANCE_KERNELS(f32),
-};
+#define AVX2_DEFINE_FLOATS(NAME, query_type, row_type)                                             \
+    static const struct distance_types NAME##_types = {query_type, row_type};                      \
+    AVX2_DEFINE(NAME##_l2sq, float, NAME##_types, false, row_type)                                 \
+    AVX2_DEFINE(NAME##_dot, float, NAME##_types, true, row_type)
+
+DISTANCE_DEFINE_FLOATS(AVX2_DEFINE_FLOATS)
+
+const struct distance_kernels distance_avx2_kernels[DISTANCE_TYPES] = DISTANCE_TABLE;
 
 #endif

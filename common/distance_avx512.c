@@ -4,9 +4,9 @@
  * Integers are widened to 16 bits; vpmaddwd then multiplies and adds pairs into 32-bit lanes
  * exactly. Tails are masked loads, which neither touch nor fault on the bytes past the row.
  *
- * f32 and f16 keep the 32 lanes of distance.h in two registers a row. A missing tail element must
- * leave its lane alone, so the tail's multiply-add is masked too: adding 0 * 0 would turn a lane of
- * -0 into +0. Compiles to nothing elsewhere than x86-64. Pure functions.
+ * Floats, and i8s as such, keep the 32 lanes of distance.h in two registers a row. A missing tail
+ * element must leave its lane alone, so the tail's multiply-add is masked too: adding 0 * 0 would
+ * turn a lane of -0 into +0. Compiles to nothing elsewhere than x86-64. Pure functions.
  */
 #include "common/distance_internal.h"
 
@@ -98,18 +98,41 @@ ALWAYS_INLINE __m128 lanes_fold(struct lanes lanes)
     return _mm_add_ps(_mm256_castps256_ps128(by_8), _mm256_extractf128_ps(by_8, 1));
 }
 
-ALWAYS_INLINE __m512 load_16(bool half, const unsigned char *elements, size_t i)
+/* 16 elements from the upper halves of f32, or as whole numbers times the vector's scale. */
+ALWAYS_INLINE __m512 widen_bf16(__m256i elements)
 {
-    if (half)
-        return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(elements + 2 * i)));
-    return _mm512_loadu_ps(elements + 4 * i);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(elements), 16));
 }
 
-ALWAYS_INLINE __m512 load_tail(bool half, __mmask16 mask, const unsigned char *elements, size_t i)
+ALWAYS_INLINE __m512 widen_i8s(__m128i elements, __m512 scale)
 {
-    if (half)
-        return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, elements + 2 * i));
-    return _mm512_maskz_loadu_ps(mask, elements + 4 * i);
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(elements)), scale);
+}
+
+/* `scale` is that of an i8s vector. */
+ALWAYS_INLINE __m512 load_16(enum element_type type, __m512 scale, const unsigned char *elements,
+                             size_t i)
+{
+    const unsigned char *from = elements + i * distance_element_bytes(type);
+    if (type == ELEMENT_F16)
+        return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)from));
+    if (type == ELEMENT_BF16)
+        return widen_bf16(_mm256_loadu_si256((const void *)from));
+    if (type == ELEMENT_I8S)
+        return widen_i8s(_mm_loadu_si128((const void *)from), scale);
+    return _mm512_loadu_ps(from);
+}
+
+ALWAYS_INLINE __m512 load_tail(enum element_type type, __m512 scale, __mmask16 mask,
+                               const unsigned char *from)
+{
+    if (type == ELEMENT_F16)
+        return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, from));
+    if (type == ELEMENT_BF16)
+        return widen_bf16(_mm256_maskz_loadu_epi16(mask, from));
+    if (type == ELEMENT_I8S)
+        return widen_i8s(_mm_maskz_loadu_epi8(mask, from), scale);
+    return _mm512_maskz_loadu_ps(mask, from);
 }
 
 ALWAYS_INLINE __m512 float_step(bool dot, __m512 sum, __m512 x, __m512 y)
@@ -125,43 +148,62 @@ ALWAYS_INLINE __m512 float_step_tail(bool dot, __mmask16 mask, __m512 sum, __m51
                : _mm512_mask3_fmadd_ps(difference, difference, sum, mask);
 }
 
-ALWAYS_INLINE void float_accumulate(bool half, bool dot, struct distance_query query,
-                                    const unsigned char *const *rows, struct lanes *sums, size_t n)
+ALWAYS_INLINE __m512 scale_of(enum element_type type, const unsigned char *vector, size_t dim)
 {
+    return _mm512_set1_ps(distance_scale(type, vector, dim));
+}
+
+ALWAYS_INLINE struct lanes lanes_load_tail(enum element_type type, __m512 scale, __mmask64 mask,
+                                           const unsigned char *elements, size_t i)
+{
+    const size_t bytes = distance_element_bytes(type);
+    const __mmask16 low = (__mmask16)mask, high = (__mmask16)(mask >> 16);
+    return (struct lanes){load_tail(type, scale, low, elements + i * bytes),
+                          load_tail(type, scale, high, elements + (i + 16) * bytes)};
+}
+
+ALWAYS_INLINE void float_accumulate(struct distance_types types, bool dot,
+                                    struct distance_query query, const unsigned char *const *rows,
+                                    struct lanes *sums, size_t n)
+{
+    const __m512 query_scale = scale_of(types.query, query.elements, query.dim);
+    __m512 scales[DISTANCE_GROUP];
     DISTANCE_UNROLL
-    for (size_t r = 0; r < n; r++)
+    for (size_t r = 0; r < n; r++) {
         sums[r].low = sums[r].high = _mm512_setzero_ps();
+        scales[r] = scale_of(types.row, rows[r], query.dim);
+    }
     size_t i = 0;
     for (; i + FLOAT_STEP <= query.dim; i += FLOAT_STEP) {
-        __m512 low = load_16(half, query.elements, i);
-        __m512 high = load_16(half, query.elements, i + 16);
+        __m512 low = load_16(types.query, query_scale, query.elements, i);
+        __m512 high = load_16(types.query, query_scale, query.elements, i + 16);
         DISTANCE_UNROLL
         for (size_t r = 0; r < n; r++) {
-            sums[r].low = float_step(dot, sums[r].low, low, load_16(half, rows[r], i));
-            sums[r].high = float_step(dot, sums[r].high, high, load_16(half, rows[r], i + 16));
+            __m512 row_low = load_16(types.row, scales[r], rows[r], i);
+            __m512 row_high = load_16(types.row, scales[r], rows[r], i + 16);
+            sums[r].low = float_step(dot, sums[r].low, low, row_low);
+            sums[r].high = float_step(dot, sums[r].high, high, row_high);
         }
     }
     if (i < query.dim) {
         __mmask64 mask = distance_tail_avx512(query.dim - i);
-        __mmask16 low_mask = (__mmask16)mask, high_mask = (__mmask16)(mask >> 16);
-        __m512 low = load_tail(half, low_mask, query.elements, i);
-        __m512 high = load_tail(half, high_mask, query.elements, i + 16);
+        __mmask16 low = (__mmask16)mask, high = (__mmask16)(mask >> 16);
+        struct lanes q = lanes_load_tail(types.query, query_scale, mask, query.elements, i);
         DISTANCE_UNROLL
         for (size_t r = 0; r < n; r++) {
-            sums[r].low = float_step_tail(dot, low_mask, sums[r].low, low,
-                                          load_tail(half, low_mask, rows[r], i));
-            sums[r].high = float_step_tail(dot, high_mask, sums[r].high, high,
-                                           load_tail(half, high_mask, rows[r], i + 16));
+            struct lanes row = lanes_load_tail(types.row, scales[r], mask, rows[r], i);
+            sums[r].low = float_step_tail(dot, low, sums[r].low, q.low, row.low);
+            sums[r].high = float_step_tail(dot, high, sums[r].high, q.high, row.high);
         }
     }
 }
 
 /* The last two levels, 2 + 2 and 1 + 1, for four rows at once by transposing them. */
-ALWAYS_INLINE void float_group(bool half, bool dot, struct distance_query query,
+ALWAYS_INLINE void float_group(struct distance_types types, bool dot, struct distance_query query,
                                const unsigned char *const *rows, float *out)
 {
     struct lanes sums[DISTANCE_GROUP];
-    float_accumulate(half, dot, query, rows, sums, DISTANCE_GROUP);
+    float_accumulate(types, dot, query, rows, sums, DISTANCE_GROUP);
     __m128 a = lanes_fold(sums[0]), b = lanes_fold(sums[1]);
     __m128 c = lanes_fold(sums[2]), d = lanes_fold(sums[3]);
     __m128 ab = _mm_add_ps(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
@@ -169,17 +211,17 @@ ALWAYS_INLINE void float_group(bool half, bool dot, struct distance_query query,
     _mm_storeu_ps(out, _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab)));
 }
 
-ALWAYS_INLINE float float_single(bool half, bool dot, struct distance_query query,
+ALWAYS_INLINE float float_single(struct distance_types types, bool dot, struct distance_query query,
                                  const unsigned char *row)
 {
     struct lanes sum;
-    float_accumulate(half, dot, query, &row, &sum, 1);
+    float_accumulate(types, dot, query, &row, &sum, 1);
     __m128 by_4 = lanes_fold(sum);
     __m128 by_2 = _mm_add_ps(by_4, _mm_movehl_ps(by_4, by_4));
     return _mm_cvtss_f32(_mm_add_ss(by_2, _mm_movehdup_ps(by_2)));
 }
 
-#define AVX512_DEFINE(NAME, family, flag, dot, bytes)                                              \
+#define AVX512_DEFINE(NAME, family, flag, dot, type)                                               \
     ALWAYS_INLINE void NAME##_group(struct distance_query query,                                   \
                                     const unsigned char *const rows[DISTANCE_GROUP], float *out)   \
     {                                                                                              \
@@ -189,22 +231,20 @@ ALWAYS_INLINE float float_single(bool half, bool dot, struct distance_query quer
     {                                                                                              \
         return family##_single(flag, dot, query, row);                                             \
     }                                                                                              \
-    DISTANCE_DEFINE(NAME, NULL, bytes)
+    DISTANCE_DEFINE(NAME, NULL, type)
 
-AVX512_DEFINE(u8_l2sq, integer, false, false, 1)
-AVX512_DEFINE(u8_dot, integer, false, true, 1)
-AVX512_DEFINE(i8_l2sq, integer, true, false, 1)
-AVX512_DEFINE(i8_dot, integer, true, true, 1)
-AVX512_DEFINE(f16_l2sq, float, true, false, 2)
-AVX512_DEFINE(f16_dot, float, true, true, 2)
-AVX512_DEFINE(f32_l2sq, float, false, false, 4)
-AVX512_DEFINE(f32_dot, float, false, true, 4)
+AVX512_DEFINE(u8_l2sq, integer, false, false, ELEMENT_U8)
+AVX512_DEFINE(u8_dot, integer, false, true, ELEMENT_U8)
+AVX512_DEFINE(i8_l2sq, integer, true, false, ELEMENT_I8)
+AVX512_DEFINE(i8_dot, integer, true, true, ELEMENT_I8)
 
-const struct distance_kernels distance_avx512_kernels[DISTANCE_TYPES] = {
-    DISTANCE_KERNELS(u8),
-    DISTANCE_KERNELS(i8),
-    DISTANCE_KERNELS(f16),
-    DISTANCE_KERNELS(f32),
-};
+#define AVX512_DEFINE_FLOATS(NAME, query_type, row_type)                                           \
+    static const struct distance_types NAME##_types = {query_type, row_type};                      \
+    AVX512_DEFINE(NAME##_l2sq, float, NAME##_types, false, row_type)                               \
+    AVX512_DEFINE(NAME##_dot, float, NAME##_types, true, row_type)
+
+DISTANCE_DEFINE_FLOATS(AVX512_DEFINE_FLOATS)
+
+const struct distance_kernels distance_avx512_kernels[DISTANCE_TYPES] = DISTANCE_TABLE;
 
 #endif

@@ -14,16 +14,27 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "common/compiler.h"
 #include "common/distance.h"
 #include "common/element.h"
 
-/* Tables are indexed by type - ELEMENT_U8; VNNI has nothing to offer to f16 and f32. */
-enum { DISTANCE_TYPES = 4, DISTANCE_INTEGER_TYPES = 2 };
-_Static_assert(ELEMENT_I8 == ELEMENT_U8 + 1 && ELEMENT_F16 == ELEMENT_U8 + 2 &&
-                   ELEMENT_F32 == ELEMENT_U8 + 3,
-               "kernel tables list u8, i8, f16, f32 in this order");
+/* Places in the tables: both vectors of one type; then an f32 query and rows of a type. VNNI has
+ * nothing to offer but to the first two. */
+enum distance_slot {
+    DISTANCE_U8,
+    DISTANCE_I8,
+    DISTANCE_F16,
+    DISTANCE_F32,
+    DISTANCE_BF16,
+    DISTANCE_I8S,
+    DISTANCE_F32_F16,
+    DISTANCE_F32_BF16,
+    DISTANCE_F32_I8S,
+    DISTANCE_TYPES,
+    DISTANCE_INTEGER_TYPES = DISTANCE_I8 + 1,
+};
 
 extern const struct distance_kernels distance_scalar_kernels[DISTANCE_TYPES];
 #if defined(__x86_64__)
@@ -33,7 +44,7 @@ extern const struct distance_kernels distance_vnni_kernels[DISTANCE_INTEGER_TYPE
 #endif
 
 enum {
-    DISTANCE_LANES = 32, /* f32/f16 accumulators; part of the results' definition */
+    DISTANCE_LANES = 32, /* accumulators of floats; part of the results' definition */
     DISTANCE_GROUP = 4,  /* rows a kernel takes at once */
     CACHE_LINE_BYTES = 64,
     /* How a gather prefetches: measured on Zen 4, 4 to 12 rows ahead are alike, and of a long row
@@ -70,8 +81,33 @@ struct distance_parts {
     distance_bias_fn bias;
     distance_group_fn group;
     distance_single_fn single;
-    size_t element_bytes;
+    enum element_type row_type;
 };
+
+/* The types that a kernel in floats compares. */
+struct distance_types {
+    enum element_type query, row;
+};
+
+/* As element_bytes() and element_vector_bytes(), for constants. */
+ALWAYS_INLINE size_t distance_element_bytes(enum element_type type)
+{
+    return type == ELEMENT_F32 ? 4 : type == ELEMENT_F16 || type == ELEMENT_BF16 ? 2 : 1;
+}
+
+ALWAYS_INLINE size_t distance_vector_bytes(enum element_type type, size_t dim)
+{
+    return dim * distance_element_bytes(type) + (type == ELEMENT_I8S ? sizeof(float) : 0);
+}
+
+/* The scale behind an i8s vector's elements; of no use for other types. */
+ALWAYS_INLINE float distance_scale(enum element_type type, const unsigned char *vector, size_t dim)
+{
+    float scale = 1;
+    if (type == ELEMENT_I8S)
+        memcpy(&scale, vector + dim, sizeof(scale));
+    return scale;
+}
 
 struct distance_batch {
     const void *query;
@@ -103,7 +139,7 @@ ALWAYS_INLINE void distance_batch_run(struct distance_batch batch, bool gather,
     struct distance_query query = {batch.query, batch.dim, 0};
     if (parts.bias)
         query.bias = parts.bias(batch.query, batch.dim);
-    size_t row_bytes = batch.dim * parts.element_bytes;
+    size_t row_bytes = distance_vector_bytes(parts.row_type, batch.dim);
     size_t fetch_bytes = MIN(row_bytes, (size_t)PREFETCH_ROW_BYTES);
     bool fetch = gather && row_bytes > 0;
     bool by_group = gather || row_bytes < STREAM_ROW_BYTES;
@@ -136,9 +172,9 @@ ALWAYS_INLINE float distance_pair_run(const void *a, const void *b, size_t dim,
 }
 
 /* Defines NAME_pair, NAME_rows and NAME_gather from NAME_group, NAME_single and `bias_function`. */
-#define DISTANCE_DEFINE(NAME, bias_function, bytes)                                                \
+#define DISTANCE_DEFINE(NAME, bias_function, type)                                                 \
     static const struct distance_parts NAME##_parts = {bias_function, NAME##_group, NAME##_single, \
-                                                       bytes};                                     \
+                                                       type};                                      \
     static float NAME##_pair(const void *a, const void *b, size_t dim)                             \
     {                                                                                              \
         return distance_pair_run(a, b, dim, NAME##_parts);                                         \
@@ -186,5 +222,25 @@ ALWAYS_INLINE __mmask64 distance_tail_avx512(size_t count)
         .dot_rows = type##_dot_rows, .l2sq_gather = type##_l2sq_gather,                            \
         .dot_gather = type##_dot_gather                                                            \
     }
+
+/* A whole table, and its definitions by FLOATS(name, query type, row type). */
+#define DISTANCE_TABLE                                                                             \
+    {                                                                                              \
+        [DISTANCE_U8] = DISTANCE_KERNELS(u8), [DISTANCE_I8] = DISTANCE_KERNELS(i8),                \
+        [DISTANCE_F16] = DISTANCE_KERNELS(f16), [DISTANCE_F32] = DISTANCE_KERNELS(f32),            \
+        [DISTANCE_BF16] = DISTANCE_KERNELS(bf16), [DISTANCE_I8S] = DISTANCE_KERNELS(i8s),          \
+        [DISTANCE_F32_F16] = DISTANCE_KERNELS(f32_f16),                                            \
+        [DISTANCE_F32_BF16] = DISTANCE_KERNELS(f32_bf16),                                          \
+        [DISTANCE_F32_I8S] = DISTANCE_KERNELS(f32_i8s)                                             \
+    }
+
+#define DISTANCE_DEFINE_FLOATS(FLOATS)                                                             \
+    FLOATS(f16, ELEMENT_F16, ELEMENT_F16)                                                          \
+    FLOATS(f32, ELEMENT_F32, ELEMENT_F32)                                                          \
+    FLOATS(bf16, ELEMENT_BF16, ELEMENT_BF16)                                                       \
+    FLOATS(i8s, ELEMENT_I8S, ELEMENT_I8S)                                                          \
+    FLOATS(f32_f16, ELEMENT_F32, ELEMENT_F16)                                                      \
+    FLOATS(f32_bf16, ELEMENT_F32, ELEMENT_BF16)                                                    \
+    FLOATS(f32_i8s, ELEMENT_F32, ELEMENT_I8S)
 
 #endif

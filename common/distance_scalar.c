@@ -61,42 +61,22 @@ static float lanes_sum(float lanes[DISTANCE_LANES])
     return lanes[0];
 }
 
-/* One pass over f32 or f16; the conversion of f16 is exact, so both accumulate alike. */
-ALWAYS_INLINE float lanes_accumulate(enum element_type type, bool dot, const unsigned char *a,
-                                     const unsigned char *b, size_t dim)
+/* One pass over vectors as f32. */
+ALWAYS_INLINE float lanes_accumulate(struct distance_types types, bool dot, const void *a,
+                                     const void *b, size_t dim)
 {
     float lanes[DISTANCE_LANES] = {0};
     for (size_t at = 0; at < dim; at += DISTANCE_LANES) {
         float x[DISTANCE_LANES], y[DISTANCE_LANES];
-        size_t count = MIN(dim - at, (size_t)DISTANCE_LANES);
-        element_to_f32(type, a + at * element_bytes(type), count, x);
-        element_to_f32(type, b + at * element_bytes(type), count, y);
-        for (size_t i = 0; i < count; i++) {
+        struct element_part part = {dim, at, MIN(dim - at, (size_t)DISTANCE_LANES)};
+        element_vector_part_to_f32(types.query, a, part, x);
+        element_vector_part_to_f32(types.row, b, part, y);
+        for (size_t i = 0; i < part.count; i++) {
             float difference = x[i] - y[i];
             lanes[i] = dot ? fmaf(x[i], y[i], lanes[i]) : fmaf(difference, difference, lanes[i]);
         }
     }
     return lanes_sum(lanes);
-}
-
-static float f16_l2sq_pair(const void *a, const void *b, size_t dim)
-{
-    return lanes_accumulate(ELEMENT_F16, false, a, b, dim);
-}
-
-static float f16_dot_pair(const void *a, const void *b, size_t dim)
-{
-    return lanes_accumulate(ELEMENT_F16, true, a, b, dim);
-}
-
-static float f32_l2sq_pair(const void *a, const void *b, size_t dim)
-{
-    return lanes_accumulate(ELEMENT_F32, false, a, b, dim);
-}
-
-static float f32_dot_pair(const void *a, const void *b, size_t dim)
-{
-    return lanes_accumulate(ELEMENT_F32, true, a, b, dim);
 }
 
 /* NAME_rows and NAME_gather as their definition in distance.h reads. */
@@ -120,14 +100,19 @@ SCALAR_DEFINE(u8_l2sq)
 SCALAR_DEFINE(u8_dot)
 SCALAR_DEFINE(i8_l2sq)
 SCALAR_DEFINE(i8_dot)
-SCALAR_DEFINE(f16_l2sq)
-SCALAR_DEFINE(f16_dot)
-SCALAR_DEFINE(f32_l2sq)
-SCALAR_DEFINE(f32_dot)
 
-const struct distance_kernels distance_scalar_kernels[DISTANCE_TYPES] = {
-    DISTANCE_KERNELS(u8),
-    DISTANCE_KERNELS(i8),
-    DISTANCE_KERNELS(f16),
-    DISTANCE_KERNELS(f32),
-};
+#define SCALAR_DEFINE_FLOATS(NAME, query_type, row_type)                                           \
+    static float NAME##_l2sq_pair(const void *a, const void *b, size_t dim)                        \
+    {                                                                                              \
+        return lanes_accumulate((struct distance_types){query_type, row_type}, false, a, b, dim);  \
+    }                                                                                              \
+    static float NAME##_dot_pair(const void *a, const void *b, size_t dim)                         \
+    {                                                                                              \
+        return lanes_accumulate((struct distance_types){query_type, row_type}, true, a, b, dim);   \
+    }                                                                                              \
+    SCALAR_DEFINE(NAME##_l2sq)                                                                     \
+    SCALAR_DEFINE(NAME##_dot)
+
+DISTANCE_DEFINE_FLOATS(SCALAR_DEFINE_FLOATS)
+
+const struct distance_kernels distance_scalar_kernels[DISTANCE_TYPES] = DISTANCE_TABLE;

@@ -206,7 +206,7 @@ ALWAYS_INLINE int32_t bias(bool is_signed, bool dot, const void *query, size_t d
     {                                                                                              \
         return single(is_signed, dot, query, row);                                                 \
     }                                                                                              \
-    DISTANCE_DEFINE(NAME, NAME##_bias, 1)
+    DISTANCE_DEFINE(NAME, NAME##_bias, (is_signed) ? ELEMENT_I8 : ELEMENT_U8)
 
 VNNI_DEFINE(u8_l2sq, false, false)
 VNNI_DEFINE(u8_dot, false, true)
@@ -214,8 +214,8 @@ VNNI_DEFINE(i8_l2sq, true, false)
 VNNI_DEFINE(i8_dot, true, true)
 
 const struct distance_kernels distance_vnni_kernels[DISTANCE_INTEGER_TYPES] = {
-    DISTANCE_KERNELS(u8),
-    DISTANCE_KERNELS(i8),
+    [DISTANCE_U8] = DISTANCE_KERNELS(u8),
+    [DISTANCE_I8] = DISTANCE_KERNELS(i8),
 };
 
 #endif

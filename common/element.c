@@ -13,8 +13,8 @@
 enum { ELEMENT_CHUNK = 32 };
 
 static const char *const element_names[] = {
-    [ELEMENT_U8] = "u8",   [ELEMENT_I8] = "i8",   [ELEMENT_F16] = "f16",
-    [ELEMENT_F32] = "f32", [ELEMENT_I32] = "i32",
+    [ELEMENT_U8] = "u8",   [ELEMENT_I8] = "i8",     [ELEMENT_F16] = "f16", [ELEMENT_F32] = "f32",
+    [ELEMENT_I32] = "i32", [ELEMENT_BF16] = "bf16", [ELEMENT_I8S] = "i8s",
 };
 
 static const char *const metric_names[] = {
@@ -58,8 +58,10 @@ size_t element_bytes(enum element_type type)
     switch (type) {
     case ELEMENT_U8:
     case ELEMENT_I8:
+    case ELEMENT_I8S:
         return 1;
     case ELEMENT_F16:
+    case ELEMENT_BF16:
         return 2;
     case ELEMENT_F32:
     case ELEMENT_I32:
@@ -68,6 +70,25 @@ size_t element_bytes(enum element_type type)
         break;
     }
     return 0;
+}
+
+bool element_is_input(enum element_type type)
+{
+    return type == ELEMENT_U8 || type == ELEMENT_I8 || type == ELEMENT_F16 || type == ELEMENT_F32;
+}
+
+bool element_is_stored(enum element_type type)
+{
+    return element_is_input(type) || type == ELEMENT_BF16 || type == ELEMENT_I8S;
+}
+
+bool element_may_store(enum element_type from, enum element_type to)
+{
+    bool smaller = to == ELEMENT_BF16 || to == ELEMENT_I8S;
+    if (from == to)
+        return element_is_input(from);
+    return (from == ELEMENT_F32 && (smaller || to == ELEMENT_F16)) ||
+           (from == ELEMENT_F16 && smaller);
 }
 
 ALWAYS_INLINE uint32_t bits_of(float value)
@@ -122,6 +143,20 @@ ALWAYS_INLINE uint16_t f16_of_f32(float value)
     uint32_t special = 0x7c00u | (nan & (0x200u | ((magnitude >> 13) & 0x3ffu)));
     uint32_t half = (special & overflow) | (small & subnormal) | (normal & ~overflow & ~subnormal);
     return (uint16_t)(half | (bits >> 16 & 0x8000u));
+}
+
+ALWAYS_INLINE float f32_of_bf16(uint16_t upper)
+{
+    return float_of((uint32_t)upper << 16);
+}
+
+/* A carry runs into the exponent, up to infinity; a NaN keeps its sign and becomes quiet. */
+ALWAYS_INLINE uint16_t bf16_of_f32(float value)
+{
+    uint32_t bits = bits_of(value);
+    uint32_t nan = mask_of((bits & 0x7fffffffu) > 0x7f800000u);
+    uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1)) >> 16;
+    return (uint16_t)((rounded & ~nan) | ((bits >> 16 | 0x40u) & nan));
 }
 
 /* Rounds to nearest even by pushing the fraction out of the mantissa; `value` within +-2^22. */
@@ -205,11 +240,13 @@ ALWAYS_INLINE float f32_of_f32(float value)
 DEFINE_CONVERSION(convert_u8_f32, uint8_t, float, f32_of_u8)
 DEFINE_CONVERSION(convert_i8_f32, int8_t, float, f32_of_i8)
 DEFINE_CONVERSION(convert_f16_f32, uint16_t, float, f32_of_f16)
+DEFINE_CONVERSION(convert_bf16_f32, uint16_t, float, f32_of_bf16)
 DEFINE_CONVERSION(convert_i32_f32, int32_t, float, f32_of_i32)
 DEFINE_CONVERSION(convert_f32_f32, float, float, f32_of_f32)
 DEFINE_CONVERSION(convert_f32_u8, float, uint8_t, u8_of_f32)
 DEFINE_CONVERSION(convert_f32_i8, float, int8_t, i8_of_f32)
 DEFINE_CONVERSION(convert_f32_f16, float, uint16_t, f16_of_f32)
+DEFINE_CONVERSION(convert_f32_bf16, float, uint16_t, bf16_of_f32)
 DEFINE_CONVERSION(convert_f32_i32, float, int32_t, i32_of_f32)
 
 void element_to_f32(enum element_type type, const void *src, size_t count, float *dst)
@@ -220,7 +257,11 @@ void element_to_f32(enum element_type type, const void *src, size_t count, float
         convert_u8_f32(src, count, out);
         break;
     case ELEMENT_I8:
+    case ELEMENT_I8S:
         convert_i8_f32(src, count, out);
+        break;
+    case ELEMENT_BF16:
+        convert_bf16_f32(src, count, out);
         break;
     case ELEMENT_F16:
         convert_f16_f32(src, count, out);
@@ -244,7 +285,11 @@ void element_from_f32(enum element_type type, const float *src, size_t count, vo
         convert_f32_u8(in, count, dst);
         break;
     case ELEMENT_I8:
+    case ELEMENT_I8S:
         convert_f32_i8(in, count, dst);
+        break;
+    case ELEMENT_BF16:
+        convert_f32_bf16(in, count, dst);
         break;
     case ELEMENT_F16:
         convert_f32_f16(in, count, dst);
@@ -283,6 +328,7 @@ void element_from_f32(enum element_type type, const float *src, size_t count, vo
     }
 
 DEFINE_FIND_SPECIAL(find_special_f16, uint16_t, 0x7c00u)
+DEFINE_FIND_SPECIAL(find_special_bf16, uint16_t, 0x7f80u)
 DEFINE_FIND_SPECIAL(find_special_f32, uint32_t, 0x7f800000u)
 
 bool element_all_finite(enum element_type type, const void *src, size_t count, size_t *bad)
@@ -290,6 +336,8 @@ bool element_all_finite(enum element_type type, const void *src, size_t count, s
     size_t first = count;
     if (type == ELEMENT_F16)
         first = find_special_f16(src, count);
+    else if (type == ELEMENT_BF16)
+        first = find_special_bf16(src, count);
     else if (type == ELEMENT_F32)
         first = find_special_f32(src, count);
     if (first == count)
@@ -297,4 +345,77 @@ bool element_all_finite(enum element_type type, const void *src, size_t count, s
     if (bad)
         *bad = first;
     return false;
+}
+
+/* ---- vectors ---- */
+
+size_t element_vector_bytes(enum element_type type, size_t dim)
+{
+    return dim * element_bytes(type) + (type == ELEMENT_I8S ? sizeof(float) : 0);
+}
+
+/* The scale behind the elements of an i8s vector. */
+static float scale_of(const void *vector, size_t dim)
+{
+    float scale;
+    memcpy(&scale, (const uint8_t *)vector + dim, sizeof(scale));
+    return scale;
+}
+
+void element_vector_part_to_f32(enum element_type type, const void *vector,
+                                struct element_part part, float *dst)
+{
+    const uint8_t *src = (const uint8_t *)vector + part.first * element_bytes(type);
+    element_to_f32(type, src, part.count, dst);
+    if (type != ELEMENT_I8S)
+        return;
+    float scale = scale_of(vector, part.dim);
+    for (size_t i = 0; i < part.count; i++)
+        dst[i] *= scale;
+}
+
+void element_vector_to_f32(enum element_type type, const void *vector, size_t dim, float *dst)
+{
+    element_vector_part_to_f32(type, vector, (struct element_part){.dim = dim, .count = dim}, dst);
+}
+
+/* Of a scale so small that it is subnormal a coordinate may be more than 127 times. */
+static void i8s_from_f32(const float *src, size_t dim, uint8_t *vector)
+{
+    float most = 0;
+    for (size_t i = 0; i < dim; i++) {
+        float magnitude = float_of(bits_of(src[i]) & 0x7fffffffu);
+        most = magnitude > most ? magnitude : most;
+    }
+    float scale = most / 127;
+    for (size_t i = 0; i < dim; i++) {
+        float steps = scale > 0 ? clamp(src[i] / scale, -127.0f, 127.0f) : 0;
+        vector[i] = (uint8_t)i8_of_f32(steps);
+    }
+    memcpy(vector + dim, &scale, sizeof(scale));
+}
+
+void element_vector_from_f32(enum element_type type, const float *src, size_t dim, void *vector)
+{
+    if (type == ELEMENT_I8S)
+        i8s_from_f32(src, dim, vector);
+    else
+        element_from_f32(type, src, dim, vector);
+}
+
+bool element_vector_all_finite(enum element_type type, const void *vector, size_t dim, size_t *bad)
+{
+    if (type != ELEMENT_I8S)
+        return element_all_finite(type, vector, dim, bad);
+    const uint8_t *elements = vector;
+    float scale = scale_of(vector, dim);
+    for (size_t i = 0; i < dim; i++) {
+        float value = (float)(int8_t)elements[i] * scale;
+        if (value - value == 0)
+            continue;
+        if (bad)
+            *bad = i;
+        return false;
+    }
+    return true;
 }

@@ -21,12 +21,15 @@
 enum {
     IOVECS_MAX = 1024, /* the kernel's UIO_MAXIOV */
     ROWS_PER_CALL = IOVECS_MAX / 2,
+    CONVERT_BYTES = 64 << 10, /* of rows that are read to be converted; any row fits */
 };
+_Static_assert(CONVERT_BYTES >= VECTOR_DIM_MAX * 4, "one row at least");
 
 struct vector_file {
     int fd;
     char *path;
     struct vector_layout layout;
+    enum element_type stored; /* what rows are read as */
 };
 
 static enum status parse_npy(int fd, const char *path, uint64_t file_bytes,
@@ -116,7 +119,8 @@ static enum status open_format(const char *path, const struct vector_format *for
         status = error_set(err, STATUS_NO_MEMORY, "%s: out of memory", file_label(path));
         goto out;
     }
-    *file = (struct vector_file){.fd = fd, .path = copy, .layout = layout};
+    *file =
+        (struct vector_file){.fd = fd, .path = copy, .layout = layout, .stored = layout.shape.type};
     *out = file;
     return STATUS_OK;
 out:
@@ -149,7 +153,27 @@ void vector_file_close(struct vector_file *file)
     free(file);
 }
 
+enum status vector_file_store_as(struct vector_file *file, enum element_type type,
+                                 struct error *err)
+{
+    const enum element_type given = file->layout.shape.type;
+    if (!element_may_store(given, type))
+        return error_set(err, STATUS_INVALID,
+                         "%s: %s vectors cannot be stored as %s; f32 can as f16, bf16 and i8, f16 "
+                         "as bf16 and i8",
+                         file_label(file->path), element_name(given), element_name(type));
+    file->stored = type;
+    return STATUS_OK;
+}
+
 struct vector_shape vector_file_shape(const struct vector_file *file)
+{
+    struct vector_shape shape = file->layout.shape;
+    shape.type = file->stored;
+    return shape;
+}
+
+struct vector_shape vector_file_shape_given(const struct vector_file *file)
 {
     return file->layout.shape;
 }
@@ -234,18 +258,12 @@ static enum status read_scattered(const struct vector_file *file, uint64_t first
     return STATUS_OK;
 }
 
-enum status vector_file_read_strided(const struct vector_file *file, uint64_t first, uint64_t count,
-                                     void *rows, size_t stride_bytes, struct error *err)
+/* The range and the stride have been checked. */
+static enum status read_given(const struct vector_file *file, uint64_t first, uint64_t count,
+                              void *rows, size_t stride_bytes, struct error *err)
 {
     const struct vector_layout *layout = &file->layout;
     size_t row_bytes = vector_row_bytes(&layout->shape);
-    if (first > layout->shape.count || count > layout->shape.count - first)
-        return error_set(err, STATUS_INVALID,
-                         "%s: rows %" PRIu64 " to %" PRIu64 " asked for, it has %" PRIu64,
-                         file_label(file->path), first, first + count, layout->shape.count);
-    if (stride_bytes < row_bytes)
-        return error_set(err, STATUS_INVALID, "%s: stride %zu is below the row's %zu bytes",
-                         file_label(file->path), stride_bytes, row_bytes);
     if (layout->prefix_bytes == 0 && stride_bytes == row_bytes)
         return file_read_at(file->fd, file->path, rows, (size_t)count * row_bytes,
                             layout->data_offset + first * row_bytes, err);
@@ -259,11 +277,86 @@ enum status vector_file_read_strided(const struct vector_file *file, uint64_t fi
     return STATUS_OK;
 }
 
+enum status vector_file_convert(const struct vector_file *file, uint64_t index, const void *given,
+                                void *row, struct error *err)
+{
+    const enum element_type type = file->layout.shape.type;
+    const uint32_t dim = file->layout.shape.dim;
+    float values[VECTOR_DIM_MAX];
+    size_t bad;
+    element_vector_to_f32(type, given, dim, values);
+    if (!element_all_finite(ELEMENT_F32, values, dim, &bad))
+        return error_set(err, STATUS_INVALID, "%s: row %" PRIu64 " has %s at dimension %zu",
+                         file_label(file->path), index,
+                         values[bad] != values[bad] ? "a NaN" : "an infinity", bad);
+    element_vector_from_f32(file->stored, values, dim, row);
+    if (!element_vector_all_finite(file->stored, row, dim, &bad))
+        return error_set(
+            err, STATUS_INVALID, "%s: row %" PRIu64 " has %.9g at dimension %zu, beyond %s",
+            file_label(file->path), index, (double)values[bad], bad, element_name(file->stored));
+    return STATUS_OK;
+}
+
+static enum status read_converted(const struct vector_file *file, uint64_t first, uint64_t count,
+                                  uint8_t *rows, size_t stride_bytes, struct error *err)
+{
+    uint8_t given[CONVERT_BYTES];
+    size_t given_bytes = vector_row_bytes(&file->layout.shape);
+    size_t row_bytes = element_vector_bytes(file->stored, file->layout.shape.dim);
+    enum status status = STATUS_OK;
+    while (count > 0 && status == STATUS_OK) {
+        uint64_t batch = MIN(count, (uint64_t)(sizeof(given) / given_bytes));
+        status = read_given(file, first, batch, given, given_bytes, err);
+        for (uint64_t i = 0; i < batch && status == STATUS_OK; i++, rows += stride_bytes) {
+            status = vector_file_convert(file, first + i, given + i * given_bytes, rows, err);
+            memset(rows + row_bytes, 0, stride_bytes - row_bytes);
+        }
+        first += batch;
+        count -= batch;
+    }
+    return status;
+}
+
+static enum status range_check(const struct vector_file *file, uint64_t first, uint64_t count,
+                               struct error *err)
+{
+    const uint64_t rows = file->layout.shape.count;
+    if (first <= rows && count <= rows - first)
+        return STATUS_OK;
+    return error_set(err, STATUS_INVALID,
+                     "%s: rows %" PRIu64 " to %" PRIu64 " asked for, it has %" PRIu64,
+                     file_label(file->path), first, first + count, rows);
+}
+
+enum status vector_file_read_strided(const struct vector_file *file, uint64_t first, uint64_t count,
+                                     void *rows, size_t stride_bytes, struct error *err)
+{
+    size_t row_bytes = element_vector_bytes(file->stored, file->layout.shape.dim);
+    enum status status = range_check(file, first, count, err);
+    if (status != STATUS_OK)
+        return status;
+    if (stride_bytes < row_bytes)
+        return error_set(err, STATUS_INVALID, "%s: stride %zu is below the row's %zu bytes",
+                         file_label(file->path), stride_bytes, row_bytes);
+    if (file->stored == file->layout.shape.type)
+        return read_given(file, first, count, rows, stride_bytes, err);
+    return read_converted(file, first, count, rows, stride_bytes, err);
+}
+
 enum status vector_file_read(const struct vector_file *file, uint64_t first, uint64_t count,
                              void *rows, struct error *err)
 {
-    return vector_file_read_strided(file, first, count, rows, vector_row_bytes(&file->layout.shape),
-                                    err);
+    size_t row_bytes = element_vector_bytes(file->stored, file->layout.shape.dim);
+    return vector_file_read_strided(file, first, count, rows, row_bytes, err);
+}
+
+enum status vector_file_read_given(const struct vector_file *file, uint64_t first, uint64_t count,
+                                   void *rows, struct error *err)
+{
+    enum status status = range_check(file, first, count, err);
+    return status == STATUS_OK
+               ? read_given(file, first, count, rows, vector_row_bytes(&file->layout.shape), err)
+               : status;
 }
 
 enum status vector_file_load(const char *path, uint64_t max_bytes, struct vector_shape *shape,
@@ -302,20 +395,21 @@ out:
     return status;
 }
 
-static bool is_nan(enum element_type type, const uint8_t *element)
+static bool is_nan(const struct vector_shape *shape, const uint8_t *row, size_t dimension)
 {
     float value;
-    element_to_f32(type, element, 1, &value);
+    element_vector_part_to_f32(shape->type, row, (struct element_part){shape->dim, dimension, 1},
+                               &value);
     return value != value;
 }
 
-/* Both zeros count: -0.0 has no direction either. */
+/* Both zeros count: -0.0 has no direction either. An i8s vector's scale says nothing more. */
 static bool is_zero_row(const struct vector_shape *shape, const uint8_t *row)
 {
-    size_t bytes = vector_row_bytes(shape);
+    size_t width = element_bytes(shape->type);
+    size_t bytes = shape->dim * width;
     uint8_t any = 0;
-    if (shape->type == ELEMENT_F16 || shape->type == ELEMENT_F32) {
-        size_t width = element_bytes(shape->type);
+    if (shape->type == ELEMENT_F16 || shape->type == ELEMENT_BF16 || shape->type == ELEMENT_F32) {
         for (size_t i = 0; i < bytes && !any; i++)
             any = i % width == width - 1 ? row[i] & 0x7f : row[i];
     } else {
@@ -332,13 +426,10 @@ enum status vector_rows_check(const char *path, const struct vector_shape *shape
     const uint8_t *row = rows;
     for (uint64_t i = 0; i < count; i++, row += stride_bytes) {
         size_t bad;
-        if (!element_all_finite(shape->type, row, shape->dim, &bad))
+        if (!element_vector_all_finite(shape->type, row, shape->dim, &bad))
             return error_set(err, STATUS_INVALID, "%s: row %" PRIu64 " has %s at dimension %zu",
                              file_label(path), first_row + i,
-                             is_nan(shape->type, row + bad * element_bytes(shape->type))
-                                 ? "a NaN"
-                                 : "an infinity",
-                             bad);
+                             is_nan(shape, row, bad) ? "a NaN" : "an infinity", bad);
         if (metric == METRIC_COSINE && is_zero_row(shape, row))
             return error_set(err, STATUS_INVALID,
                              "%s: row %" PRIu64 " is a zero vector, which has no direction under "

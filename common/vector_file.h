@@ -36,12 +36,22 @@ NODISCARD enum status vector_file_open_as(const char *path, enum element_type ty
                                           struct vector_file **out, struct error *err);
 void vector_file_close(struct vector_file *file);
 
+/* Rows are read as `type` from here on, by all that reads rows and tells the shape but what is said
+ * to be of the rows given; element_may_store() says what is allowed, else STATUS_INVALID. Before
+ * anything is read, by one thread. */
+NODISCARD enum status vector_file_store_as(struct vector_file *file, enum element_type type,
+                                           struct error *err);
+
+/* Rows as they are read. */
 struct vector_shape vector_file_shape(const struct vector_file *file);
+/* Rows as the file has them. */
+struct vector_shape vector_file_shape_given(const struct vector_file *file);
 const char *vector_file_path(const struct vector_file *file);
 
-/* Reads rows [first, first + count) packed (dim * element_bytes apart) into `rows`. A .?vecs row
- * whose own dim differs is STATUS_CORRUPT and names the row. Thread-safe; retries EINTR and short
- * reads. */
+/* Reads rows [first, first + count) packed (element_vector_bytes() apart) into `rows`. A .?vecs row
+ * whose own dim differs is STATUS_CORRUPT and names the row; a row that is to be of another type
+ * and does not fit it is STATUS_INVALID, as vector_file_convert() says. Thread-safe; retries EINTR
+ * and short reads. */
 NODISCARD enum status vector_file_read(const struct vector_file *file, uint64_t first,
                                        uint64_t count, void *rows, struct error *err);
 
@@ -49,6 +59,15 @@ NODISCARD enum status vector_file_read(const struct vector_file *file, uint64_t 
 NODISCARD enum status vector_file_read_strided(const struct vector_file *file, uint64_t first,
                                                uint64_t count, void *rows, size_t stride_bytes,
                                                struct error *err);
+
+/* As vector_file_read() of the rows that the file has. */
+NODISCARD enum status vector_file_read_given(const struct vector_file *file, uint64_t first,
+                                             uint64_t count, void *rows, struct error *err);
+
+/* Row `index`, as given, to the type that rows are read as. A value that is not finite, or that the
+ * type does not reach, is STATUS_INVALID: "PATH: row R has 70000 at dimension D, beyond f16". */
+NODISCARD enum status vector_file_convert(const struct vector_file *file, uint64_t index,
+                                          const void *given, void *row, struct error *err);
 
 /* Opens, reads every row packed into one new malloc'd buffer (*rows, the caller's to free) and
  * closes. For queries and ground truth. Refuses with STATUS_INVALID more than `max_bytes`. */

@@ -38,7 +38,7 @@ static uint32_t dim_max_of(enum element_type type)
 
 size_t vector_row_bytes(const struct vector_shape *shape)
 {
-    return shape->dim * element_bytes(shape->type);
+    return element_vector_bytes(shape->type, shape->dim);
 }
 
 enum status vector_layout_check(const char *path, struct vector_layout *layout, struct error *err)

@@ -22,7 +22,7 @@ struct vector_writer {
 static enum status check_suits(const char *path, const struct vector_format *format,
                                const struct vector_shape *shape, struct error *err)
 {
-    if (element_bytes(shape->type) == 0)
+    if (!element_is_input(shape->type) && shape->type != ELEMENT_I32)
         return error_set(err, STATUS_INVALID, "%s: rows have no element type", file_label(path));
     if (format->type != ELEMENT_NONE && format->type != shape->type)
         return error_set(err, STATUS_INVALID, "%s: %s holds %s, the rows are %s", file_label(path),

@@ -73,6 +73,14 @@ bool manifest_is_tuned(const struct manifest *manifest)
     return manifest->tune_digest.low != 0 || manifest->tune_digest.high != 0;
 }
 
+/* The input's type stands above that of what is stored, where they differ. */
+static uint32_t type_identity(const struct manifest *manifest)
+{
+    const uint32_t type = (uint32_t)manifest->type;
+    return manifest->query_type == manifest->type ? type
+                                                  : (uint32_t)manifest->query_type << 8 | type;
+}
+
 struct digest128 manifest_generation_id(const struct manifest *manifest)
 {
     struct generation_identity identity = {
@@ -84,7 +92,7 @@ struct digest128 manifest_generation_id(const struct manifest *manifest)
         .navigation_share = manifest->navigation_share,
         .format_version = manifest->format_version,
         .dim = manifest->dim,
-        .type = (uint32_t)manifest->type,
+        .type = type_identity(manifest),
         .metric = (uint32_t)manifest->metric,
         .codec_kind = (uint32_t)(manifest->codec_asked != CODEC_NONE ? manifest->codec_asked
                                                                      : manifest->codec_kind),
@@ -161,10 +169,12 @@ static enum status tool_version_check(const struct manifest *manifest, struct er
 static enum status vectors_check(const struct manifest *manifest, struct error *err)
 {
     const struct block_geometry *geometry = &manifest->geometry;
-    if (manifest->type != ELEMENT_U8 && manifest->type != ELEMENT_I8 &&
-        manifest->type != ELEMENT_F16 && manifest->type != ELEMENT_F32)
-        return error_set(err, STATUS_INVALID, "type is %d, must be u8, i8, f16 or f32",
+    if (!element_is_stored(manifest->type))
+        return error_set(err, STATUS_INVALID, "type is %d, must be u8, i8, f16, f32, bf16 or i8s",
                          (int)manifest->type);
+    if (!element_may_store(manifest->query_type, manifest->type))
+        return error_set(err, STATUS_INVALID, "query_type is %s, of which no index stores %s",
+                         element_name(manifest->query_type), element_name(manifest->type));
     if (manifest->metric != METRIC_L2 && manifest->metric != METRIC_IP &&
         manifest->metric != METRIC_COSINE)
         return error_set(err, STATUS_INVALID, "metric is %d, must be l2, ip or cosine",
@@ -173,10 +183,10 @@ static enum status vectors_check(const struct manifest *manifest, struct error *
     enum status status = ranges_check(dim_rule, ARRAY_LENGTH(dim_rule), err);
     if (status != STATUS_OK)
         return status;
-    uint64_t vector_bytes = (uint64_t)manifest->dim * element_bytes(manifest->type);
+    uint64_t vector_bytes = element_vector_bytes(manifest->type, manifest->dim);
     if (geometry->vector_bytes != vector_bytes)
         return error_set(
-            err, STATUS_INVALID, "vector_bytes is %u, %u elements of type %s take %" PRIu64,
+            err, STATUS_INVALID, "vector_bytes is %u, a vector of %u %s takes %" PRIu64,
             geometry->vector_bytes, manifest->dim, element_name(manifest->type), vector_bytes);
     return STATUS_OK;
 }

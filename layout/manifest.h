@@ -83,7 +83,8 @@ struct manifest {
 
     uint64_t vector_count;
     uint32_t dim;
-    enum element_type type;
+    enum element_type type;       /* of vectors as they are stored */
+    enum element_type query_type; /* of queries, and of the input: element_may_store() as `type` */
     enum metric metric;
     double norm_max; /* largest |x|; METRIC_IP's search uses it, others informative */
 

@@ -211,6 +211,8 @@ static void put_manifest(struct json_writer *root, const struct manifest *manife
     put_u64(root, "vector_count", manifest->vector_count);
     put_u64(root, "dim", manifest->dim);
     put_text(root, "type", element_name(manifest->type));
+    if (manifest->query_type != manifest->type)
+        put_text(root, "query_type", element_name(manifest->query_type));
     put_text(root, "metric", metric_name(manifest->metric));
     put_double(root, "norm_max", manifest->norm_max);
     put_blocks(root, manifest);
@@ -548,6 +550,12 @@ static void get_manifest(struct json_reader *root, struct manifest *manifest)
     manifest->vector_count = get_u64(root, "vector_count", UINT64_MAX);
     manifest->dim = get_u32(root, "dim");
     manifest->type = element_parse(get_text(root, "type"));
+    manifest->query_type = manifest->type;
+    if (root->status == STATUS_OK && cJSON_HasObjectItem(root->object, "query_type")) {
+        manifest->query_type = element_parse(get_text(root, "query_type"));
+        if (manifest->query_type == manifest->type)
+            refuse(root, "query_type", "another than type");
+    }
     manifest->metric = metric_parse(get_text(root, "metric"));
     manifest->norm_max = get_double(root, "norm_max");
     get_blocks(root, manifest);

@@ -1,6 +1,6 @@
 /*
  * sample.c - encoding and checking sample.bin. Pure functions, thread-safe; the decoder points into
- * the caller's bytes and allocates nothing.
+ * the caller's bytes, and only sample_queries_create() allocates.
  *
  * The widest arrays come first, so that nodes alone need padding.
  */
@@ -10,6 +10,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -101,15 +102,10 @@ void sample_encode(const struct sample *sample, void *bytes)
     if (count % 2 != 0)
         to = put(to, &no_node, sizeof(no_node));
     to = put(to, sample->truth_distances, entries * sizeof(float));
-    (void)put(to, sample->vectors, count * sample->dim * element_bytes(sample->type));
+    (void)put(to, sample->vectors, count * element_vector_bytes(sample->type, sample->dim));
 }
 
 /* ---- reading ---- */
-
-static bool type_valid(uint32_t type)
-{
-    return type == ELEMENT_U8 || type == ELEMENT_I8 || type == ELEMENT_F16 || type == ELEMENT_F32;
-}
 
 static bool metric_valid(uint32_t metric)
 {
@@ -141,7 +137,7 @@ static enum status header_check(const struct sample_header *header, size_t lengt
         status = range_check("dim", header->dim, 1, VECTOR_DIM_MAX, err);
     if (status != STATUS_OK)
         return status;
-    if (!type_valid(header->type))
+    if (!element_is_stored((enum element_type)header->type))
         return error_set(err, STATUS_CORRUPT, "sample: element type is %u, which is none",
                          header->type);
     if (!metric_valid(header->metric))
@@ -150,7 +146,7 @@ static enum status header_check(const struct sample_header *header, size_t lengt
     for (int i = 0; i < SAMPLE_RESERVED; i++)
         if (header->reserved[i] != 0)
             return error_set(err, STATUS_CORRUPT, "sample: reserved bytes are not zero");
-    const size_t vector_bytes = header->dim * element_bytes((enum element_type)header->type);
+    const size_t vector_bytes = element_vector_bytes((enum element_type)header->type, header->dim);
     const uint64_t wanted = sample_bytes(header->count, header->k, (uint32_t)vector_bytes);
     if (length != wanted)
         return error_set(err, STATUS_CORRUPT,
@@ -171,7 +167,7 @@ static bool ascends(const struct sample_query *query, uint32_t i)
 static enum status query_check(const struct sample *sample, uint32_t number, struct error *err)
 {
     const struct sample_query query = sample_query_at(sample, number);
-    if (!element_all_finite(sample->type, query.vector, sample->dim, NULL))
+    if (!element_vector_all_finite(sample->type, query.vector, sample->dim, NULL))
         return error_set(err, STATUS_CORRUPT, "sample: the vector of query %u is not finite",
                          number);
     for (uint32_t i = 0; i < sample->k; i++) {
@@ -234,4 +230,27 @@ enum status sample_decode(const void *bytes, size_t length, struct sample *out, 
     if (status == STATUS_OK)
         *out = sample;
     return status;
+}
+
+/* ---- as queries ---- */
+
+enum status sample_queries_create(const struct sample *sample, enum element_type query_type,
+                                  uint8_t **out, struct error *err)
+{
+    const enum element_type type = element_compared_as(query_type, sample->type);
+    const size_t from_bytes = element_vector_bytes(sample->type, sample->dim);
+    const size_t to_bytes = element_vector_bytes(type, sample->dim);
+    void *queries = calloc(sample->count, to_bytes);
+    if (!queries)
+        return error_set(err, STATUS_NO_MEMORY, "no memory for %u queries", sample->count);
+    *out = queries;
+    for (size_t i = 0; i < sample->count; i++) {
+        const uint8_t *vector = sample->vectors + i * from_bytes;
+        if (type == sample->type)
+            memcpy(*out + i * to_bytes, vector, to_bytes);
+        else
+            element_vector_to_f32(sample->type, vector, sample->dim,
+                                  (float *)queries + i * sample->dim);
+    }
+    return STATUS_OK;
 }

@@ -38,7 +38,7 @@ struct sample {
     const uint32_t *own_nodes;    /* [count]; below node_limit: who knows that checks it */
     const uint64_t *truth_keys;   /* [count * k] */
     const float *truth_distances; /* [count * k] */
-    const uint8_t *vectors;       /* [count * dim * element_bytes(type)] */
+    const uint8_t *vectors;       /* [count * element_vector_bytes(type, dim)] */
 };
 
 /* One query of a sample. */
@@ -71,6 +71,13 @@ NODISCARD enum status sample_check(const struct sample *sample, struct error *er
 NODISCARD enum status sample_nodes_check(const struct sample *sample, uint32_t node_limit,
                                          struct error *err);
 
+/* The vectors of all queries, packed, as they are compared by an index that takes queries of
+ * `query_type`: of element_compared_as(query_type, sample->type), which holds them exactly. *out is
+ * malloc'd, the caller's. */
+NODISCARD enum status sample_queries_create(const struct sample *sample,
+                                            enum element_type query_type, uint8_t **out,
+                                            struct error *err);
+
 /* Query i < count: pointers into the sample. */
 ALWAYS_INLINE struct sample_query sample_query_at(const struct sample *sample, uint32_t i)
 {
@@ -78,7 +85,7 @@ ALWAYS_INLINE struct sample_query sample_query_at(const struct sample *sample, u
     return (struct sample_query){
         .own_key = sample->own_keys[i],
         .own_node = sample->own_nodes[i],
-        .vector = sample->vectors + i * (sample->dim * element_bytes(sample->type)),
+        .vector = sample->vectors + i * element_vector_bytes(sample->type, sample->dim),
         .truth_keys = sample->truth_keys + first,
         .truth_distances = sample->truth_distances + first,
     };

@@ -235,14 +235,7 @@ static enum status query_check_vector(const struct engine *engine, const struct 
                                       struct error *err)
 {
     const struct manifest *m = engine->index->manifest;
-    size_t bad;
-    if (!element_all_finite(m->type, query->vector, m->dim, &bad))
-        return error_set(err, STATUS_INVALID, "query has a NaN or infinity at dimension %zu", bad);
-    if (m->metric == METRIC_COSINE &&
-        distance_query_scale(&engine->index->distance, query->vector) == 0.0f)
-        return error_set(err, STATUS_INVALID,
-                         "query is a zero vector, which has no direction under cosine");
-    return STATUS_OK;
+    return query_vector_check(m, &engine->index->distance, query, err);
 }
 
 enum status engine_query_check(const struct engine *engine, const struct search_query *query,

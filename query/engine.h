@@ -72,7 +72,9 @@ enum search_query_kind {
 /* A query, owned by the caller and untouched by it between engine_submit() and complete(). */
 struct search_query {
     /* in */
-    const void *vector;          /* dim elements of the index's type */
+    const void *vector;          /* dim elements of the index's query type */
+    bool vector_is_f32;          /* or of f32: what an index that stores another type compares with;
+                                  * vectors of its sample go back to it exactly so */
     uint32_t k;                  /* 1..ENGINE_K_MAX, <= vector_count; within a radius the most hits
                                   * wanted, else <= search_list */
     uint32_t search_list;        /* L, 1..ENGINE_SEARCH_LIST_MAX */
@@ -95,8 +97,9 @@ struct search_query {
     /* SEARCH_FETCH, in place of all above but deadline_ns and flow. No more than two reads. */
     enum search_query_kind kind;
     uint64_t key;
-    void *fetched; /* room for a vector as it is stored (vector_bytes); NULL: only whether it is
-                    * there. Written only if it is found */
+    void *fetched; /* room for `dim` f32; NULL: only whether it is there. Written only if it is
+                    * found: as queries are given, or, where what is stored is of another type, as
+                    * f32, and vector_is_f32 is set */
     bool found;    /* out; false unless `status` is OK */
     uint32_t node; /* out; of the key, UINT32_MAX: not found */
     /* out, set before complete() */

@@ -40,13 +40,18 @@ static void end_failed(struct fetch *f)
 /* The block must have what keys.bin says of it. */
 static void vector_take(struct fetch *f, const struct block_view *view)
 {
-    const struct search_query *query = f->search->query;
+    struct search_query *query = f->search->query;
     const uint32_t slot = f->node - view->first_node;
     if (slot >= view->record_count || block_key(view, slot) != query->key) {
         end_failed(f);
         return;
     }
-    memcpy(query->fetched, block_vector(view, slot), view->geometry->vector_bytes);
+    const struct manifest *m = f->search->index->manifest;
+    query->vector_is_f32 = m->type != m->query_type;
+    if (query->vector_is_f32)
+        element_vector_to_f32(m->type, block_vector(view, slot), m->dim, query->fetched);
+    else
+        memcpy(query->fetched, block_vector(view, slot), view->geometry->vector_bytes);
     end_found(f);
 }
 

@@ -391,8 +391,8 @@ static enum status queries_init(struct request *request, struct error *err)
     struct search *search = &request->search;
     const struct http_search *asked = &search->asked;
     const struct manifest *manifest = search->served->manifest;
-    size_t vector_bytes = manifest->dim * element_bytes(manifest->type);
-    size_t room_bytes = asked->keys ? question_room_bytes(manifest->dim, manifest->type) : 0;
+    size_t vector_bytes = element_vector_bytes(manifest->query_type, manifest->dim);
+    size_t room_bytes = asked->keys ? question_room_bytes(manifest->dim) : 0;
     uint32_t count = asked->query_count;
     enum status status = question_read(request, err);
     if (status != STATUS_OK)
@@ -428,7 +428,7 @@ static enum status search_prepare(struct request *request, struct error *err)
     if (!search->served)
         return error_set(err, STATUS_BUSY, "the next generation is being opened: try again");
     const struct protocol_shape shape = {
-        .type = search->served->manifest->type,
+        .type = search->served->manifest->query_type,
         .dim = search->served->manifest->dim,
         .queries_max = MIN(http->params.queries_max, (uint32_t)PROTOCOL_QUERIES_MAX),
         .metric = search->served->manifest->metric,

@@ -282,7 +282,7 @@ static enum status query_count_read(const struct members *members,
 static enum status vectors_read(const struct members *members, const struct protocol_shape *shape,
                                 struct http_search *search, struct error *err)
 {
-    size_t vector_bytes = shape->dim * element_bytes(shape->type);
+    size_t vector_bytes = element_vector_bytes(shape->type, shape->dim);
     enum status status = STATUS_OK;
     search->vectors = malloc(search->query_count * vector_bytes);
     if (!search->vectors)

@@ -301,7 +301,7 @@ enum status index_open(const char *path, const struct index_options *options, st
     index->nodes_fd = generation_nodes_fd(index->generation, &direct);
     index->keys_fd = generation_keys_fd(index->generation);
     index->keys = keys_shape_of(m);
-    distance_init(&index->distance, m->type, m->metric, m->dim);
+    distance_init_query(&index->distance, m->query_type, m->type, m->metric, m->dim);
 
     status = index_load(index, options, err);
     if (status) {

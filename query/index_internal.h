@@ -28,7 +28,7 @@ struct index {
     uint8_t *codes; /* node_limit * code_bytes */
     size_t codes_bytes;
     const void *codes_mapped; /* where they are the file's own pages; `codes` is the same */
-    uint32_t code_bytes; /* of codes in memory, which may be finer than the generation's */
+    uint32_t code_bytes;      /* of codes in memory, which may be finer than the generation's */
 
     void *navigation_file;
     size_t navigation_file_bytes;

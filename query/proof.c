@@ -49,14 +49,21 @@ static enum status sample_search(struct engine *engine, const struct sample *sam
     *out = (struct proof){0};
     if (sample->k == 0)
         return STATUS_OK;
+    const struct manifest *m = index_manifest(engine_index(engine));
+    const enum element_type type = element_compared_as(m->query_type, m->type);
+    const size_t vector_bytes = element_vector_bytes(type, m->dim);
+    uint8_t *vectors = NULL;
     struct search_query *queries = calloc(count, sizeof(*queries));
     struct search_hit *hits = calloc((size_t)count * k, sizeof(*hits));
     enum status status = STATUS_OK;
     if (!queries || !hits)
         status = error_set(err, STATUS_NO_MEMORY, "no memory for %u queries", count);
+    if (status == STATUS_OK)
+        status = sample_queries_create(sample, m->query_type, &vectors, err);
     for (uint32_t q = 0; status == STATUS_OK && q < count; q++) {
         const struct sample_query own = sample_query_at(sample, q);
-        queries[q] = (struct search_query){.vector = own.vector,
+        queries[q] = (struct search_query){.vector = vectors + q * vector_bytes,
+                                           .vector_is_f32 = type != m->query_type,
                                            .k = k,
                                            .search_list = SEARCH_LIST,
                                            .excludes = true,
@@ -68,6 +75,7 @@ static enum status sample_search(struct engine *engine, const struct sample *sam
         engine_search_all(engine, queries, count, IN_FLIGHT);
         proof_count(sample, queries, count, out);
     }
+    free(vectors);
     free(queries);
     free(hits);
     return status;

@@ -94,7 +94,7 @@ enum status protocol_stats_decode(const void *payload, uint32_t payload_bytes,
 uint64_t protocol_search_frame_bytes(uint32_t query_count, uint32_t dim, enum element_type type)
 {
     return PROTOCOL_HEADER_BYTES + sizeof(struct protocol_search) +
-           (uint64_t)query_count * dim * element_bytes(type);
+           (uint64_t)query_count * element_vector_bytes(type, dim);
 }
 
 uint64_t protocol_answer_frame_bytes(uint32_t query_count, uint32_t k, uint32_t flags)

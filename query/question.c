@@ -99,9 +99,9 @@ static struct room *room_of(const struct search_query *query)
     return (struct room *)query->fetched - 1;
 }
 
-size_t question_room_bytes(uint32_t dim, enum element_type type)
+size_t question_room_bytes(uint32_t dim)
 {
-    return sizeof(struct room) + size_align(dim * element_bytes(type), sizeof(uint64_t));
+    return sizeof(struct room) + size_align(dim * sizeof(float), sizeof(uint64_t));
 }
 
 void question_by_key(struct search_query *query, uint64_t key, void *room)

@@ -54,7 +54,7 @@ const char *question_plan_name(enum search_filter_plan plan);
 /* ---- queries by key ---- */
 
 /* Bytes of room, 8-byte aligned, for what is fetched of one key. */
-size_t question_room_bytes(uint32_t dim, enum element_type type);
+size_t question_room_bytes(uint32_t dim);
 
 /* Makes *query, a copy of the question's `common` with what else is its own, checked without a
  * vector, fetch the one that has `key` into `room`. */

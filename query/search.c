@@ -85,14 +85,17 @@ enum status search_init(struct search *s, const struct index *index, struct sear
     s->table = aligned_alloc(64, table_bytes);
     s->seen = calloc(SEEN_SLOTS_MAX, sizeof(*s->seen));
     s->blocks = calloc(blocks, sizeof(*s->blocks));
-    if (frontiers && s->table && s->seen && s->blocks)
+    enum status status = query_vector_init(&s->converted, index->manifest, err);
+    if (status == STATUS_OK && frontiers && s->table && s->seen && s->blocks)
         return STATUS_OK;
     search_fini(s);
-    return error_set(err, STATUS_NO_MEMORY, "search slot: out of memory");
+    return status == STATUS_OK ? error_set(err, STATUS_NO_MEMORY, "search slot: out of memory")
+                               : status;
 }
 
 void search_fini(struct search *s)
 {
+    query_vector_fini(&s->converted);
     free(s->table);
     free(s->frontier.entries);
     free(s->frontier.states);
@@ -160,13 +163,13 @@ static void find_entries(struct search *s)
 /* The ratio test compares like with like only where zero means "the same vector". Minus the inner
  * product does not: adding (|q|^2 + M^2) / 2, M the largest norm stored, makes it half the squared
  * L2 distance of the reduction the graph was built with. */
-static float ratio_offset(const struct search *s, const void *vector)
+static float ratio_offset(const struct search *s)
 {
     const struct distance *d = &s->index->distance;
     if (d->metric != METRIC_IP)
         return 0.0f;
     float norm_max = (float)s->index->manifest->norm_max;
-    return 0.5f * (d->kernels->dot(vector, vector, d->dim) + norm_max * norm_max);
+    return 0.5f * (distance_query_squared(d, s->vector) + norm_max * norm_max);
 }
 
 /* How long the lists are, and how far the search goes. */
@@ -195,16 +198,16 @@ void search_start(struct search *s, struct search_query *query)
 {
     bool compares = query->search_ratio > 0.0f || query->within_radius;
     s->query = query;
-    s->vector = query->vector;
+    s->vector = query_vector_load(&s->converted, query);
     s->stats = (struct search_stats){0};
     s->flags = 0;
     s->late = false;
     s->in_flight = 0;
     query->hit_count = 0;
     s->query_scale = distance_query_scale(&s->index->distance, s->vector);
-    s->ratio_offset = compares ? ratio_offset(s, s->vector) : 0.0f;
+    s->ratio_offset = compares ? ratio_offset(s) : 0.0f;
     limits_set(s);
-    codec_table_build(s->index->codec, s->vector, s->table);
+    codec_table_build_from(s->index->codec, s->index->distance.query_type, s->vector, s->table);
     search_filter_start(s);
     if (s->filter.scan_due || s->stats.filter_plan == SEARCH_FILTER_EMPTY)
         return;

@@ -27,6 +27,7 @@
 #include "query/engine.h"
 #include "query/frontier.h"
 #include "query/index_internal.h"
+#include "query/query_vector.h"
 
 /* Scratch of a worker thread, shared by its slots: nothing in it survives a call. */
 struct search_scratch {
@@ -54,7 +55,8 @@ struct search {
     struct search_query *query; /* NULL: the slot is free */
     const struct index *index;
     struct search_scratch *scratch;
-    const void *vector; /* the query's */
+    struct query_vector converted;
+    const void *vector; /* the query as it is compared */
     void *table;        /* codec query table */
     struct frontier frontier;
     uint32_t list;  /* L: so many of the frontier are worth it wherever they are */

@@ -27,7 +27,7 @@ enum {
 struct protocol_shape server_shape(const struct server *server, const struct served *served)
 {
     return (struct protocol_shape){
-        .type = served->manifest->type,
+        .type = served->manifest->query_type,
         .dim = served->manifest->dim,
         .queries_max = MIN(server->params.window, (uint32_t)PROTOCOL_QUERIES_MAX),
         .metric = served->manifest->metric,

@@ -35,7 +35,7 @@ enum status admin_hello(struct connection *connection, const struct protocol_hea
         .generation_low = manifest->generation_id.low,
         .generation_high = manifest->generation_id.high,
         .dim = manifest->dim,
-        .element_type = (uint32_t)manifest->type,
+        .element_type = (uint32_t)manifest->query_type,
         .metric = (uint32_t)manifest->metric,
         .frame_bytes_max = PROTOCOL_FRAME_BYTES_MAX,
         .queries_max = server_shape(server, served).queries_max,

@@ -116,9 +116,13 @@ static void fetched_encode(struct request *request)
         const struct search_query *query = &request->queries[i];
         uint32_t found = query->found;
         memcpy(at + i * sizeof(found), &found, sizeof(found));
-        if (vectors && found)
-            memcpy(frame + protocol_fetch_vectors_at(ok.count) + i * vector_bytes, query->fetched,
-                   vector_bytes);
+        if (!vectors || !found)
+            continue;
+        uint8_t *to = frame + protocol_fetch_vectors_at(ok.count) + i * vector_bytes;
+        if (query->vector_is_f32)
+            element_from_f32((enum element_type)ok.element_type, query->fetched, ok.dim, to);
+        else
+            memcpy(to, query->fetched, vector_bytes);
     }
 }
 

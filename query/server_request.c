@@ -37,11 +37,10 @@ struct request_layout {
 static struct request_layout layout_of(const struct request_head *head, uint64_t body_bytes)
 {
     const struct protocol_search *fixed = &head->search.fixed;
-    enum element_type type = (enum element_type)fixed->element_type;
     uint32_t count = fixed->query_count;
     bool by_key = head->search.extension.form == PROTOCOL_FORM_KEYS;
     bool rooms = by_key && (!head->fetch.count || (head->fetch.flags & PROTOCOL_FETCH_VECTORS));
-    size_t room_bytes = rooms ? question_room_bytes(fixed->dim, type) : 0;
+    size_t room_bytes = rooms ? question_room_bytes(fixed->dim) : 0;
     struct request_layout at;
     at.body = size_align(sizeof(struct request), REQUEST_ALIGN);
     at.rooms = size_align(at.body + body_bytes, REQUEST_ALIGN);
@@ -285,11 +284,11 @@ static enum status request_attach(struct request *request, struct error *err)
     const struct manifest *manifest = request->served->manifest;
     const struct protocol_search *fixed = &request->asked.fixed;
     enum element_type type = (enum element_type)fixed->element_type;
-    if (manifest->dim == fixed->dim && manifest->type == type)
+    if (manifest->dim == fixed->dim && manifest->query_type == type)
         return STATUS_OK;
     return error_set(err, STATUS_INVALID,
                      "queries are %u %s, but the index has become one of dim %u (%s)", fixed->dim,
-                     element_name(type), manifest->dim, element_name(manifest->type));
+                     element_name(type), manifest->dim, element_name(manifest->query_type));
 }
 
 /* ---- a SEARCH's queries ---- */
@@ -350,8 +349,7 @@ static uint64_t key_of(const struct request *request, uint32_t q)
 static void *room_of(const struct request *request, uint32_t q)
 {
     const struct protocol_search *fixed = &request->asked.fixed;
-    return request->rooms +
-           q * question_room_bytes(fixed->dim, (enum element_type)fixed->element_type);
+    return request->rooms + q * question_room_bytes(fixed->dim);
 }
 
 static enum status search_begin(struct request *request, uint32_t q, struct error *err)

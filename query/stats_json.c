@@ -88,7 +88,7 @@ static bool add_index(cJSON *root, const struct stats *stats)
     return index && cJSON_AddStringToObject(index, "generation", id) &&
            cJSON_AddStringToObject(index, "name", stats->name) &&
            cJSON_AddNumberToObject(index, "sample_recall", stats->proof.recall) &&
-           cJSON_AddStringToObject(index, "type", element_name(manifest->type)) &&
+           cJSON_AddStringToObject(index, "type", element_name(manifest->query_type)) &&
            cJSON_AddStringToObject(index, "store", element_name(manifest->type)) &&
            cJSON_AddStringToObject(index, "metric", metric_name(manifest->metric)) &&
            add_columns(index, stats->attributes) && add_calibration(index, manifest);

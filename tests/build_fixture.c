@@ -301,7 +301,7 @@ void build_fixture_expect_rows(const char *path, struct vector_shape shape, cons
                                  .keys = keys,
                                  .seen = calloc(shape.count, 1),
                                  .count = shape.count,
-                                 .row_bytes = shape.dim * element_bytes(shape.type)};
+                                 .row_bytes = element_vector_bytes(shape.type, shape.dim)};
     uint64_t records = 0;
     assert_non_null(check.seen);
     fixture_must(generation_open(path, &generation, &err), &err);

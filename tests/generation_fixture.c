@@ -74,6 +74,7 @@ void fixture_manifest(uint64_t seed, struct manifest *manifest)
         .vector_count = FIXTURE_VECTORS,
         .dim = FIXTURE_DIM,
         .type = ELEMENT_U8,
+        .query_type = ELEMENT_U8,
         .metric = METRIC_L2,
         .norm_max = 721.2489168102785,
         .geometry =

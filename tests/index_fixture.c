@@ -43,6 +43,18 @@ static float *rows_to_f32(const struct collection_spec *spec, const void *rows, 
     return out;
 }
 
+/* What is left of rows in the type that stores them. */
+static void rows_round(const struct collection_spec *spec, enum element_type store, float *rows)
+{
+    void *stored = malloc(element_vector_bytes(store, spec->dim));
+    assert_non_null(stored);
+    for (size_t i = 0; i < spec->count; i++, rows += spec->dim) {
+        element_vector_from_f32(store, rows, spec->dim, stored);
+        element_vector_to_f32(store, stored, spec->dim, rows);
+    }
+    free(stored);
+}
+
 static void generation_build(struct build_params *params, const struct collection_spec *spec,
                              const void *rows, const uint64_t *keys)
 {
@@ -76,6 +88,7 @@ static void generation_build(struct build_params *params, const struct collectio
 struct collection_extras {
     const char *attributes;
     const uint64_t *keys;
+    enum element_type store;
 };
 
 static struct collection *collection_make(const char *directory, const char *name,
@@ -88,6 +101,7 @@ static struct collection *collection_make(const char *directory, const char *nam
     void *generated = malloc(spec->count * row_bytes);
     c->spec = *spec;
     c->spec.rows = NULL;
+    c->store = extras.store;
     c->queries = malloc(spec->query_count * row_bytes);
     assert_true(generated && c->queries);
     if (!spec->rows)
@@ -95,6 +109,8 @@ static struct collection *collection_make(const char *directory, const char *nam
     const void *rows = spec->rows ? spec->rows : generated;
     rows_generate(spec, GENERATE_QUERIES, spec->query_count, c->queries);
     c->rows_f32 = rows_to_f32(spec, rows, spec->count);
+    if (extras.store != ELEMENT_NONE)
+        rows_round(spec, extras.store, c->rows_f32);
     c->queries_f32 = rows_to_f32(spec, c->queries, spec->query_count);
 
     static const char *const suffixes[] = {[ELEMENT_U8] = "u8bin",
@@ -106,7 +122,8 @@ static struct collection *collection_make(const char *directory, const char *nam
     c->path = fixture_path(directory, name);
     struct build_params params = {.input = fixture_path(directory, file_name),
                                   .output = c->path,
-                                  .attributes = extras.attributes};
+                                  .attributes = extras.attributes,
+                                  .store = extras.store};
     generation_build(&params, spec, rows, extras.keys);
     free(generated);
     return c;
@@ -130,6 +147,13 @@ struct collection *collection_create_keyed(const char *directory, const char *na
                                            const struct collection_spec *spec, const uint64_t *keys)
 {
     return collection_make(directory, name, spec, (struct collection_extras){.keys = keys});
+}
+
+struct collection *collection_create_stored(const char *directory, const char *name,
+                                            const struct collection_spec *spec,
+                                            enum element_type store)
+{
+    return collection_make(directory, name, spec, (struct collection_extras){.store = store});
 }
 
 void collection_destroy(struct collection *c)

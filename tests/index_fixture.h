@@ -31,7 +31,8 @@ struct collection {
     struct collection_spec spec;
     const char *path; /* of the generation */
     void *queries;    /* query_count rows of `type` */
-    float *rows_f32;  /* both once more as f32, for direct computation */
+    enum element_type store;
+    float *rows_f32; /* both once more as f32, rows as stored, for direct computation */
     float *queries_f32;
 };
 
@@ -47,6 +48,10 @@ struct collection *collection_create_with(const char *directory, const char *nam
 struct collection *collection_create_keyed(const char *directory, const char *name,
                                            const struct collection_spec *spec,
                                            const uint64_t *keys);
+/* Likewise, with rows stored as `store`. */
+struct collection *collection_create_stored(const char *directory, const char *name,
+                                            const struct collection_spec *spec,
+                                            enum element_type store);
 /* Frees what is in memory. NULL is fine. */
 void collection_destroy(struct collection *collection);
 

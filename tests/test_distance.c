@@ -29,7 +29,18 @@ enum {
 };
 
 static const size_t large_dims[] = {384, 768, 960, 1024, 1536, VECTOR_DIM_MAX};
-static const enum element_type types[] = {ELEMENT_U8, ELEMENT_I8, ELEMENT_F16, ELEMENT_F32};
+static const enum element_type types[] = {ELEMENT_U8,  ELEMENT_I8,   ELEMENT_F16,
+                                          ELEMENT_F32, ELEMENT_BF16, ELEMENT_I8S};
+
+/* What is compared with what: each type with itself, and an f32 query with stored rows. */
+struct pair {
+    enum element_type query, row;
+};
+static const struct pair pairs[] = {
+    {ELEMENT_U8, ELEMENT_U8},   {ELEMENT_I8, ELEMENT_I8},     {ELEMENT_F16, ELEMENT_F16},
+    {ELEMENT_F32, ELEMENT_F32}, {ELEMENT_BF16, ELEMENT_BF16}, {ELEMENT_I8S, ELEMENT_I8S},
+    {ELEMENT_F32, ELEMENT_F16}, {ELEMENT_F32, ELEMENT_BF16},  {ELEMENT_F32, ELEMENT_I8S},
+};
 
 /* Which values vectors are made of. */
 enum flavour {
@@ -39,9 +50,9 @@ enum flavour {
     FLAVOUR_COUNT,
 };
 
-/* A query and ROWS rows, all of one type, with the expected results of both kernels. */
+/* A query and ROWS rows with the expected results of both kernels. */
 struct sample {
-    enum element_type type;
+    struct pair pair;
     size_t dim;
     size_t stride_bytes;
     unsigned char *query;
@@ -67,14 +78,23 @@ static void element_write(enum element_type type, enum flavour flavour, uint64_t
     float value = flavour == FLAVOUR_PLAIN     ? plain_value(random)
                   : flavour == FLAVOUR_EXTREME ? extreme[random % 8]
                                                : tiny[random % 4];
-    if (type == ELEMENT_U8 || type == ELEMENT_I8)
+    if (type == ELEMENT_U8 || type == ELEMENT_I8 || type == ELEMENT_I8S)
         *out = byte;
     else if (type == ELEMENT_F32)
         memcpy(out, &value, sizeof(value));
-    else if (flavour == FLAVOUR_EXTREME)
+    else if (flavour == FLAVOUR_EXTREME && type == ELEMENT_F16)
         memcpy(out, &extreme_half[random % 8], 2);
     else
-        element_from_f32(ELEMENT_F16, &value, 1, out);
+        element_from_f32(type, &value, 1, out);
+}
+
+/* Of i8s vectors: one that overflows, a subnormal and 0 among the extremes. */
+static float scale_value(enum flavour flavour, uint64_t random)
+{
+    static const float extreme[] = {3e38f, 1e-40f, 0, 1e19f};
+    return flavour == FLAVOUR_PLAIN     ? fabsf(plain_value(random)) / 127
+           : flavour == FLAVOUR_EXTREME ? extreme[random % 4]
+                                        : 1e-25f;
 }
 
 static void vector_fill(enum element_type type, enum flavour flavour, uint64_t stream, size_t dim,
@@ -82,6 +102,9 @@ static void vector_fill(enum element_type type, enum flavour flavour, uint64_t s
 {
     for (size_t i = 0; i < dim; i++)
         element_write(type, flavour, random_at(SEED + stream, i), out + i * element_bytes(type));
+    float scale = scale_value(flavour, random_at(SEED + stream, dim));
+    if (type == ELEMENT_I8S)
+        memcpy(out + dim, &scale, sizeof(scale));
 }
 
 /* The definition of distance.h, spelled apart from the code under test. */
@@ -101,12 +124,24 @@ static float lanes_definition(const float *x, const float *y, size_t dim, bool d
     return (lane[0] + lane[2]) + (lane[1] + lane[3]);
 }
 
-static float expected(enum element_type type, const void *a, const void *b, size_t dim, bool dot)
+/* What FORMAT.md says that a vector's coordinates are. */
+static void coordinates(enum element_type type, const void *vector, size_t dim, float *out)
+{
+    float scale;
+    element_to_f32(type, vector, dim, out);
+    if (type != ELEMENT_I8S)
+        return;
+    memcpy(&scale, (const unsigned char *)vector + dim, sizeof(scale));
+    for (size_t i = 0; i < dim; i++)
+        out[i] = out[i] * scale;
+}
+
+static float expected(struct pair pair, const void *a, const void *b, size_t dim, bool dot)
 {
     static float x[VECTOR_DIM_MAX], y[VECTOR_DIM_MAX];
-    element_to_f32(type, a, dim, x);
-    element_to_f32(type, b, dim, y);
-    if (type == ELEMENT_F16 || type == ELEMENT_F32)
+    coordinates(pair.query, a, dim, x);
+    coordinates(pair.row, b, dim, y);
+    if (pair.row != ELEMENT_U8 && pair.row != ELEMENT_I8)
         return lanes_definition(x, y, dim, dot);
     int64_t sum = 0;
     for (size_t i = 0; i < dim; i++) {
@@ -120,25 +155,25 @@ static void sample_expect(struct sample *sample)
 {
     for (size_t r = 0; r < ROWS; r++) {
         const unsigned char *row = sample->rows + r * sample->stride_bytes;
-        sample->l2sq[r] = expected(sample->type, sample->query, row, sample->dim, false);
-        sample->dot[r] = expected(sample->type, sample->query, row, sample->dim, true);
+        sample->l2sq[r] = expected(sample->pair, sample->query, row, sample->dim, false);
+        sample->dot[r] = expected(sample->pair, sample->query, row, sample->dim, true);
     }
 }
 
 /* `misalign` shifts query and rows; the stride leaves a gap, so neither is aligned again. */
-static struct sample sample_create(enum element_type type, enum flavour flavour, size_t dim,
+static struct sample sample_create(struct pair pair, enum flavour flavour, size_t dim,
                                    size_t misalign)
 {
-    struct sample sample = {.type = type, .dim = dim};
-    size_t row_bytes = dim * element_bytes(type);
-    sample.stride_bytes = row_bytes + misalign;
-    unsigned char *memory = malloc(row_bytes + ROWS * sample.stride_bytes + EXTRA_BYTES);
+    struct sample sample = {.pair = pair, .dim = dim};
+    size_t query_bytes = element_vector_bytes(pair.query, dim);
+    sample.stride_bytes = element_vector_bytes(pair.row, dim) + misalign;
+    unsigned char *memory = malloc(query_bytes + ROWS * sample.stride_bytes + EXTRA_BYTES);
     assert_non_null(memory);
     sample.query = memory + misalign;
-    sample.rows = sample.query + row_bytes;
-    vector_fill(type, flavour, dim, dim, sample.query);
+    sample.rows = sample.query + query_bytes;
+    vector_fill(pair.query, flavour, dim, dim, sample.query);
     for (size_t r = 0; r < ROWS; r++)
-        vector_fill(type, flavour, dim + 1000 * (r + 1), dim,
+        vector_fill(pair.row, flavour, dim + 1000 * (r + 1), dim,
                     sample.rows + r * sample.stride_bytes);
     sample_expect(&sample);
     return sample;
@@ -160,15 +195,19 @@ static void check_values(const struct sample *sample, unsigned features, const c
 {
     for (size_t r = 0; r < count; r++)
         if (!same_float(got[r], want[r]))
-            fail_msg("%s %s dim %zu row %zu of %zu at %s: got %a, wanted %a",
-                     element_name(sample->type), kernel, sample->dim, r, count,
-                     cpu_features_name(features), (double)got[r], (double)want[r]);
+            fail_msg("%s with %s %s dim %zu row %zu of %zu at %s: got %a, wanted %a",
+                     element_name(sample->pair.query), element_name(sample->pair.row), kernel,
+                     sample->dim, r, count, cpu_features_name(features), (double)got[r],
+                     (double)want[r]);
 }
 
 /* One operation: its pair kernel, then rows and gather with `count` rows; ids run backwards. */
 static void check_operation(const struct sample *sample, unsigned features, bool dot, size_t count)
 {
-    const struct distance_kernels *kernels = distance_kernels_get(sample->type, features);
+    const struct distance_kernels *kernels =
+        sample->pair.query == sample->pair.row
+            ? distance_kernels_get(sample->pair.row, features)
+            : distance_kernels_from_f32(sample->pair.row, features);
     const float *want = dot ? sample->dot : sample->l2sq;
     float got[ROWS + 1], reversed[ROWS];
     uint32_t ids[ROWS];
@@ -200,11 +239,11 @@ static void check_sample(const struct sample *sample, unsigned features, size_t 
     check_operation(sample, features, true, count);
 }
 
-static void check_dim(unsigned features, enum element_type type, size_t dim)
+static void check_dim(unsigned features, struct pair pair, size_t dim)
 {
     for (unsigned flavour = 0; flavour < FLAVOUR_COUNT; flavour++) {
         size_t misalign = (dim * 7 + flavour) % 61;
-        struct sample sample = sample_create(type, (enum flavour)flavour, dim, misalign);
+        struct sample sample = sample_create(pair, (enum flavour)flavour, dim, misalign);
         check_sample(&sample, features, dim < 40 ? dim % (ROWS + 1) : ROWS);
         sample_destroy(&sample, misalign);
     }
@@ -213,11 +252,11 @@ static void check_dim(unsigned features, enum element_type type, size_t dim)
 static void check_features(unsigned features)
 {
     print_message("seed=%d features=%s\n", SEED, cpu_features_name(features));
-    for (size_t t = 0; t < ARRAY_LENGTH(types); t++) {
+    for (size_t t = 0; t < ARRAY_LENGTH(pairs); t++) {
         for (size_t dim = 0; dim <= SMALL_DIM_MAX; dim++)
-            check_dim(features, types[t], dim);
+            check_dim(features, pairs[t], dim);
         for (size_t i = 0; i < ARRAY_LENGTH(large_dims); i++)
-            check_dim(features, types[t], large_dims[i]);
+            check_dim(features, pairs[t], large_dims[i]);
     }
 }
 
@@ -264,9 +303,9 @@ static void every_subset_of_features_gives_equal_kernels(void **state)
     for (unsigned features = 0; features <= ALL_FEATURES; features++) {
         if (features & ~cpu_features())
             continue;
-        for (size_t t = 0; t < ARRAY_LENGTH(types); t++)
+        for (size_t t = 0; t < ARRAY_LENGTH(pairs); t++)
             for (size_t d = 0; d < ARRAY_LENGTH(dims); d++)
-                check_dim(features, types[t], dims[d]);
+                check_dim(features, pairs[t], dims[d]);
     }
     assert_ptr_equal(distance_kernels_get(ELEMENT_U8, CPU_AVX512_VNNI),
                      distance_kernels_get(ELEMENT_U8, 0));
@@ -300,16 +339,15 @@ static void fence_destroy(struct fence *fence)
     munmap(fence->map, fence->map_bytes);
 }
 
-static void check_fenced(enum element_type type, size_t dim, bool at_end,
-                         const struct fence fences[2])
+static void check_fenced(struct pair pair, size_t dim, bool at_end, const struct fence fences[2])
 {
-    size_t row_bytes = dim * element_bytes(type);
-    struct sample sample = {.type = type, .dim = dim, .stride_bytes = row_bytes};
-    sample.query = at_end ? fences[0].end - row_bytes : fences[0].first;
+    size_t row_bytes = element_vector_bytes(pair.row, dim);
+    struct sample sample = {.pair = pair, .dim = dim, .stride_bytes = row_bytes};
+    sample.query = at_end ? fences[0].end - element_vector_bytes(pair.query, dim) : fences[0].first;
     sample.rows = at_end ? fences[1].end - ROWS * row_bytes : fences[1].first;
-    vector_fill(type, FLAVOUR_PLAIN, dim, dim, sample.query);
+    vector_fill(pair.query, FLAVOUR_PLAIN, dim, dim, sample.query);
     for (size_t r = 0; r < ROWS; r++)
-        vector_fill(type, FLAVOUR_PLAIN, dim + r + 1, dim, sample.rows + r * row_bytes);
+        vector_fill(pair.row, FLAVOUR_PLAIN, dim + r + 1, dim, sample.rows + r * row_bytes);
     sample_expect(&sample);
     for (unsigned features = 0; features <= ALL_FEATURES; features = 2 * features + 1)
         if (!(features & ~cpu_features()))
@@ -322,10 +360,10 @@ static void kernels_touch_no_byte_outside_a_row(void **state)
     (void)state;
     size_t bytes = ROWS * SMALL_DIM_MAX * sizeof(float);
     struct fence fences[2] = {fence_create(bytes), fence_create(bytes)};
-    for (size_t t = 0; t < ARRAY_LENGTH(types); t++)
+    for (size_t t = 0; t < ARRAY_LENGTH(pairs); t++)
         for (size_t dim = 0; dim <= SMALL_DIM_MAX; dim++) {
-            check_fenced(types[t], dim, true, fences);
-            check_fenced(types[t], dim, false, fences);
+            check_fenced(pairs[t], dim, true, fences);
+            check_fenced(pairs[t], dim, false, fences);
         }
     fence_destroy(&fences[0]);
     fence_destroy(&fences[1]);
@@ -334,7 +372,8 @@ static void kernels_touch_no_byte_outside_a_row(void **state)
 static void check_integer_extreme(enum element_type type, uint8_t a, uint8_t b, float l2sq,
                                   float dot)
 {
-    struct sample sample = sample_create(type, FLAVOUR_PLAIN, VECTOR_DIM_MAX, 0);
+    struct sample sample =
+        sample_create((struct pair){type, type}, FLAVOUR_PLAIN, VECTOR_DIM_MAX, 0);
     memset(sample.query, a, VECTOR_DIM_MAX);
     memset(sample.rows, b, ROWS * sample.stride_bytes);
     for (size_t r = 0; r < ROWS; r++) {
@@ -364,7 +403,8 @@ static void a_missing_tail_element_leaves_its_lane_unchanged(void **state)
     (void)state;
     static const size_t dims[] = {32, 33, 40, 47, 48, 63, 64, 65};
     for (size_t d = 0; d < ARRAY_LENGTH(dims); d++) {
-        struct sample sample = sample_create(ELEMENT_F32, FLAVOUR_PLAIN, dims[d], 0);
+        struct sample sample =
+            sample_create((struct pair){ELEMENT_F32, ELEMENT_F32}, FLAVOUR_PLAIN, dims[d], 0);
         for (size_t i = 0; i < dims[d]; i++) {
             const float tiny[2] = {1e-30f, -1e-30f};
             memcpy(sample.query + 4 * i, &tiny[0], 4);
@@ -447,6 +487,68 @@ static void cosine_survives_overflow_and_underflow(void **state)
         }
 }
 
+/* element.h's definition in double; *slack is what float rounding may add. */
+static double oracle(const float *x, const float *y, size_t dim, enum metric metric, double *slack)
+{
+    double aa = 0, bb = 0, ab = 0, l2 = 0;
+    for (size_t i = 0; i < dim; i++) {
+        const double a = (double)x[i], b = (double)y[i];
+        aa += a * a;
+        bb += b * b;
+        ab += a * b;
+        l2 += (a - b) * (a - b);
+    }
+    *slack = 1e-6 * (metric == METRIC_COSINE ? 1 : aa + bb);
+    if (metric == METRIC_COSINE)
+        return aa > 0 && bb > 0 ? 1 - ab / sqrt(aa) / sqrt(bb) : 1;
+    return metric == METRIC_IP ? -ab : l2;
+}
+
+/* Vectors of many lengths, so that a norm that is taken of the wrong side shows. */
+static void check_oracle(struct pair pair, enum metric metric, float size)
+{
+    enum { DIM = 77, COUNT = 40 };
+    static float x[DIM], y[COUNT][DIM];
+    static unsigned char query[DIM * 4], rows[COUNT][DIM * 4];
+    float values[DIM], out[COUNT];
+    const size_t stride_bytes = sizeof(rows[0]);
+    for (size_t r = 0; r <= COUNT; r++) {
+        enum element_type type = r == COUNT ? pair.query : pair.row;
+        float length = type == ELEMENT_U8 || type == ELEMENT_I8 ? 100 : size * (float)(r + 1);
+        for (size_t d = 0; d < DIM; d++)
+            values[d] = length * plain_value(random_at(SEED + r, d));
+        element_vector_from_f32(type, values, DIM, r == COUNT ? query : rows[r]);
+        element_vector_to_f32(type, r == COUNT ? query : rows[r], DIM, r == COUNT ? x : y[r]);
+    }
+    struct distance distance;
+    distance_init_query(&distance, pair.query, pair.row, metric, DIM);
+    assert_int_equal(distance.query_type, pair.query);
+    float scale = distance_query_scale(&distance, query);
+    distance_rows(&distance, query, scale, rows, stride_bytes, COUNT, out);
+    for (size_t r = 0; r < COUNT; r++) {
+        double slack, want = oracle(x, y[r], DIM, metric, &slack);
+        if (!(fabs((double)out[r] - want) <= slack))
+            fail_msg("%s with %s under %s, row %zu of size %g: got %.9g, wanted %.9g",
+                     element_name(pair.query), element_name(pair.row), metric_name(metric), r,
+                     (double)size, (double)out[r], want);
+    }
+}
+
+static void distances_are_those_of_the_stored_values(void **state)
+{
+    (void)state;
+    for (size_t p = 0; p < ARRAY_LENGTH(pairs); p++)
+        for (int metric = METRIC_L2; metric <= METRIC_COSINE; metric++)
+            check_oracle(pairs[p], (enum metric)metric, 1);
+    /* What f32's squares cannot hold, f32's range can; f16 has less of it. */
+    for (size_t p = 0; p < ARRAY_LENGTH(pairs); p++) {
+        if (pairs[p].row == ELEMENT_F16)
+            continue;
+        check_oracle(pairs[p], METRIC_COSINE, 1e-20f);
+        check_oracle(pairs[p], METRIC_COSINE, 1e25f);
+    }
+}
+
 /* A distance does not depend on what else is in its batch, hence not on the size of chunks. */
 static void distance_rows_do_not_depend_on_batching(void **state)
 {
@@ -456,11 +558,12 @@ static void distance_rows_do_not_depend_on_batching(void **state)
     static float all[COUNT];
     for (size_t t = 0; t < ARRAY_LENGTH(types); t++)
         for (unsigned metric = METRIC_L2; metric <= METRIC_COSINE; metric++) {
-            size_t stride_bytes = DIM * element_bytes(types[t]);
+            size_t stride_bytes = element_vector_bytes(types[t], DIM);
             struct distance distance;
             distance_init(&distance, types[t], (enum metric)metric, DIM);
             vector_fill(types[t], FLAVOUR_PLAIN, 1, DIM, query);
-            vector_fill(types[t], FLAVOUR_PLAIN, 2, (size_t)COUNT * DIM, rows);
+            for (size_t i = 0; i < COUNT; i++)
+                vector_fill(types[t], FLAVOUR_PLAIN, 2 + i, DIM, rows + i * stride_bytes);
             float scale = distance_query_scale(&distance, query);
             distance_rows(&distance, query, scale, rows, stride_bytes, COUNT, all);
             for (size_t i = 0; i < COUNT; i++) {
@@ -524,6 +627,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(metrics_are_smaller_for_nearer),
         cmocka_unit_test(cosine_of_a_zero_vector_is_0_for_every_type),
         cmocka_unit_test(cosine_survives_overflow_and_underflow),
+        cmocka_unit_test(distances_are_those_of_the_stored_values),
         cmocka_unit_test(distance_rows_do_not_depend_on_batching),
         cmocka_unit_test(the_environment_lowers_and_never_raises_features),
         cmocka_unit_test(features_have_names),

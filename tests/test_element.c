@@ -66,7 +66,7 @@ static uint16_t f16_nearest(float value)
 static void names_round_trip(void **state)
 {
     (void)state;
-    for (int type = ELEMENT_U8; type <= ELEMENT_I32; type++)
+    for (int type = ELEMENT_U8; type <= ELEMENT_I8S; type++)
         assert_int_equal(element_parse(element_name((enum element_type)type)), type);
     for (int metric = METRIC_L2; metric <= METRIC_COSINE; metric++)
         assert_int_equal(metric_parse(metric_name((enum metric)metric)), metric);
@@ -96,6 +96,11 @@ static void sizes_are_those_of_the_formats(void **state)
     assert_int_equal(element_bytes(ELEMENT_F16), 2);
     assert_int_equal(element_bytes(ELEMENT_F32), 4);
     assert_int_equal(element_bytes(ELEMENT_I32), 4);
+    assert_int_equal(element_bytes(ELEMENT_BF16), 2);
+    assert_int_equal(element_bytes(ELEMENT_I8S), 1);
+    assert_int_equal(element_vector_bytes(ELEMENT_F32, 7), 28);
+    assert_int_equal(element_vector_bytes(ELEMENT_BF16, 7), 14);
+    assert_int_equal(element_vector_bytes(ELEMENT_I8S, 7), 11);
 }
 
 static void every_f16_becomes_its_exact_f32(void **state)
@@ -238,7 +243,7 @@ static void any_count_and_alignment_converts_alike(void **state)
 {
     (void)state;
     for (size_t count = 0; count <= 257; count += count < 70 ? 1 : 17) {
-        for (int type = ELEMENT_U8; type <= ELEMENT_I32; type++) {
+        for (int type = ELEMENT_U8; type <= ELEMENT_I8S; type++) {
             size_t width = element_bytes((enum element_type)type);
             uint8_t *odd = malloc(count * width + 1), *back = malloc(count * width + 1);
             float *floats = malloc((count + 1) * sizeof(*floats));
@@ -299,6 +304,122 @@ static void largest_finite_values_and_integers_are_finite(void **state)
     assert_true(element_all_finite(ELEMENT_I32, ones, 16, NULL));
 }
 
+static void every_bf16_is_the_upper_half_of_its_f32_and_back(void **state)
+{
+    (void)state;
+    static uint16_t upper[65536], back[65536];
+    static float floats[65536];
+    for (uint32_t i = 0; i < 65536; i++)
+        upper[i] = (uint16_t)i;
+    element_to_f32(ELEMENT_BF16, upper, 65536, floats);
+    element_from_f32(ELEMENT_BF16, floats, 65536, back);
+    for (uint32_t i = 0; i < 65536; i++) {
+        bool nan = (i & 0x7f80) == 0x7f80 && (i & 0x7f);
+        size_t bad;
+        assert_int_equal(bits_of(floats[i]), i << 16);
+        assert_int_equal(back[i], nan ? i | 0x40 : i);
+        assert_int_equal(element_all_finite(ELEMENT_BF16, &upper[i], 1, &bad),
+                         (i & 0x7f80) != 0x7f80);
+    }
+}
+
+static void assert_bf16(float value, uint32_t wanted)
+{
+    uint16_t upper;
+    element_from_f32(ELEMENT_BF16, &value, 1, &upper);
+    if (upper != wanted)
+        fail_msg("%a gave 0x%04x, wanted 0x%04x", (double)value, upper, wanted);
+}
+
+/* Around the midpoint of each two neighbours, the last of which is infinity. */
+static void f32_to_bf16_rounds_to_nearest_even_at_every_midpoint(void **state)
+{
+    (void)state;
+    for (uint32_t upper = 0; upper < 0x7f80; upper++) {
+        for (uint32_t sign = 0; sign <= 0x8000; sign += 0x8000) {
+            uint32_t middle = (sign | upper) << 16 | 0x8000;
+            assert_bf16(float_of(middle), sign | (upper + (upper & 1)));
+            assert_bf16(float_of(middle - 1), sign | upper);
+            assert_bf16(float_of(middle + 1), sign | (upper + 1));
+        }
+    }
+    assert_bf16(float_of(0x7f800001), 0x7fc0); /* a NaN is never rounded to infinity */
+    assert_bf16(float_of(0xffffffff), 0xffff);
+}
+
+static void i8s_takes_the_nearest_of_255_steps(void **state)
+{
+    (void)state;
+    enum { DIM = 67 };
+    static const float sizes[] = {1, 1e-3f, 1e18f, 3.4e38f, 1e-36f, 1e-42f};
+    unsigned char memory[DIM + sizeof(float) + 1], *vector = memory + 1; /* unaligned */
+    float values[DIM], back[DIM], part[9], scale;
+    for (size_t s = 0; s < ARRAY_LENGTH(sizes); s++) {
+        float most = 0;
+        for (size_t d = 0; d < DIM; d++) {
+            values[d] = sizes[s] * (float)((double)(random_at(s, d) >> 40) / 0x1p23 - 1);
+            most = fmaxf(most, fabsf(values[d]));
+        }
+        element_vector_from_f32(ELEMENT_I8S, values, DIM, vector);
+        memcpy(&scale, vector + DIM, sizeof(scale));
+        assert_true(scale == most / 127);
+        element_vector_to_f32(ELEMENT_I8S, vector, DIM, back);
+        for (size_t d = 0; d < DIM; d++) {
+            assert_true(back[d] == (float)(int8_t)vector[d] * scale);
+            /* A subnormal scale may be as much too small as half of its last bit. */
+            double slack = 0.5001 * (double)scale + 127 * 0x1p-150;
+            assert_true(fabs((double)back[d] - (double)values[d]) <= slack);
+        }
+        const struct element_part some = {.dim = DIM, .first = 31, .count = ARRAY_LENGTH(part)};
+        element_vector_part_to_f32(ELEMENT_I8S, vector, some, part);
+        assert_memory_equal(part, back + some.first, sizeof(part));
+        assert_true(element_vector_all_finite(ELEMENT_I8S, vector, DIM, NULL));
+    }
+}
+
+static void i8s_of_zeroes_is_zero_and_of_halves_is_even(void **state)
+{
+    (void)state;
+    static const float zero[3] = {0, -0.0f, 0}, halves[5] = {127, 0.5f, 1.5f, -2.5f, -127};
+    static const int8_t even[5] = {127, 0, 2, -2, -127};
+    static const unsigned char nothing[3 + sizeof(float)];
+    unsigned char vector[5 + sizeof(float)];
+    element_vector_from_f32(ELEMENT_I8S, zero, 3, vector);
+    assert_memory_equal(vector, nothing, sizeof(nothing));
+    element_vector_from_f32(ELEMENT_I8S, halves, 5, vector);
+    assert_memory_equal(vector, even, sizeof(even));
+}
+
+static void a_scale_that_is_not_finite_is_found(void **state)
+{
+    (void)state;
+    static const float scales[] = {NAN, INFINITY, 3e38f};
+    unsigned char vector[4 + sizeof(float)] = {0, 1, 2, 3};
+    for (size_t i = 0; i < ARRAY_LENGTH(scales); i++) {
+        size_t bad = SIZE_MAX;
+        memcpy(vector + 4, &scales[i], sizeof(float));
+        assert_false(element_vector_all_finite(ELEMENT_I8S, vector, 4, &bad));
+        assert_int_equal(bad, i < 2 ? 0 : 2); /* 0 times infinity is none either */
+    }
+}
+
+static void only_what_is_smaller_may_be_stored(void **state)
+{
+    (void)state;
+    static const enum element_type allowed[][2] = {
+        {ELEMENT_F32, ELEMENT_F16},  {ELEMENT_F32, ELEMENT_BF16}, {ELEMENT_F32, ELEMENT_I8S},
+        {ELEMENT_F16, ELEMENT_BF16}, {ELEMENT_F16, ELEMENT_I8S},  {ELEMENT_U8, ELEMENT_U8},
+        {ELEMENT_I8, ELEMENT_I8},    {ELEMENT_F16, ELEMENT_F16},  {ELEMENT_F32, ELEMENT_F32},
+    };
+    size_t count = 0;
+    for (int from = ELEMENT_NONE; from <= ELEMENT_I8S + 1; from++)
+        for (int to = ELEMENT_NONE; to <= ELEMENT_I8S + 1; to++)
+            count += element_may_store((enum element_type)from, (enum element_type)to);
+    assert_int_equal(count, ARRAY_LENGTH(allowed));
+    for (size_t i = 0; i < ARRAY_LENGTH(allowed); i++)
+        assert_true(element_may_store(allowed[i][0], allowed[i][1]));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -315,6 +436,12 @@ int main(void)
         cmocka_unit_test(any_count_and_alignment_converts_alike),
         cmocka_unit_test(first_special_value_is_found_wherever_it_is),
         cmocka_unit_test(largest_finite_values_and_integers_are_finite),
+        cmocka_unit_test(every_bf16_is_the_upper_half_of_its_f32_and_back),
+        cmocka_unit_test(f32_to_bf16_rounds_to_nearest_even_at_every_midpoint),
+        cmocka_unit_test(i8s_takes_the_nearest_of_255_steps),
+        cmocka_unit_test(i8s_of_zeroes_is_zero_and_of_halves_is_even),
+        cmocka_unit_test(a_scale_that_is_not_finite_is_found),
+        cmocka_unit_test(only_what_is_smaller_may_be_stored),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -149,7 +149,7 @@ static void manifest_round_trips_plain_lists_and_every_type(void **state)
         for (size_t m = 0; m < ARRAY_LENGTH(metrics); m++) {
             struct manifest manifest, parsed = {0};
             manifest_good(&manifest);
-            manifest.type = types[t];
+            manifest.type = manifest.query_type = types[t];
             manifest.metric = metrics[m];
             manifest.geometry.vector_bytes = FIXTURE_DIM * (uint32_t)element_bytes(types[t]);
             manifest.files[GENERATION_SAMPLE].bytes =
@@ -749,7 +749,7 @@ static void generation_id_depends_on_input_and_parameters_only(void **state)
             other.dim++;
             break;
         case 3:
-            other.type = ELEMENT_I8;
+            other.type = other.query_type = ELEMENT_I8;
             break;
         case 4:
             other.metric = METRIC_IP;
@@ -790,6 +790,64 @@ static void generation_id_depends_on_input_and_parameters_only(void **state)
     }
 }
 
+/* A good manifest of vectors that were given as one type and are stored as another. */
+static void manifest_stored(enum element_type given, enum element_type stored,
+                            struct manifest *manifest)
+{
+    manifest_good(manifest);
+    manifest->query_type = given;
+    manifest->type = stored;
+    manifest->geometry.vector_bytes = (uint32_t)element_vector_bytes(stored, FIXTURE_DIM);
+    manifest->files[GENERATION_SAMPLE].bytes =
+        sample_bytes(FIXTURE_SAMPLE, FIXTURE_SAMPLE_K, manifest->geometry.vector_bytes);
+}
+
+static void manifest_tells_what_queries_are_where_vectors_are_stored_as_another_type(void **state)
+{
+    (void)state;
+    for (int given = ELEMENT_NONE; given <= ELEMENT_I8S; given++)
+        for (int stored = ELEMENT_U8; stored <= ELEMENT_I8S; stored++) {
+            struct manifest manifest, parsed = {0};
+            char *json = NULL;
+            struct error err = {0};
+            manifest_stored((enum element_type)given, (enum element_type)stored, &manifest);
+            if (!element_may_store(manifest.query_type, manifest.type)) {
+                assert_int_equal(manifest_format(&manifest, &json, &err), STATUS_INVALID);
+                assert_non_null(strstr(err.text, "type"));
+                continue;
+            }
+            if (manifest_format(&manifest, &json, &err) != STATUS_OK ||
+                manifest_parse(json, strlen(json), &parsed, &err) != STATUS_OK)
+                fail_msg("%s", err.text);
+            assert_int_equal(parsed.type, stored);
+            assert_int_equal(parsed.query_type, given);
+            assert_int_equal(strstr(json, "query_type") != NULL, given != stored);
+            free(json);
+        }
+    expect_refused("\"type\":\t\"u8\"", "\"type\":\t\"u8\",\n\t\"query_type\":\t\"u8\"",
+                   STATUS_CORRUPT, "query_type");
+    expect_refused("\"type\":\t\"u8\"", "\"type\":\t\"u8\",\n\t\"query_type\":\t\"f32\"",
+                   STATUS_CORRUPT, "query_type");
+}
+
+static void generation_id_depends_on_the_type_given_and_the_type_stored(void **state)
+{
+    (void)state;
+    static const enum element_type pairs[][2] = {
+        {ELEMENT_F32, ELEMENT_F32},  {ELEMENT_F16, ELEMENT_F16}, {ELEMENT_F32, ELEMENT_F16},
+        {ELEMENT_F32, ELEMENT_BF16}, {ELEMENT_F32, ELEMENT_I8S}, {ELEMENT_F16, ELEMENT_BF16},
+        {ELEMENT_F16, ELEMENT_I8S},
+    };
+    struct digest128 ids[ARRAY_LENGTH(pairs)];
+    for (size_t i = 0; i < ARRAY_LENGTH(pairs); i++) {
+        struct manifest manifest;
+        manifest_stored(pairs[i][0], pairs[i][1], &manifest);
+        ids[i] = manifest_generation_id(&manifest);
+        for (size_t j = 0; j < i; j++)
+            assert_memory_not_equal(&ids[i], &ids[j], sizeof(ids[i]));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -810,6 +868,8 @@ int main(void)
         cmocka_unit_test(manifest_without_attributes_has_no_member_for_them),
         cmocka_unit_test(manifest_check_takes_the_bounds_of_its_ranges),
         cmocka_unit_test(generation_id_depends_on_input_and_parameters_only),
+        cmocka_unit_test(manifest_tells_what_queries_are_where_vectors_are_stored_as_another_type),
+        cmocka_unit_test(generation_id_depends_on_the_type_given_and_the_type_stored),
     };
     return cmocka_run_group_tests_name("manifest", tests, NULL, NULL);
 }

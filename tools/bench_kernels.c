@@ -101,10 +101,23 @@ static void field_divide(struct field *field, uint64_t bytes, size_t row_bytes)
         field->ids[i] = (uint32_t)random_below(SEED, i, field->count);
 }
 
-static void bench_shape(enum element_type type, uint32_t dim, const unsigned char *memory,
+/* What is compared: vectors of one type, or an f32 query and rows of another. */
+struct contest {
+    const char *name;
+    bool from_f32;
+    enum element_type row_type;
+};
+
+static const struct distance_kernels *kernels_of(const struct contest *contest, unsigned features)
+{
+    return contest->from_f32 ? distance_kernels_from_f32(contest->row_type, features)
+                             : distance_kernels_get(contest->row_type, features);
+}
+
+static void bench_shape(const struct contest *contest, uint32_t dim, const unsigned char *memory,
                         const struct options *options, uint32_t *ids)
 {
-    size_t row_bytes = dim * element_bytes(type);
+    size_t row_bytes = element_vector_bytes(contest->row_type, dim);
     struct field cache = {memory, 0, 0, ids, CACHE_BATCHES, CACHE_PASSES};
     struct field large = {memory, 0, 0, ids + CACHE_IDS, MEMORY_BATCHES, MEMORY_PASSES};
     field_divide(&cache, CACHE_BYTES, row_bytes);
@@ -113,10 +126,10 @@ static void bench_shape(enum element_type type, uint32_t dim, const unsigned cha
     for (unsigned features = 0;; features = 2 * features + 1) {
         if (features & ~host)
             break;
-        struct subject subject = {distance_kernels_get(type, features), memory, dim};
-        bool repeats = features && subject.kernels == distance_kernels_get(type, features / 2);
+        struct subject subject = {kernels_of(contest, features), memory, dim};
+        bool repeats = features && subject.kernels == kernels_of(contest, features / 2);
         if (!repeats)
-            printf("%-4s %5u  %-11s %10.2f %10.2f %10.2f %10.2f\n", element_name(type), dim,
+            printf("%-8s %5u  %-11s %10.2f %10.2f %10.2f %10.2f\n", contest->name, dim,
                    cpu_features_name(features), best_ns_per_row(pass_rows, &subject, &cache),
                    best_ns_per_row(pass_gather, &subject, &cache),
                    best_ns_per_row(pass_rows, &subject, &large),
@@ -137,7 +150,13 @@ static void fill(unsigned char *memory, uint64_t bytes)
 
 static enum status run(const struct options *options, struct error *err)
 {
-    static const enum element_type types[] = {ELEMENT_U8, ELEMENT_I8, ELEMENT_F16, ELEMENT_F32};
+    static const struct contest contests[] = {
+        {"u8", false, ELEMENT_U8},      {"i8", false, ELEMENT_I8},
+        {"f16", false, ELEMENT_F16},    {"f32", false, ELEMENT_F32},
+        {"bf16", false, ELEMENT_BF16},  {"i8s", false, ELEMENT_I8S},
+        {"f32-f16", true, ELEMENT_F16}, {"f32-bf16", true, ELEMENT_BF16},
+        {"f32-i8s", true, ELEMENT_I8S},
+    };
     void *memory = NULL;
     void *ids = NULL;
     const size_t id_count = CACHE_IDS + MEMORY_IDS;
@@ -150,11 +169,11 @@ static enum status run(const struct options *options, struct error *err)
     fill(memory, options->memory_bytes);
     printf("ns per squared L2 distance, %d rows a call, host %s\n", BATCH,
            cpu_features_name(cpu_features()));
-    printf("%-4s %5s  %-11s %10s %10s %10s %10s\n", "type", "dim", "isa", "L2 rows", "L2 gather",
+    printf("%-8s %5s  %-11s %10s %10s %10s %10s\n", "type", "dim", "isa", "L2 rows", "L2 gather",
            "mem rows", "mem gather");
-    for (size_t t = 0; t < ARRAY_LENGTH(types); t++)
+    for (size_t c = 0; c < ARRAY_LENGTH(contests); c++)
         for (uint32_t d = 0; d < options->dims.count; d++)
-            bench_shape(types[t], options->dims.items[d], memory, options, ids);
+            bench_shape(&contests[c], options->dims.items[d], memory, options, ids);
 out:
     bulk_free(ids, id_count, sizeof(uint32_t));
     bulk_free(memory, options->memory_bytes, 1);

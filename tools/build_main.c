@@ -47,6 +47,7 @@ static void signals_install(void)
 struct options {
     struct build_params params;
     const char *metric;
+    const char *store;
     const char *codec;
     const char *graph;
     const char *stage;
@@ -64,6 +65,14 @@ static enum args_result usage(struct error *err, const char *text)
 {
     (void)error_set(err, STATUS_INVALID, "%s", text);
     return ARGS_USAGE;
+}
+
+/* "i8" stands for i8 with a scale a vector: what else can be stored of floats. */
+static enum element_type store_parse(const char *word)
+{
+    return strcmp(word, "same") == 0 ? ELEMENT_NONE
+           : strcmp(word, "i8") == 0 ? ELEMENT_I8S
+                                     : element_parse(word);
 }
 
 /* What no single option can tell. */
@@ -88,6 +97,7 @@ static enum args_result options_check(struct options *o, struct error *err)
     if (o->shard_given && o->stage == NULL)
         return usage(err, "--shard is for --stage");
     p->metric = metric_parse(o->metric);
+    p->store = store_parse(o->store);
     p->codec = codec_kind_parse(o->codec);
     graph_kind_parse(o->graph, &p->graph); /* one of the choices */
     if (p->codec != CODEC_SCALAR && p->code_bytes == 0)
@@ -120,6 +130,12 @@ static enum args_result options_parse(int argc, char **argv, struct options *o, 
          .target = &o->metric,
          .choices = "l2|ip|cosine",
          .help = "distance"},
+        {.name = "store",
+         .kind = ARGS_STRING,
+         .target = &o->store,
+         .choices = "same|f16|bf16|i8",
+         .help = "what f32 (or, as bf16 and i8, f16) vectors are stored as; queries stay as the "
+                 "input is"},
         {.name = "keys",
          .kind = ARGS_STRING,
          .target = &p->keys,
@@ -288,6 +304,17 @@ static double mib(uint64_t bytes)
     return (double)bytes / (1 << 20);
 }
 
+enum { TYPES_BYTES = 32 };
+
+/* "f32", or "f32 stored as f16". */
+static const char *types_name(enum element_type given, enum element_type stored, char *text)
+{
+    if (given == stored)
+        return element_name(given);
+    snprintf(text, TYPES_BYTES, "%s stored as %s", element_name(given), element_name(stored));
+    return text;
+}
+
 static void summary_print_json(const struct build_summary *summary)
 {
     const struct manifest *m = &summary->manifest;
@@ -296,8 +323,9 @@ static void summary_print_json(const struct build_summary *summary)
     printf("{\"generation_id\": \"%016llx%016llx\", \"vectors\": %llu, \"dim\": %u, ",
            (unsigned long long)m->generation_id.high, (unsigned long long)m->generation_id.low,
            (unsigned long long)m->vector_count, m->dim);
-    printf("\"type\": \"%s\", \"metric\": \"%s\", \"seconds\": %.3f, \"cpu_seconds\": %.3f, ",
-           element_name(m->type), metric_name(m->metric), r->total.wall_s, r->total.cpu_s);
+    printf("\"type\": \"%s\", \"query_type\": \"%s\", \"metric\": \"%s\", ", element_name(m->type),
+           element_name(m->query_type), metric_name(m->metric));
+    printf("\"seconds\": %.3f, \"cpu_seconds\": %.3f, ", r->total.wall_s, r->total.cpu_s);
     printf("\"threads\": %u, \"points_per_second_core\": %.1f, \"peak_rss_bytes\": %llu, ",
            r->threads, r->points_per_second_core, (unsigned long long)r->total.peak_rss_bytes);
     printf("\"disk_bytes\": %llu, \"block_bytes\": %u, \"blocks\": %llu, \"nodes_per_block\": %u, ",
@@ -316,11 +344,12 @@ static void summary_print(const struct options *o, const struct build_summary *s
 {
     const struct manifest *m = &summary->manifest;
     const struct build_report *r = &summary->report;
+    char types[TYPES_BYTES];
 
     printf("%s: generation %016llx%016llx\n", o->params.output,
            (unsigned long long)m->generation_id.high, (unsigned long long)m->generation_id.low);
     printf("  vectors  %llu x %u %s, %s, %llu duplicates\n", (unsigned long long)m->vector_count,
-           m->dim, element_name(m->type), metric_name(m->metric),
+           m->dim, types_name(m->query_type, m->type, types), metric_name(m->metric),
            (unsigned long long)m->duplicate_vectors);
     printf("  shards   %u, a vector is built in %.3f on average\n", m->shard_count, r->replication);
     printf("  graph    degree %u, mean %.1f; %llu nodes repaired; %llu of %llu nodes reached\n",
@@ -344,8 +373,11 @@ static void summary_print(const struct options *o, const struct build_summary *s
 static void plan_print_json(const struct build_plan *plan)
 {
     const struct build_size *size = &plan->size;
-    printf("{\"vectors\": %llu, \"dim\": %u, \"type\": \"%s\", \"threads\": %u, ",
+    printf("{\"vectors\": %llu, \"dim\": %u, \"type\": \"%s\", \"query_type\": \"%s\", ",
            (unsigned long long)plan->shape.count, plan->shape.dim, element_name(plan->shape.type),
+           element_name(plan->given));
+    printf("\"block_bytes\": %llu, \"nodes_per_block\": %llu, \"threads\": %u, ",
+           (unsigned long long)size->block_bytes, (unsigned long long)size->nodes_per_block,
            plan->threads);
     printf("\"fits\": %s, \"limit_bytes\": %llu, \"shards\": %u, \"replication\": %.3f, "
            "\"lanes\": %u, ",
@@ -374,15 +406,18 @@ static void plan_print_json(const struct build_plan *plan)
 static void plan_print(const struct options *o, const struct build_plan *plan)
 {
     const struct build_size *size = &plan->size;
+    char types[TYPES_BYTES];
     printf("%s: %llu x %u %s, %u threads; times scaled from %u rows\n",
            o->params.input != NULL ? o->params.input : "made-up vectors",
-           (unsigned long long)plan->shape.count, plan->shape.dim, element_name(plan->shape.type),
-           plan->threads, plan->calibration_rows);
+           (unsigned long long)plan->shape.count, plan->shape.dim,
+           types_name(plan->given, plan->shape.type, types), plan->threads, plan->calibration_rows);
     printf(
         "  %u shard%s of at most %llu own and %llu borrowed vectors, replication %.2f; %u at work "
         "at a time\n",
         size->shard_count, size->shard_count == 1 ? "" : "s", (unsigned long long)size->own_max,
         (unsigned long long)size->borrowed_max, size->replication, plan->lanes);
+    printf("  blocks of some %llu bytes, %llu node%s each\n", (unsigned long long)size->block_bytes,
+           (unsigned long long)size->nodes_per_block, size->nodes_per_block == 1 ? "" : "s");
     printf("  %-11s %12s %12s %10s\n", "stage", "memory MiB", "disk MiB", "seconds");
     for (unsigned stage = 0; stage < BUILD_STAGE_COUNT; stage++) {
         printf("  %-11s %12.1f %12.1f %10.1f\n", build_stage_name((enum build_stage)stage),
@@ -466,6 +501,7 @@ int main(int argc, char **argv)
                    .cancel = &stop_requested,
                    .calibrate = calibrate_run},
         .metric = "l2",
+        .store = "same",
         .codec = "auto",
         .graph = "pipnn",
         .type = "u8",

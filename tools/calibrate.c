@@ -64,7 +64,10 @@ static const struct ladder ladders[] = {
 struct measure {
     const struct build_calibration *job;
     const struct sample *sample;
-    uint32_t count; /* of the sample's queries that are run, evenly spread */
+    uint32_t count;   /* of the sample's queries that are run, evenly spread */
+    uint8_t *vectors; /* of the sample's queries, as they are compared */
+    size_t vector_bytes;
+    bool vectors_are_f32;
     struct engine *engine;
     struct search_query *queries; /* [sample->count] */
     struct search_hit *hits;      /* [sample->count * k_max] */
@@ -80,11 +83,11 @@ static uint32_t query_number(const struct measure *m, uint32_t i)
 static void queries_set(struct measure *m, uint32_t k, const struct step *step)
 {
     const struct sample *sample = m->sample;
-    const size_t row_bytes = sample->dim * element_bytes(sample->type);
     for (uint32_t i = 0; i < m->count; i++) {
         const uint32_t q = query_number(m, i);
         m->queries[i] = (struct search_query){
-            .vector = sample->vectors + q * row_bytes,
+            .vector = m->vectors + q * m->vector_bytes,
+            .vector_is_f32 = m->vectors_are_f32,
             .k = k,
             .search_list = step->search_list,
             .beam_width = 1, /* so that what is read does not depend on when reads land */
@@ -200,7 +203,9 @@ static enum status curve_measure(struct measure *m, const struct ladder *ladder,
 
 static enum status curves_measure(struct measure *m, struct manifest *manifest, struct error *err)
 {
-    enum status status = STATUS_OK;
+    const enum element_type type = element_compared_as(manifest->query_type, manifest->type);
+    m->vectors_are_f32 = type != manifest->query_type;
+    m->vector_bytes = element_vector_bytes(type, manifest->dim);
     m->k_max = 0;
     for (size_t i = 0; i < ARRAY_LENGTH(ladders); i++)
         if (ladders[i].k <= m->sample->k)
@@ -209,11 +214,14 @@ static enum status curves_measure(struct measure *m, struct manifest *manifest, 
         return STATUS_OK;
     m->queries = calloc(m->sample->count, sizeof(*m->queries));
     m->hits = calloc((size_t)m->sample->count * m->k_max, sizeof(*m->hits));
-    if (m->queries == NULL || m->hits == NULL)
+    enum status status = sample_queries_create(m->sample, manifest->query_type, &m->vectors, err);
+    if (status == STATUS_OK && (m->queries == NULL || m->hits == NULL))
         status = error_set(err, STATUS_NO_MEMORY, "no memory for %u answers", m->sample->count);
     for (size_t i = 0; status == STATUS_OK && i < ARRAY_LENGTH(ladders); i++)
         if (ladders[i].k <= m->sample->k)
             status = curve_measure(m, &ladders[i], &manifest->curves[manifest->curve_count++], err);
+    free(m->vectors);
+    m->vectors = NULL;
     free(m->hits);
     free(m->queries);
     return status;

@@ -54,7 +54,7 @@ static enum status queries_check(const struct cmd_target *target, const char *pa
         return error_set(err, STATUS_INVALID, "%s: queries of %u dimensions, %s has %u", path,
                          shape->dim, target->name, target->dim);
     if (shape->type != target->type)
-        return error_set(err, STATUS_INVALID, "%s: %s queries, %s holds %s", path,
+        return error_set(err, STATUS_INVALID, "%s: %s queries, %s takes %s", path,
                          element_name(shape->type), target->name, element_name(target->type));
     return STATUS_OK;
 }
@@ -73,7 +73,7 @@ enum status cmd_queries_load(const char *path, uint64_t limit, const struct cmd_
     if (status != STATUS_OK)
         goto out;
 
-    size_t row_bytes = shape.dim * element_bytes(shape.type);
+    size_t row_bytes = element_vector_bytes(shape.type, shape.dim);
     uint64_t count = limit == 0 ? shape.count : MIN(limit, shape.count);
     size_t bytes;
     if (count > UINT32_MAX || !size_mul((size_t)count, row_bytes, &bytes)) {
@@ -151,7 +151,7 @@ struct cmd_target cmd_local_target(const struct cmd_local *local)
         .name = index_path(local->index),
         .vector_count = manifest->vector_count,
         .dim = manifest->dim,
-        .type = manifest->type,
+        .type = manifest->query_type,
         .metric = manifest->metric,
     };
 }

@@ -87,7 +87,7 @@ static void batch_encode(struct row_pass *pass, const uint8_t *rows, uint64_t fi
 static void chunk_pass(struct row_pass *pass, const uint8_t *rows, uint64_t first, size_t count)
 {
     const struct vector_shape *shape = &pass->run->shape;
-    const size_t row_bytes = shape->dim * element_bytes(shape->type);
+    const size_t row_bytes = element_vector_bytes(shape->type, shape->dim);
     const struct distance_kernels *kernels = distance_kernels_get(shape->type, cpu_features());
     float largest = pass->norm_max;
 #pragma omp parallel for schedule(dynamic, 4) reduction(max : largest)
@@ -110,7 +110,7 @@ static enum status rows_pass(struct row_pass *pass, struct error *err)
 {
     const struct codes_run *run = pass->run;
     const struct vector_shape *shape = &run->shape;
-    const size_t row_bytes = shape->dim * element_bytes(shape->type);
+    const size_t row_bytes = element_vector_bytes(shape->type, shape->dim);
     const uint64_t chunk = MIN(shape->count, (uint64_t)CHUNK_BYTES / row_bytes);
     void *rows = NULL;
     enum status status = bulk_alloc(chunk, row_bytes, "input chunk", &rows, err);

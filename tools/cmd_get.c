@@ -65,7 +65,8 @@ static enum status source_open(const struct options *options, struct source *sou
     if (status != STATUS_OK)
         return status;
     const struct manifest *manifest = generation_manifest(source->generation);
-    source->shape = (struct vector_shape){manifest->vector_count, manifest->dim, manifest->type};
+    source->shape =
+        (struct vector_shape){manifest->vector_count, manifest->dim, manifest->query_type};
     return STATUS_OK;
 }
 
@@ -95,6 +96,28 @@ static enum status daemon_ask(const struct source *source, struct answer *answer
     return STATUS_OK;
 }
 
+/* What is stored, as queries are given. */
+static enum status index_vector(const struct source *source, const struct answer *answer,
+                                struct error *err)
+{
+    const struct manifest *manifest = generation_manifest(source->generation);
+    const uint32_t dim = manifest->dim;
+    void *stored = malloc(element_vector_bytes(manifest->type, dim));
+    float *values = calloc(dim, sizeof(*values));
+    enum status status = STATUS_OK;
+    if (stored == NULL || values == NULL)
+        status = error_set(err, STATUS_NO_MEMORY, "no memory for a vector of %u", dim);
+    else
+        status = keys_lookup_vector(source->generation, answer->node, answer->key, stored, err);
+    if (status == STATUS_OK) {
+        element_vector_to_f32(manifest->type, stored, dim, values);
+        element_from_f32(manifest->query_type, values, dim, answer->vector);
+    }
+    free(stored);
+    free(values);
+    return status;
+}
+
 /* Answers for answer->key. */
 static enum status source_ask(const struct source *source, struct answer *answer, struct error *err)
 {
@@ -104,7 +127,7 @@ static enum status source_ask(const struct source *source, struct answer *answer
         keys_lookup(source->generation, answer->key, &answer->node, &answer->found, err);
     if (status != STATUS_OK || !answer->found || answer->vector == NULL)
         return status;
-    return keys_lookup_vector(source->generation, answer->node, answer->key, answer->vector, err);
+    return index_vector(source, answer, err);
 }
 
 /* ---- the answers ---- */

@@ -167,6 +167,8 @@ static void print_info(const char *path, const struct manifest *manifest,
     printf("vectors           %" PRIu64 " of %u %s, metric %s, largest norm %.6g\n",
            manifest->vector_count, manifest->dim, element_name(manifest->type),
            metric_name(manifest->metric), manifest->norm_max);
+    printf("queries           %s%s\n", element_name(manifest->query_type),
+           manifest->query_type == manifest->type ? "" : ", as the input was");
     printf("duplicates        %" PRIu64 "\n", manifest->duplicate_vectors);
     printf("build             %s, degree %u, list %u, alpha %g, seed %" PRIu64 "\n",
            graph_name(manifest), manifest->degree, manifest->build_list, manifest->alpha,
@@ -209,10 +211,11 @@ static void print_info_json(const char *path, const struct manifest *manifest,
     printf(",\"id\":\"%s\",\"input_digest\":\"%s\",\"format_version\":%u,\"tool_version\":", id,
            input, manifest->format_version);
     cmd_json_string(stdout, manifest->tool_version);
-    printf(",\"vector_count\":%" PRIu64 ",\"dim\":%u,\"type\":\"%s\",\"metric\":\"%s\","
-           "\"norm_max\":%.9g,\"duplicate_vectors\":%" PRIu64,
+    printf(",\"vector_count\":%" PRIu64 ",\"dim\":%u,\"type\":\"%s\",\"query_type\":\"%s\","
+           "\"metric\":\"%s\",\"norm_max\":%.9g,\"duplicate_vectors\":%" PRIu64,
            manifest->vector_count, manifest->dim, element_name(manifest->type),
-           metric_name(manifest->metric), manifest->norm_max, manifest->duplicate_vectors);
+           element_name(manifest->query_type), metric_name(manifest->metric), manifest->norm_max,
+           manifest->duplicate_vectors);
     printf(",\"graph\":\"%s\",\"degree\":%u,\"build_list\":%u,\"alpha\":%g,\"seed\":%" PRIu64
            ",\"codec\":\"%s\",\"code_bytes\":%u",
            graph_name(manifest), manifest->degree, manifest->build_list, manifest->alpha,

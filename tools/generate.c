@@ -138,7 +138,7 @@ static enum status params_check(const struct generate_params *params, struct err
     if (params->dim < 1 || params->dim > VECTOR_DIM_MAX)
         return error_set(err, STATUS_INVALID, "dimension is %u, wanted 1 to %d", params->dim,
                          VECTOR_DIM_MAX);
-    if (params->type == ELEMENT_NONE || params->type == ELEMENT_I32)
+    if (!element_is_input(params->type))
         return error_set(err, STATUS_INVALID, "element type is %s, wanted u8, i8, f16 or f32",
                          element_name(params->type));
     if (params->clusters < 1 || params->clusters > GENERATE_CLUSTERS_MAX)
@@ -256,7 +256,7 @@ void generator_rows(const struct generator *generator, enum generate_stream stre
     const struct generate_params *params = &generator->params;
     uint64_t stream_seed =
         purpose_seed(params, stream == GENERATE_QUERIES ? PURPOSE_QUERIES : PURPOSE_BASE);
-    size_t row_bytes = params->dim * element_bytes(params->type);
+    size_t row_bytes = element_vector_bytes(params->type, params->dim);
     float row[VECTOR_DIM_MAX];
     for (uint64_t i = 0; i < count; i++) {
         uint64_t seed = random_at(stream_seed, first + i);
@@ -273,7 +273,7 @@ enum status generate_file(const struct generator *generator, const struct genera
 {
     const struct generate_params *params = &generator->params;
     struct vector_shape shape = {output->count, params->dim, params->type};
-    size_t row_bytes = params->dim * element_bytes(params->type);
+    size_t row_bytes = element_vector_bytes(params->type, params->dim);
     uint64_t batch = MIN(BATCH_ROWS_MAX, MIN(output->count, BATCH_BYTES / row_bytes));
     int threads = output->threads != 0 ? (int)output->threads : omp_get_max_threads();
     struct vector_writer *writer = NULL;

@@ -175,7 +175,7 @@ enum status groundtruth_scan_open(struct groundtruth_scan *scan, struct error *e
     status = shapes_check(params, &scan->shape, &queries, err);
     if (status != STATUS_OK)
         return status;
-    scan->row_bytes = scan->shape.dim * element_bytes(scan->shape.type);
+    scan->row_bytes = element_vector_bytes(scan->shape.type, scan->shape.dim);
     scan->query_count = (uint32_t)queries.count;
     scan->queries_bytes = scan->query_count * scan->row_bytes;
     distance_init(&scan->distance, scan->shape.type, params->metric, scan->shape.dim);

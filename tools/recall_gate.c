@@ -93,6 +93,7 @@ static enum status pass_batch(struct pass *pass, uint32_t first, uint32_t count,
     for (uint32_t i = 0; i < count; i++)
         pass->batch[i] = (struct search_query){
             .vector = sample->queries + (size_t)(first + i) * sample->row_bytes,
+            .vector_is_f32 = pass->sample->queries_are_f32,
             .k = params->k,
             .search_list = params->search_list,
             .search_ratio = (float)params->search_ratio,
@@ -229,10 +230,14 @@ enum status recall_own_load(const struct generation *generation, struct recall_o
         generation_load(generation, GENERATION_SAMPLE, &own.bytes, &own.length, err);
     if (status != STATUS_OK)
         return status;
+    const struct manifest *m = generation_manifest(generation);
+    const enum element_type type = element_compared_as(m->query_type, m->type);
     status = sample_decode(own.bytes, own.length, &sample, &why);
     if (status == STATUS_OK)
         status =
             sample_nodes_check(&sample, generation_manifest(generation)->geometry.node_limit, &why);
+    if (status == STATUS_OK)
+        status = sample_queries_create(&sample, m->query_type, &own.queries, &why);
     if (status != STATUS_OK) {
         recall_own_free(&own);
         return error_set(err, status, "%s/%s: %s", generation_path(generation),
@@ -240,8 +245,9 @@ enum status recall_own_load(const struct generation *generation, struct recall_o
     }
     own.sample = (struct recall_sample){
         .name = generation_file_names[GENERATION_SAMPLE],
-        .queries = sample.vectors,
-        .row_bytes = sample.dim * element_bytes(sample.type),
+        .queries = own.queries,
+        .queries_are_f32 = type != m->query_type,
+        .row_bytes = element_vector_bytes(type, sample.dim),
         .count = sample.count,
         .truth_keys = sample.truth_keys,
         .truth_distances = sample.truth_distances,
@@ -256,5 +262,7 @@ void recall_own_free(struct recall_own *own)
 {
     if (own->bytes)
         bulk_free(own->bytes, own->length, 1);
+    free(own->queries);
     own->bytes = NULL;
+    own->queries = NULL;
 }

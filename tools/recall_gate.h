@@ -14,7 +14,8 @@
 /* Queries and what is right, wherever they come from. All arrays are borrowed. */
 struct recall_sample {
     const char *name;       /* of where they come from, for errors */
-    const uint8_t *queries; /* packed rows of the generation's type and dimension */
+    const uint8_t *queries; /* packed rows of the generation's query type and dimension */
+    bool queries_are_f32;   /* or of f32, as search_query.vector_is_f32 */
     size_t row_bytes;
     uint32_t count; /* >= 1 */
     const uint64_t
@@ -70,7 +71,8 @@ void recall_files_free(struct recall_files *files);
 
 /* A generation's own sample.bin as a sample: vectors of it, each left out of the search for it. */
 struct recall_own {
-    struct recall_sample sample; /* points into the file's bytes */
+    struct recall_sample sample; /* points into the file's bytes and `queries` */
+    uint8_t *queries;
     void *bytes;
     size_t length;
 };

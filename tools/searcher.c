@@ -22,7 +22,7 @@ static enum status question_open(struct searcher *self, struct error *err)
     const struct manifest *manifest = index_manifest(self->local.index);
     self->batch = calloc(SEARCHER_BATCH, sizeof(*self->batch));
     if (params->by_key)
-        self->rooms = calloc(SEARCHER_BATCH, question_room_bytes(manifest->dim, manifest->type));
+        self->rooms = calloc(SEARCHER_BATCH, question_room_bytes(manifest->dim));
     if (self->batch == NULL || (params->by_key && self->rooms == NULL))
         return error_set(err, STATUS_NO_MEMORY, "no memory for %d queries", SEARCHER_BATCH);
     return STATUS_OK;
@@ -44,7 +44,7 @@ static enum status query_fill(struct searcher *self, const struct searcher_batch
     enum status status = engine_query_check(self->local.engine, query, err);
     if (status == STATUS_OK && batch->keys)
         question_by_key(query, batch->keys[i],
-                        self->rooms + i * question_room_bytes(manifest->dim, manifest->type));
+                        self->rooms + i * question_room_bytes(manifest->dim));
     return status;
 }
 
