@@ -126,7 +126,7 @@ else
     skip "fractions by HTTP: no curl"
 fi
 "$tool" stats --socket socket --json >out 2>err
-if grep -q '"type":[[:space:]]*"i8s"' out && grep -q '"query_type":[[:space:]]*"f32"' out; then
+if grep -q '"store":[[:space:]]*"i8s"' out && grep -q '"type":[[:space:]]*"f32"' out; then
     pass
 else
     fail "statistics tell both types"

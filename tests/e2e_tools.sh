@@ -271,7 +271,7 @@ search=(nightjar search --search-list 20 --index)
 { u32 1 3 && zeros 3; } >one.u8bin
 refused "queries of another dimension" 1 "one.u8bin: queries of 3 dimensions, root/gen has 16" \
     "${search[@]}" root/gen --queries one.u8bin
-refused "queries of another type" 1 "q.fbin: f32 queries, root/gen holds u8" \
+refused "queries of another type" 1 "q.fbin: f32 queries, root/gen takes u8" \
     "${search[@]}" root/gen --queries q.fbin
 refused "missing queries" 1 "missing.u8bin: no such file" \
     "${search[@]}" root/gen --queries missing.u8bin
@@ -517,7 +517,7 @@ refused "nightjard: socket in use" 1 "socket" nightjard --root root --socket soc
 over=(nightjar search --search-list 20 --socket socket)
 refused "daemon: queries of another dimension" 1 "one.u8bin: queries of 3 dimensions, socket has 16" \
     "${over[@]}" --queries one.u8bin
-refused "daemon: queries of another type" 1 "q.fbin: f32 queries, socket holds u8" \
+refused "daemon: queries of another type" 1 "q.fbin: f32 queries, socket takes u8" \
     "${over[@]}" --queries q.fbin
 refused "daemon: k above n" 1 "k is 601, but socket has only 600 vectors" nightjar search \
     --socket socket --queries q.u8bin -k 601 --search-list 700
