@@ -319,8 +319,8 @@ all_of() {
 # same_numbers CLAIM FILE NAME FILE NAME: the same values in the same order, and there are 20
 same_numbers() {
     local left right
-    left=$(all_of "$2" "$3" | head -n 20)
-    right=$(all_of "$4" "$5" | head -n 20)
+    left=$(all_of "$2" "$3" | sed -n 1,20p)
+    right=$(all_of "$4" "$5" | sed -n 1,20p)
     if [[ $left == "$right" && $(wc -l <<<"$left") == 20 ]]; then
         pass
     else
@@ -388,13 +388,13 @@ refused "keys that do not fit an id" 1 "does not fit its 32-bit ids" nightjar se
 # Row r of base.u8bin has key r in gen, and 2^32 + r in keyed.
 check "get, to a file" "$bin/nightjar" get --index root/sharded 599 0 17 --output got.u8bin
 { u32 3 16 && tail -c 16 base.u8bin && head -c 24 base.u8bin | tail -c 16 &&
-    tail -c +$((9 + 17 * 16)) base.u8bin | head -c 16; } >wanted.u8bin
+    dd if=base.u8bin bs=1 skip=$((8 + 17 * 16)) count=16 status=none; } >wanted.u8bin
 same "vectors are those of their rows" got.u8bin wanted.u8bin
 check "get" "$bin/nightjar" get --index root/keyed $(((1 << 32) + 17)) $(((1 << 32) + 599))
 {
     for row in 17 599; do
         printf '%d' $(((1 << 32) + row))
-        tail -c +$((9 + row * 16)) base.u8bin | head -c 16 | od -An -v -tu1 -w16 | tr -s ' '
+        dd if=base.u8bin bs=1 skip=$((8 + row * 16)) count=16 status=none | od -An -v -tu1 -w16 | tr -s ' '
     done
 } >wanted
 same "a vector is a line of its key and its elements" out wanted
@@ -431,7 +431,7 @@ fi
 # --- a broken generation ---------------------------------------------------------------------------
 
 check "verify" "$bin/nightjar" verify root/gen
-if "$bin/nightjar" info --json root/gen | grep -q '"attributes":\[\],"files"'; then
+if "$bin/nightjar" info --json root/gen | grep '"attributes":\[\],"files"' >out; then
     pass
 else
     fail "info of a generation without attributes"
