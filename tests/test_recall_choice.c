@@ -180,7 +180,8 @@ static void what_cannot_be_asked_for_is_refused(void **state)
     assert_int_equal(recall_choose(&manifest, 10, 1.5, &choice, &err), STATUS_INVALID);
     assert_string_equal(err.text, "recall target 1.5: above 0 and below 1 is wanted");
     assert_int_equal(recall_choose(&manifest, 0, 0.9, &choice, &err), STATUS_INVALID);
-    assert_int_equal(recall_choose(&manifest, ENGINE_K_MAX + 1, 0.9, &choice, &err), STATUS_INVALID);
+    assert_int_equal(recall_choose(&manifest, ENGINE_K_MAX + 1, 0.9, &choice, &err),
+                     STATUS_INVALID);
     manifest.curve_count = 0;
     assert_int_equal(recall_choose(&manifest, 10, 0.9, &choice, &err), STATUS_UNSUPPORTED);
     assert_non_null(strstr(err.text, "no recall curve"));
