@@ -304,7 +304,7 @@ static void attributes_are_paid_before_all_that_can_be_done_without(void **state
         struct index_step steps[INDEX_STEPS_MAX];
         const uint32_t count = index_plan_steps(&m, steps);
         for (uint32_t j = 0; j < count; j++)
-            for (uint64_t less = 0; less <= (j > 0); less++) {
+            for (uint64_t less = 0; less <= (j > 0 ? 1 : 0); less++) {
                 const struct index_plan wanted = plan_of(&m, steps[j].budget - less);
                 const struct index_plan found = plan_of(&with, steps[j].budget - less + bytes);
                 assert_int_equal(found.attributes_bytes, bytes);
