@@ -90,7 +90,10 @@ static void list_free(struct list *list)
 {
     free(list->distances);
     free(list->ids);
-    *list = (struct list){.cut = list->cut};
+    list->distances = NULL;
+    list->ids = NULL;
+    list->size = 0;
+    list->capacity = 0;
 }
 
 static enum status failure(const struct run *run, struct error *err)
