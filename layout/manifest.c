@@ -354,9 +354,10 @@ static enum status point_check(const struct manifest_curve *curve, uint32_t numb
 static enum status curve_check(const struct manifest *manifest, uint32_t number, struct error *err)
 {
     const struct manifest_curve *curve = &manifest->curves[number];
-    const struct manifest_curve *before = number > 0 ? curve - 1 : NULL;
-    const bool follows = before != NULL && before->tuned == curve->tuned;
-    if (before != NULL && before->tuned && !curve->tuned)
+    /* The first curve is its own. */
+    const struct manifest_curve *before = &manifest->curves[number > 0 ? number - 1 : 0];
+    const bool follows = number > 0 && before->tuned == curve->tuned;
+    if (before->tuned && !curve->tuned)
         return error_set(err, STATUS_INVALID,
                          "a recall curve of the sample is behind one of other queries");
     if (curve->tuned && !manifest_is_tuned(manifest))
