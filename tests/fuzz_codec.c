@@ -17,13 +17,14 @@ static void use(const struct codec *codec)
     enum { ROWS = 3 };
     static const uint32_t ids[ROWS] = {2, 0, 1};
     struct codec_params params = codec_params_of(codec);
-    uint8_t *rows = calloc(ROWS * params.dim, element_bytes(params.type));
+    const size_t row_bytes = element_vector_bytes(params.type, params.dim);
+    uint8_t *rows = calloc(ROWS, row_bytes);
     uint8_t *codes = malloc((size_t)ROWS * params.code_bytes);
     size_t table_bytes = (codec_table_bytes(codec) + 63) & ~(size_t)63;
     void *table = aligned_alloc(64, table_bytes);
     float out[ROWS];
     assert(rows && codes && table);
-    memset(rows, 1, params.dim * element_bytes(params.type));
+    memset(rows, 1, row_bytes);
     codec_encode(codec, rows, ROWS, codes);
     codec_table_build(codec, rows, table);
     codec_table_gather(codec, table, codes, ids, ROWS, out);
