@@ -16,11 +16,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void walk(const struct sample *sample, const uint8_t *bytes, size_t size)
 {
-    const size_t vector_bytes = sample->dim * element_bytes(sample->type);
+    const size_t vector_bytes = element_vector_bytes(sample->type, sample->dim);
     for (uint32_t i = 0; i < sample->count; i++) {
         const struct sample_query query = sample_query_at(sample, i);
         assert((const uint8_t *)query.vector + vector_bytes <= bytes + size);
-        assert(element_all_finite(sample->type, query.vector, sample->dim, NULL));
+        assert(element_vector_all_finite(sample->type, query.vector, sample->dim, NULL));
         for (uint32_t n = 0; n < sample->k; n++) {
             assert(isfinite(query.truth_distances[n]));
             assert(query.truth_keys[n] != query.own_key);
