@@ -436,11 +436,10 @@ enum cmd_outcome cmd_bench(int argc, char **argv, struct error *err)
         .summary = "Measure recall, throughput and latency of a daemon or an index.",
         .options = table,
         .option_count = ARRAY_LENGTH(table),
-        .epilog = "Latencies run from submission to completion; with --rate, from when a query was "
-                  "due. cpu_us is the time a worker spent on\n"
-                  "the query. A hit as near as the k-th true neighbour counts as right. With "
-                  "--filter the "
-                  "ground truth is that of the vectors that match.",
+        .epilog = "Latencies run from submission to completion; with --rate, from when a query\n"
+                  "was due. cpu_us is the time a worker spent on the query. A hit as near as\n"
+                  "the k-th true neighbour counts as right. With --filter the ground truth is\n"
+                  "that of the vectors that match.",
     };
     enum cmd_outcome outcome;
     if (!cmd_parse(&spec, argc, argv, NULL, &outcome, err))
