@@ -22,7 +22,7 @@ enum {
 
 /* How values become bytes. */
 struct scale {
-    float middle[VECTOR_DIM_MAX + 1];
+    float middle[VECTOR_DIM_MAX];
     float factor;
 };
 
@@ -39,26 +39,28 @@ struct byte_rows byte_view_of_set(const struct vector_set *set)
                               .flip = set->type == ELEMENT_I8 ? 0x80 : 0};
 }
 
-uint32_t byte_view_dim(const struct vector_set *set)
-{
-    return set->dim + (set->metric == METRIC_IP);
-}
-
 uint64_t byte_view_row_bytes(enum element_type type, enum metric metric, uint64_t dim)
 {
     const struct vector_set set = {.type = type, .metric = metric};
-    return byte_view_exact(&set) ? 0 : size_align(dim + (metric == METRIC_IP), 64);
+    return byte_view_exact(&set) ? 0 : size_align(dim, 64);
+}
+
+static float inverse_length(const struct vector_set *set, uint32_t row)
+{
+    const void *vector = vector_set_row(set, row);
+    float square = set->kernels->dot(vector, vector, set->dim);
+    return square > 0.0f ? 1.0f / sqrtf(square) : 0.0f;
 }
 
 /* A row in the space whose squared distances are wanted. */
 static void row_values(const struct vector_set *set, uint32_t row, float *values)
 {
     element_vector_to_f32(set->type, vector_set_row(set, row), set->dim, values);
-    if (set->metric == METRIC_COSINE)
-        for (uint32_t d = 0; d < set->dim; d++)
-            values[d] *= set->row_scalar[row];
-    if (set->metric == METRIC_IP)
-        values[set->dim] = set->row_scalar[row];
+    if (set->metric == METRIC_L2)
+        return;
+    float scale = set->metric == METRIC_COSINE ? set->row_scalar[row] : inverse_length(set, row);
+    for (uint32_t d = 0; d < set->dim; d++)
+        values[d] *= scale;
 }
 
 /* A dimension's least two and largest two values. */
@@ -91,9 +93,9 @@ static float ends_reach(const struct ends *ends, float middle)
 /* Middle of each dimension, and the step, from rows spread evenly over the set. */
 static enum status scale_find(const struct vector_set *set, struct scale *scale, struct error *err)
 {
-    uint32_t dim = byte_view_dim(set);
+    uint32_t dim = set->dim;
     uint32_t sample = MIN(set->count, (uint32_t)SAMPLE_ROWS);
-    float values[VECTOR_DIM_MAX + 1];
+    float values[VECTOR_DIM_MAX];
     void *memory = NULL;
     enum status status = bulk_alloc(dim, sizeof(struct ends), "value ranges", &memory, err);
     if (status != STATUS_OK)
@@ -119,8 +121,8 @@ static enum status scale_find(const struct vector_set *set, struct scale *scale,
 static void row_convert(const struct vector_set *set, const struct scale *scale, uint32_t row,
                         uint8_t *bytes)
 {
-    uint32_t dim = byte_view_dim(set);
-    float values[VECTOR_DIM_MAX + 1];
+    uint32_t dim = set->dim;
+    float values[VECTOR_DIM_MAX];
     row_values(set, row, values);
     for (uint32_t d = 0; d < dim; d++) {
         float steps = (values[d] - scale->middle[d]) * scale->factor;
@@ -145,8 +147,7 @@ enum status byte_view_create(const struct vector_set *set, struct byte_view *vie
         status = scale_find(set, scale, err);
     view->owned = bytes;
     view->count = set->count;
-    view->rows =
-        (struct byte_rows){.rows = bytes, .stride_bytes = stride, .dim = byte_view_dim(set)};
+    view->rows = (struct byte_rows){.rows = bytes, .stride_bytes = stride, .dim = set->dim};
     if (status == STATUS_OK) {
 #pragma omp parallel for schedule(static)
         for (uint32_t row = 0; row < set->count; row++)

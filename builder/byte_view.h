@@ -1,12 +1,14 @@
 /*
- * byte_view.h - a set's rows as bytes whose squared distance follows the set's build distance: what
- * candidates are found by, whatever the element type and metric. Which of them become edges is
- * decided by true distances.
+ * byte_view.h - a set's rows as bytes whose squared distance follows the set's build distance
+ * (under ip only where lengths are alike): what candidates are found by, whatever the element type
+ * and metric. Which of them become edges is decided by true distances.
  *
  * Rows of bytes under l2 are their own view. Of others a copy is made: each value less the middle
  * of its dimension's, in steps of the same size in every dimension, so that squared distances keep
  * their proportions; the step follows the dimension that varies most. Under cosine rows are scaled
- * to length 1; under ip the coordinate of the reduction (vector_set.h) is added.
+ * to length 1; and under ip, where bytes of the reduction (vector_set.h) would tell long rows only.
+ * Rows of one direction are what candidates are then taken from, near ones and long ones
+ * (promising.h).
  */
 #ifndef NIGHTJAR_BUILDER_BYTE_VIEW_H
 #define NIGHTJAR_BUILDER_BYTE_VIEW_H
@@ -27,8 +29,6 @@ struct byte_view {
 /* True if the build distance of the set is the squared distance of its bytes; and these then. */
 bool byte_view_exact(const struct vector_set *set);
 struct byte_rows byte_view_of_set(const struct vector_set *set);
-/* Dimensions of the view. */
-uint32_t byte_view_dim(const struct vector_set *set);
 /* Bytes of a row of a view that is a copy; 0 where none is made. */
 uint64_t byte_view_row_bytes(enum element_type type, enum metric metric, uint64_t dim);
 

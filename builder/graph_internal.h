@@ -60,7 +60,7 @@ void candidates_sort(struct candidate *candidates, uint32_t count);
  * RobustPrune (Subramanya et al., Algorithm 2): sorts candidates[count] (distances to `node`;
  * `node` itself and repeats are ignored) and writes at most params->degree of them to out[],
  * nearest first. Returns how many. The rule: c is dropped when alpha * d(s, c) <= d(node, c) for a
- * selected s.
+ * selected s, under ip one that is not shorter than c.
  */
 uint32_t robust_prune(const struct vector_set *set, const struct graph_params *params,
                       uint32_t node, struct candidate *candidates, uint32_t count,

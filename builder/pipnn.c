@@ -11,6 +11,9 @@
  * too. The entry is in every sample, so that a search has far edges to begin with. Of rows that are
  * copies of one another one takes part, and the others get its list.
  *
+ * Under ip leaves are of rows that point the same way, rows are also offered the long ones among
+ * them (promising.h), and the sample is of the longest rows, as these are what is looked for.
+ *
  * Determinism: leaves do not depend on threads, nor a reservoir's content on the order of offers. A
  * reservoir is written under one of LOCKS spin locks, which are hardly ever contended: a leaf's
  * offers to one row are made in one go.
@@ -30,11 +33,13 @@
 #include "builder/carve.h"
 #include "builder/copies.h"
 #include "builder/graph_internal.h"
+#include "builder/promising.h"
 #include "builder/reservoir.h"
 #include "common/cpu.h"
 #include "common/memory.h"
 #include "common/random.h"
 #include "common/sorted.h"
+#include "common/u64_sort.h"
 
 enum {
     LEAVES_OF_ROW = 30,
@@ -71,6 +76,7 @@ struct pipnn {
     struct byte_view view;
     bool coarse; /* the view does not tell neighbours apart */
     struct reservoirs reservoirs;
+    struct promising promising;
     atomic_flag *locks;
     uint32_t neighbors; /* that a row chooses in a leaf */
     struct leaf_scratch *leaves;
@@ -173,6 +179,7 @@ static void leaf_take(void *context, int thread, const uint32_t *ids, uint32_t c
     leaf_choose(p, s, ids, count);
     leaf_group(p, s, count);
     leaf_offer(p, s, ids, count);
+    promising_offer(&p->promising, ids, count);
 }
 
 /* ---- progress ---- */
@@ -212,7 +219,64 @@ static uint32_t entry_place(const struct pipnn *p)
                               : row;
 }
 
-/* One of every SAMPLE_STEP different rows, the entry among them, into a set of their own. */
+/* One of every SAMPLE_STEP different rows, drawn from each so many, the entry among them. */
+static void sample_draw(struct pipnn *p, uint32_t entry)
+{
+    for (uint32_t i = 0; i < p->sample_count; i++) {
+        uint32_t first = i * SAMPLE_STEP;
+        uint32_t end = i + 1 < p->sample_count ? first + SAMPLE_STEP : p->copies.distinct_count;
+        uint32_t pick = first + (uint32_t)random_below(p->params->seed, i, end - first);
+        if (entry >= first && entry < end) {
+            pick = entry;
+            p->sample_entry = i;
+        }
+        p->sample_rows[i] = copies_distinct_row(&p->copies, pick);
+    }
+}
+
+/* A number that falls as the row is longer; the same for lengths within a tenth or so. */
+static uint32_t shortness(const struct vector_set *set, uint32_t row)
+{
+    enum { STEP_BITS = 21 };     /* of a float's bits: a quarter of a doubling */
+    const float off_edge = 0.9f; /* of a step, where vectors of length 1 would be */
+    const void *vector = vector_set_row(set, row);
+    float share = set->kernels->dot(vector, vector, set->dim) / (set->norm_max * set->norm_max);
+    uint32_t bits; /* never negative, so that it orders as its bits */
+    share *= off_edge;
+    memcpy(&bits, &share, sizeof(bits));
+    return UINT16_MAX - (bits >> STEP_BITS);
+}
+
+/* Under ip: the entry and the longest, of those about as long any, as rows may come in some order.
+ */
+static enum status sample_longest(struct pipnn *p, uint32_t entry, struct error *err)
+{
+    uint32_t count = p->copies.distinct_count;
+    uint32_t entry_row = copies_distinct_row(&p->copies, entry);
+    void *memory = NULL;
+    enum status status = bulk_alloc(count, sizeof(uint64_t), "lengths of rows", &memory, err);
+    if (status != STATUS_OK)
+        return status;
+    uint64_t *keys = memory;
+#pragma omp parallel for schedule(static)
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t row = copies_distinct_row(&p->copies, i);
+        uint64_t chance = random_below(p->params->seed, i, UINT64_C(1) << 16);
+        keys[i] = (uint64_t)shortness(p->set, row) << 48 | chance << 32 | row;
+    }
+    keys[entry] = entry_row;
+    u64_sort(keys, count);
+    for (uint32_t i = 0; i < p->sample_count; i++)
+        keys[i] &= UINT32_MAX;
+    u64_sort(keys, p->sample_count);
+    for (uint32_t i = 0; i < p->sample_count; i++)
+        p->sample_rows[i] = (uint32_t)keys[i];
+    p->sample_entry = sorted_find(p->sample_rows, p->sample_count, entry_row);
+    bulk_free(memory, count, sizeof(uint64_t));
+    return STATUS_OK;
+}
+
+/* A sixteenth of the different rows, ascending, into a set of their own. */
 static enum status sample_take(struct pipnn *p, struct vector_set *sample, struct error *err)
 {
     uint32_t entry = entry_place(p);
@@ -224,19 +288,13 @@ static enum status sample_take(struct pipnn *p, struct vector_set *sample, struc
         status = vector_set_create(sample, count, set->dim, set->type, set->metric, err);
     p->sample_rows = rows;
     p->sample_count = count;
-    for (uint32_t i = 0; status == STATUS_OK && i < count; i++) {
-        uint32_t first = i * SAMPLE_STEP;
-        uint32_t end = i + 1 < count ? first + SAMPLE_STEP : p->copies.distinct_count;
-        uint32_t pick = first + (uint32_t)random_below(p->params->seed, i, end - first);
-        if (entry >= first && entry < end) {
-            pick = entry;
-            p->sample_entry = i;
-        }
-        uint32_t row = copies_distinct_row(&p->copies, pick);
-        p->sample_rows[i] = row;
-        memcpy(sample->rows + i * sample->stride_bytes, vector_set_row(set, row),
+    if (status == STATUS_OK && set->metric == METRIC_IP)
+        status = sample_longest(p, entry, err);
+    else if (status == STATUS_OK)
+        sample_draw(p, entry);
+    for (uint32_t i = 0; status == STATUS_OK && i < count; i++)
+        memcpy(sample->rows + i * sample->stride_bytes, vector_set_row(set, p->sample_rows[i]),
                set->stride_bytes);
-    }
     return status == STATUS_OK ? vector_set_prepare(sample, set->norm_max, err) : status;
 }
 
@@ -316,6 +374,7 @@ static void row_finish(struct pipnn *p, uint32_t row, uint32_t *ids, struct grap
     uint32_t copy = copies_next(&p->copies, row);
     uint32_t sampled = sorted_find(p->sample_rows, p->sample.count, row);
     uint32_t count = reservoir_take(&p->reservoirs, row, ids);
+    count += promising_take(&p->promising, row, ids + count);
     if (copy != row)
         ids[count++] = copy;
     if (sampled != SORTED_NONE) {
@@ -337,7 +396,8 @@ static enum status rows_finish(struct pipnn *p, struct error *err)
 {
     enum { BATCH = 1 << 16 };
     enum status status = STATUS_OK;
-    uint32_t most = p->reservoirs.capacity + p->params->degree + 1;
+    uint32_t most =
+        p->reservoirs.capacity + p->promising.reservoirs.capacity + p->params->degree + 1;
     struct graph_scratch **scratch = calloc((size_t)p->threads, sizeof(struct graph_scratch *));
     uint32_t *ids = calloc((size_t)p->threads * most, sizeof(*ids));
     uint32_t count = p->copies.distinct_count;
@@ -423,6 +483,8 @@ static enum status pipnn_begin(struct pipnn *p, struct error *err)
         status = leaf_scratch_create(&p->leaves[i], p->view.rows.dim, p->neighbors, err);
     if (status == STATUS_OK)
         status = reservoirs_create(&p->reservoirs, p->set->count, p->params->degree, err);
+    if (status == STATUS_OK)
+        status = promising_create(&p->promising, p->set, p->params->degree, err);
     return status;
 }
 
@@ -433,6 +495,7 @@ static void pipnn_release(struct pipnn *p)
     free(p->leaves);
     free(p->locks);
     graph_destroy(&p->sample);
+    promising_destroy(&p->promising);
     bulk_free(p->sample_rows, p->sample_count, sizeof(*p->sample_rows));
     copies_destroy(&p->copies);
     byte_view_destroy(&p->view);
@@ -458,11 +521,12 @@ enum status pipnn_lists(const struct vector_set *set, const struct graph_params 
 
 uint64_t pipnn_bytes(const struct graph_size *size)
 {
-    uint64_t dim = size->dim + (size->metric == METRIC_IP);
+    uint64_t dim = size->dim;
     uint64_t view = size->count * byte_view_row_bytes(size->type, size->metric, size->dim);
     uint64_t leaf = leaf_scratch_bytes(dim, MAX(size->degree, (uint64_t)LEAF_NEIGHBORS));
     uint64_t carving = carve_bytes(size->count, dim, size->threads) + size->threads * leaf;
-    uint64_t bytes = view + LOCKS + copies_bytes(size->count) + carving;
+    uint64_t bytes = view + LOCKS + copies_bytes(size->count) + carving +
+                     promising_bytes(size->metric, size->count, (uint32_t)size->degree);
     uint64_t sample = size->count / SAMPLE_STEP;
     if (sample < 2)
         return bytes;

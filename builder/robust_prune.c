@@ -7,7 +7,7 @@
  *
  * Departure from the paper: a selected node at distance zero (a duplicate) occludes only other
  * duplicates: it sees every other candidate at exactly the node's own distance, so at alpha = 1 it
- * would empty the list.
+ * would empty the list. And under ip a shorter node does not occlude a longer one.
  */
 #include "builder/graph_internal.h"
 
@@ -106,6 +106,22 @@ static uint32_t select_by_tile(const struct vector_set *set, float alpha, uint32
     return selected;
 }
 
+/* Under ip a way over a shorter vector does not stand for an edge to a longer one: though it be
+ * nearer in the space of the reduction, queries have a smaller product with it, and a search for
+ * the largest does not go there. Lengths a tenth apart count as the same. (Squares are a difference
+ * that rounding spoils for vectors some thousand times shorter than the longest; any order of those
+ * will do.) */
+static bool may_occlude(const struct vector_set *set, uint32_t selected, uint32_t candidate)
+{
+    const float like = 0.9f * 0.9f;
+    if (set->metric != METRIC_IP)
+        return true;
+    float norm2_max = set->norm_max * set->norm_max;
+    float selected2 = norm2_max - set->row_scalar[selected] * set->row_scalar[selected];
+    float candidate2 = norm2_max - set->row_scalar[candidate] * set->row_scalar[candidate];
+    return selected2 >= like * candidate2;
+}
+
 static uint32_t select_by_gather(const struct vector_set *set, float alpha, uint32_t count,
                                  uint32_t most, struct graph_scratch *s, uint32_t *out)
 {
@@ -119,7 +135,7 @@ static uint32_t select_by_gather(const struct vector_set *set, float alpha, uint
         out[selected++] = chosen;
         vector_set_gather(set, chosen, ids + 1, count - 1, s->prune_distances);
         for (uint32_t i = 1; i < count; i++) {
-            if (alpha * s->prune_distances[i - 1] <= limits[i])
+            if (alpha * s->prune_distances[i - 1] <= limits[i] && may_occlude(set, chosen, ids[i]))
                 continue;
             ids[standing] = ids[i];
             limits[standing++] = limits[i];

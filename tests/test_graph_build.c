@@ -260,8 +260,9 @@ static uint32_t naive_prune(const struct prune_case *c, uint32_t *out)
             if (left[i].distance == 0.0f && left[j].distance > 0.0f)
                 struck[j] |= left[j].id == left[i].id;
             else
-                struck[j] |= c->params.alpha * vector_set_pair(&c->set, left[i].id, left[j].id) <=
-                             left[j].distance;
+                struck[j] |= vector_fixture_may_occlude(&c->set, left[i].id, left[j].id) &&
+                             c->params.alpha * vector_set_pair(&c->set, left[i].id, left[j].id) <=
+                                 left[j].distance;
         }
     }
     return selected;
@@ -307,9 +308,9 @@ static void prune_keeps_no_occluded_and_drops_no_other(void **state)
                 bool has_occluder = false;
                 for (uint32_t s = 0; s < count && !kept; s++) {
                     kept = c.out[s] == id;
-                    has_occluder |=
-                        !kept && c.params.alpha * vector_set_pair(&c.set, c.out[s], id) <=
-                                     c.candidates[i].distance;
+                    has_occluder |= !kept && vector_fixture_may_occlude(&c.set, c.out[s], id) &&
+                                    c.params.alpha * vector_set_pair(&c.set, c.out[s], id) <=
+                                        c.candidates[i].distance;
                 }
                 if (kept)
                     assert_false(has_occluder);

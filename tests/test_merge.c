@@ -17,6 +17,7 @@
 #include "builder/graph_internal.h"
 #include "builder/shard_pack.h"
 #include "tests/shard_fixture.h"
+#include "tests/vector_fixture.h"
 
 /* ---- a plain merge ---- */
 
@@ -145,8 +146,9 @@ static struct list naive_prune(const struct shard_fixture *fixture, uint32_t pos
         for (uint32_t j = i + 1; j < count; j++)
             struck[j] |=
                 left[j].id == left[i].id ||
-                fixture->merge.alpha * vector_set_pair(&fixture->all, left[i].id, left[j].id) <=
-                    left[j].distance;
+                (vector_fixture_may_occlude(&fixture->all, left[i].id, left[j].id) &&
+                 fixture->merge.alpha * vector_set_pair(&fixture->all, left[i].id, left[j].id) <=
+                     left[j].distance);
     }
     return out;
 }

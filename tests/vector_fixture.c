@@ -5,6 +5,7 @@
 #include "tests/vector_fixture.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -102,4 +103,15 @@ uint64_t graph_fixture_digest(const struct graph *graph)
         digest = XXH3_64bits_withSeed(graph_neighbors(graph, node) - 1,
                                       (graph_degree(graph, node) + 1u) * sizeof(uint32_t), digest);
     return digest;
+}
+
+static double length(const struct vector_set *set, uint32_t row)
+{
+    const void *vector = vector_set_row(set, row);
+    return sqrt((double)set->kernels->dot(vector, vector, set->dim));
+}
+
+bool vector_fixture_may_occlude(const struct vector_set *set, uint32_t selected, uint32_t candidate)
+{
+    return set->metric != METRIC_IP || length(set, selected) >= 0.9 * length(set, candidate);
 }

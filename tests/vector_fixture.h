@@ -4,6 +4,7 @@
 #ifndef NIGHTJAR_TESTS_VECTOR_FIXTURE_H
 #define NIGHTJAR_TESTS_VECTOR_FIXTURE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "builder/graph.h"
@@ -41,5 +42,10 @@ uint32_t graph_fixture_reached(const struct graph *graph, uint32_t entry);
 
 /* XXH3-64 over all degrees and lists (not over what lies behind a list's end). */
 uint64_t graph_fixture_digest(const struct graph *graph);
+
+/* Whether RobustPrune lets `selected` occlude `candidate` by their lengths, which only ip looks at.
+ */
+bool vector_fixture_may_occlude(const struct vector_set *set, uint32_t selected,
+                                uint32_t candidate);
 
 #endif
