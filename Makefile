@@ -131,7 +131,7 @@ Q := @
 say = @printf '  %-7s %s\n' $(1) $(2)
 endif
 
-.PHONY: all test soak overload soak-frames numa-test bench bench-kernels asan tsan fuzz lint format \
+.PHONY: all test soak overload soak-frames numa-test bench bench-questions bench-kernels asan tsan fuzz lint format \
         format-check install install-operations uninstall clean demo deps help build-tests build-fuzz \
         run-tests FORCE
 
@@ -222,6 +222,9 @@ numa-test: ## where memory lies on a machine of two NUMA nodes, which qemu emula
 
 bench: all ## measure builds and searches: DATA=DIR (base, queries, truth; else made up), QUICK=1
 	@tools/scripts/bench.sh $(B) $(BUILD)/bench $(DATA)
+
+bench-questions: all ## measure filters, radii, types and metrics: DATA=DIR (base, queries)
+	@tools/scripts/bench-questions.sh $(B) $(BUILD)/bench $(DATA)
 
 bench-kernels: $(BENCHES) ## measure the distance and codec kernels of this CPU
 	@$(B)/tools/bench_kernels

@@ -40,6 +40,7 @@ struct bench {
     struct cmd_target target;
     struct cmd_queries queries;
     struct ground_truth truth;
+    struct range_truth within; /* in its place, with a radius */
     struct recall_answers answers;
     uint32_t threads; /* of the engine, wherever it is; 0: a daemon that does not tell */
 };
@@ -241,6 +242,23 @@ static enum status bench_connect(struct bench *bench, struct error *err)
     return STATUS_OK;
 }
 
+/* Exact answers of the kind that is asked for. */
+static enum status truth_open(struct bench *bench, struct error *err)
+{
+    const char *path = bench->options->groundtruth;
+    const uint64_t vectors = bench->target.vector_count;
+    if (bench->options->common.within_radius) {
+        enum status status = range_truth_read(path, &bench->within, err);
+        return status == STATUS_OK
+                   ? recall_range_check(path, &bench->within, &bench->answers, vectors, err)
+                   : status;
+    }
+    enum status status = ground_truth_read(path, &bench->truth, err);
+    return status == STATUS_OK
+               ? recall_truth_check(path, &bench->truth, &bench->answers, vectors, err)
+               : status;
+}
+
 static enum status bench_open(struct bench *bench, struct error *err)
 {
     const struct options *options = bench->options;
@@ -253,20 +271,15 @@ static enum status bench_open(struct bench *bench, struct error *err)
     status = cmd_queries_load(options->common.queries, 0, &bench->target, &bench->queries, err);
     if (status != STATUS_OK)
         return status;
-    status = ground_truth_read(options->groundtruth, &bench->truth, err);
-    if (status != STATUS_OK)
-        return status;
     status = recall_answers_create(&bench->answers, bench->queries.count, options->common.k, err);
-    if (status != STATUS_OK)
-        return status;
-    return recall_truth_check(options->groundtruth, &bench->truth, &bench->answers,
-                              bench->target.vector_count, err);
+    return status == STATUS_OK ? truth_open(bench, err) : status;
 }
 
 static void bench_close(struct bench *bench)
 {
     recall_answers_destroy(&bench->answers);
     ground_truth_free(&bench->truth);
+    range_truth_free(&bench->within);
     cmd_queries_free(&bench->queries);
     bench_socket_close(&bench->socket);
     cmd_local_close(&bench->local);
@@ -308,8 +321,11 @@ static enum status point_run(struct bench *bench, uint32_t search_list, double r
         search_list = result.chosen.search_list;
         ratio = (double)result.chosen.search_ratio;
     }
-    const struct point point = {search_list, ratio, recall_measure(&bench->answers, &bench->truth),
-                                (double)result.elapsed_ns * 1e-9, &result};
+    const double recall = options->common.within_radius
+                              ? recall_measure_range(&bench->answers, &bench->within)
+                              : recall_measure(&bench->answers, &bench->truth);
+    const struct point point = {search_list, ratio, recall, (double)result.elapsed_ns * 1e-9,
+                                &result};
     if (options->json)
         print_json(bench, &point);
     else
@@ -380,7 +396,8 @@ enum cmd_outcome cmd_bench(int argc, char **argv, struct error *err)
                                 .kind = ARGS_STRING,
                                 .target = &options.groundtruth,
                                 .value_name = "T",
-                                .help = "exact neighbours of the queries, as rows",
+                                .help = "exact neighbours of the queries, as rows; with "
+                                        "--radius\nwhat nightjar groundtruth --radius writes",
                                 .required = true},
         {.name = "search-list",
          .kind = ARGS_U32_LIST,

@@ -10,7 +10,7 @@
 #include "common/range_truth.h"
 #include "common/vector_file.h"
 
-enum { RECALL_K_MAX = 1024 };
+enum { RECALL_K_MAX = 4096 }; /* the engine's */
 
 /* Answer i of query q is at q * k + i. Each query's part may be filled by a thread of its own. */
 struct recall_answers {
