@@ -472,7 +472,7 @@ static void wrong_searches_are_told_what_is_wrong(void **state)
         {"{\"vectors\":[1]}", "query 0: want an array"},
         {"{\"vectors\":[" V16 ",[1]]}", "query 1 has 1"},
         {"{\"vector\":" V16 ",\"k\":0}", "k is 0"},
-        {"{\"vector\":" V16 ",\"k\":1025}", "k is 1025"},
+        {"{\"vector\":" V16 ",\"k\":4097}", "k is 4097"},
         {"{\"vector\":" V16 ",\"k\":1.5}", "k: want a whole"},
         {"{\"vector\":" V16 ",\"k\":-1}", "k: want a whole"},
         {"{\"vector\":" V16 ",\"k\":4294967297}", "k: want a whole"},

@@ -161,7 +161,7 @@ static void search_counts_that_lie_are_refused(void **state)
         search.query_count = counts[i];
         expect_search(search, GOOD_SEARCH_PAYLOAD, STATUS_INVALID, "queries in a frame");
         search = good_search();
-        search.k = counts[i];
+        search.k = counts[i] == PROTOCOL_QUERIES_MAX + 1 ? PROTOCOL_K_MAX + 1 : counts[i];
         expect_search(search, GOOD_SEARCH_PAYLOAD, STATUS_INVALID, "k is");
     }
 }

@@ -423,7 +423,7 @@ static void wrong_parameters_are_refused_with_the_reason(void **state)
         {0, 40, 1, ELEMENT_F32, SERVICE_DIM, 0, 0, STATUS_INVALID, "k"},
         {41, 40, 1, ELEMENT_F32, SERVICE_DIM, 0, 0, STATUS_INVALID, "k"},
         {601, 700, 1, ELEMENT_F32, SERVICE_DIM, 0, 0, STATUS_INVALID, "600"},
-        {1025, 1025, 1, ELEMENT_F32, SERVICE_DIM, 0, 0, STATUS_INVALID, "k"},
+        {4097, 4097, 1, ELEMENT_F32, SERVICE_DIM, 0, 0, STATUS_INVALID, "k"},
         {10, ENGINE_SEARCH_LIST_MAX + 1, 1, ELEMENT_F32, SERVICE_DIM, 0, 0, STATUS_INVALID, "4097"},
         {10, 40, 65, ELEMENT_F32, SERVICE_DIM, 0, 0, STATUS_INVALID, "65"},
         {10, 40, 1, ELEMENT_U8, SERVICE_DIM, 0, 0, STATUS_INVALID, "type"},

@@ -397,7 +397,7 @@ enum cmd_outcome cmd_bench(int argc, char **argv, struct error *err)
                                 .target = &options.groundtruth,
                                 .value_name = "T",
                                 .help = "exact neighbours of the queries, as rows; with "
-                                        "--radius\nwhat nightjar groundtruth --radius writes",
+                                        "--radius, what groundtruth --radius writes",
                                 .required = true},
         {.name = "search-list",
          .kind = ARGS_U32_LIST,

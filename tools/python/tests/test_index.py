@@ -94,7 +94,7 @@ class Searches(Served):
         for arguments, message in (
             ({"k": 0}, "k 0"),
             ({"k": 1.5}, "k 1.5"),
-            ({"k": 1 << 20}, "k 1048576: the daemon's largest is 1024"),
+            ({"k": 1 << 20}, "k 1048576: the daemon's largest is 4096"),
             ({"search_list": 5}, "10"),
             ({"search_list": 1 << 31}, "2147483648"),
             ({"search_ratio": float("nan")}, "search_ratio nan"),
