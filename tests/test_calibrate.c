@@ -353,6 +353,14 @@ static void dimension_is_estimated_from_neighbors(void **state)
     assert_true(calibrate_lid(&sample) == 0);
 }
 
+/* What takes minutes there and adds no thread to what other tests run. */
+static void skip_under_tsan(void)
+{
+    const char *mode = getenv("NIGHTJAR_MODE");
+    if (mode && strcmp(mode, "tsan") == 0)
+        skip();
+}
+
 static bool warns(struct build_fixture *f, char text[CALIBRATE_WARNING_BYTES])
 {
     struct build_params params = params_of(f);
@@ -364,6 +372,7 @@ static bool warns(struct build_fixture *f, char text[CALIBRATE_WARNING_BYTES])
 
 static void data_without_structure_are_warned_of(void **state)
 {
+    skip_under_tsan();
     struct build_fixture *f = *state;
     char text[CALIBRATE_WARNING_BYTES];
     const struct vector_shape shape = {3000, 256, ELEMENT_U8};
