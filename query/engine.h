@@ -27,15 +27,17 @@ struct search_hit {
 };
 
 struct search_stats {
-    uint32_t reads;      /* blocks read from disk, retries included */
-    uint32_t cache_hits; /* blocks found in the cache; resident: candidates scored */
-    uint32_t hops;       /* nodes expanded */
+    uint32_t reads;        /* blocks read from disk, retries included */
+    uint32_t shared_reads; /* of these, blocks that were in a read buffer, or came to one, for
+                            * another query: the device read reads - shared_reads */
+    uint32_t cache_hits;   /* blocks found in the cache; resident: candidates scored */
+    uint32_t hops;         /* nodes expanded */
     uint32_t exact_distances;
     uint32_t code_distances;
     uint32_t failed_blocks; /* skipped: a retry failed too, a read took too long, or there was no
                              * buffer for it */
     uint32_t filter_plan;   /* enum search_filter_plan */
-    uint64_t read_bytes;    /* of those reads */
+    uint64_t read_bytes;    /* of those reads, shared ones included */
     uint64_t queue_ns;      /* submit to start */
     uint64_t cpu_ns;        /* time the worker spent on this query; the rest it waited for reads,
                              * or for the worker's other queries */
@@ -157,7 +159,7 @@ struct engine_stats {
     uint64_t fetches; /* of these, those by key */
     uint64_t timeouts, degraded;
     uint64_t busy; /* answered BUSY: refused at submission, replaced in the queue, or not started */
-    uint64_t reads, read_retries, read_timeouts, failed_blocks, cache_hits;
+    uint64_t reads, shared_reads, read_retries, read_timeouts, failed_blocks, cache_hits;
     uint64_t code_distances, exact_distances;
     uint64_t busy_ns;                     /* worker CPU spent on queries */
     struct histogram_counts latency;      /* submit to completion, of searches that are OK */
