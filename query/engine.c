@@ -281,6 +281,7 @@ static void counters_read(const struct engine_counters *c, struct engine_stats *
     into->degraded += counted(&c->degraded);
     into->busy += counted(&c->busy);
     into->reads += counted(&c->reads);
+    into->shared_reads += counted(&c->shared_reads);
     into->read_retries += counted(&c->read_retries);
     into->read_timeouts += counted(&c->read_timeouts);
     into->failed_blocks += counted(&c->failed_blocks);
@@ -328,6 +329,7 @@ void engine_stats_add(struct engine_stats *into, const struct engine_stats *from
     into->degraded += from->degraded;
     into->busy += from->busy;
     into->reads += from->reads;
+    into->shared_reads += from->shared_reads;
     into->read_retries += from->read_retries;
     into->read_timeouts += from->read_timeouts;
     into->failed_blocks += from->failed_blocks;

@@ -27,15 +27,17 @@ struct search_hit {
 };
 
 struct search_stats {
-    uint32_t reads;      /* blocks read from disk, retries included */
-    uint32_t cache_hits; /* blocks found in the cache; resident: candidates scored */
-    uint32_t hops;       /* nodes expanded */
+    uint32_t reads;        /* blocks read from disk, retries included */
+    uint32_t shared_reads; /* of these, blocks that were in a read buffer, or came to one, for
+                            * another query: the device read reads - shared_reads */
+    uint32_t cache_hits;   /* blocks found in the cache; resident: candidates scored */
+    uint32_t hops;         /* nodes expanded */
     uint32_t exact_distances;
     uint32_t code_distances;
     uint32_t failed_blocks; /* skipped: a retry failed too, a read took too long, or there was no
                              * buffer for it */
     uint32_t filter_plan;   /* enum search_filter_plan */
-    uint64_t read_bytes;    /* of those reads */
+    uint64_t read_bytes;    /* of those reads, shared ones included */
     uint64_t queue_ns;      /* submit to start */
     uint64_t cpu_ns;        /* time the worker spent on this query; the rest it waited for reads,
                              * or for the worker's other queries */
@@ -120,6 +122,8 @@ struct engine_params {
     uint32_t slots_per_thread; /* queries in flight a worker; 0: default (64) */
     uint32_t queue_limit;      /* queries waiting, all workers; 0: default (4096) */
     uint32_t read_timeout_ms;  /* a read that takes longer is given up; 0: default (1000) */
+    bool own_reads; /* queries share no reads, and no buffer keeps its block: to measure, or where a
+                     * test wants a read for each */
     enum block_io_kind io_kind;
     const struct block_io_faults *faults; /* borrowed, outlives the engine; NULL */
 };
@@ -157,7 +161,7 @@ struct engine_stats {
     uint64_t fetches; /* of these, those by key */
     uint64_t timeouts, degraded;
     uint64_t busy; /* answered BUSY: refused at submission, replaced in the queue, or not started */
-    uint64_t reads, read_retries, read_timeouts, failed_blocks, cache_hits;
+    uint64_t reads, shared_reads, read_retries, read_timeouts, failed_blocks, cache_hits;
     uint64_t code_distances, exact_distances;
     uint64_t busy_ns;                     /* worker CPU spent on queries */
     struct histogram_counts latency;      /* submit to completion, of searches that are OK */

@@ -19,9 +19,15 @@
 #include "query/fetch.h"
 #include "query/search.h"
 
+#define SLOT_NONE UINT32_MAX
+#define READ_NONE UINT32_MAX
+
+enum { READ_OF_BITS = 10, READ_OF_SLOTS = 1 << READ_OF_BITS };
+
 struct engine_counters {
     atomic_uint_fast64_t queries, fetches, timeouts, degraded, busy;
-    atomic_uint_fast64_t reads, read_retries, read_timeouts, failed_blocks, cache_hits;
+    atomic_uint_fast64_t reads, shared_reads, read_retries, read_timeouts, failed_blocks,
+        cache_hits;
     atomic_uint_fast64_t code_distances, exact_distances, busy_ns;
     struct histogram latency, read_latency;
 };
@@ -33,6 +39,8 @@ struct read {
     uint32_t number; /* of a block, or of a page of keys.bin */
     bool page;       /* which of the two */
     bool retried;
+    bool kept;             /* the buffer is free, and has the verified block still */
+    uint32_t first_waiter; /* slots that want the same block; SLOT_NONE */
     uint32_t older, newer; /* READ_NONE at the ends */
     uint64_t submitted_ns;
 };
@@ -45,6 +53,8 @@ struct slot {
     uint32_t parked_block; /* or page, wanted while no buffer is free; SEARCH_NO_BLOCK: none */
     uint64_t parked_ns;    /* since when */
     uint32_t given_up;     /* its reads that took too long */
+    uint32_t waits_for;    /* a read of another slot that it has a share in; READ_NONE */
+    uint32_t next_waiter;  /* of that read; SLOT_NONE */
 };
 
 struct worker {
@@ -64,13 +74,14 @@ struct worker {
     uint32_t free_count;
     uint32_t parked_count; /* slots with a parked block */
     uint8_t *buffers;
-    struct read *reads; /* [buffer_count], beside buffers */
-    uint32_t *free_reads;
-    uint32_t free_read_count;
+    struct read *reads;   /* [buffer_count], beside buffers */
+    uint32_t *free_reads; /* [buffer_count], a ring: longest free first */
+    uint32_t free_read_first, free_read_count;
+    uint32_t *read_of; /* [READ_OF_SLOTS] by block: the buffer it came or comes to, or READ_NONE */
     uint32_t oldest_read, newest_read; /* READ_NONE: none is waited for */
     atomic_uint reads_in_flight;
     uint64_t now_ns; /* the last look at the clock */
-    uint64_t tick_ns, next_tick_ns;
+    uint64_t read_timeout_ns, tick_ns, next_tick_ns;
     struct search_scratch scratch;
     struct engine_counters counters;
     char io_description[192];
@@ -103,6 +114,9 @@ ALWAYS_INLINE uint32_t query_list(const struct search_query *query)
 /* The thread of a worker: makes what it needs, reports, serves until it is told to stop and all is
  * answered. Afterwards no read is in flight. */
 void *worker_main(void *worker);
+
+/* All that the worker allocates. */
+enum status worker_init(struct worker *worker, struct error *err);
 
 /* Once the thread has ended. */
 void worker_fini(struct worker *worker);

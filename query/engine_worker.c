@@ -5,19 +5,21 @@
  * It takes queries from its inbox while it has free slots, asks block_io for the blocks they want
  * (a fetch: also for a page of keys.bin), and acts on each as it lands.
  *
+ * Queries that want one block at a time share its read, and of the free buffers the one that is
+ * free longest is used next, until when a block is found in it: the queries of a batch are often
+ * near one another.
+ *
  * What a device does late is met by a tick, a few milliseconds apart, while queries run: a read
  * that took too long is given up, a query past its deadline is answered. Then the buffer of a read
- * in flight is an orphan: it returns to the pool when the kernel is done with it. Each slot can
- * always have one read but for orphans; when they hold all buffers, a query that needs one is
- * parked, and answered without its blocks after as long as it would wait for a read.
+ * in flight is an orphan, unless another query shares it and takes it over: it returns to the pool
+ * when the kernel is done with it. Each slot can always have one read but for these; when they hold
+ * all buffers, a query that needs one is parked, and answered without its blocks after as long as
+ * it would wait for a read.
  */
 #include <assert.h>
 #include <sched.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "common/clock.h"
-#include "common/memory.h"
 #include "query/engine_internal.h"
 
 enum {
@@ -27,13 +29,8 @@ enum {
     WIDTH_CHOSEN_MIN = 1,
     STARTED_ALWAYS = 4, /* queries, whatever their deadlines */
     GIVEN_UP_MAX = 2,   /* reads a query waits for in vain: then the device hangs, not a block */
-    NS_PER_MS = 1000000,
-    TICK_MS = 10,
-    TICKS_PER_READ_TIMEOUT = 4, /* at least */
+    SHARED_WHILE_YOUNG = 4, /* this part of the read timeout */
 };
-
-#define SLOT_NONE UINT32_MAX
-#define READ_NONE UINT32_MAX
 
 /* One writer, so a store after a load loses nothing. */
 static void count(atomic_uint_fast64_t *counter, uint64_t by)
@@ -50,11 +47,6 @@ static uint32_t active_count(const struct worker *w)
 static uint32_t waiting_count(const struct worker *w)
 {
     return atomic_load_explicit(&w->inbox.count, memory_order_relaxed);
-}
-
-static uint64_t read_timeout_ns(const struct worker *w)
-{
-    return (uint64_t)w->engine->params.read_timeout_ms * NS_PER_MS;
 }
 
 static bool past_deadline(const struct search_query *query, uint64_t now_ns)
@@ -138,6 +130,26 @@ static void read_unlink(struct worker *w, uint32_t number)
         w->newest_read = read->older;
 }
 
+static uint32_t free_read_take(struct worker *w)
+{
+    uint32_t number = w->free_reads[w->free_read_first];
+    w->free_read_first = (w->free_read_first + 1) % w->engine->buffer_count;
+    w->free_read_count--;
+    return number;
+}
+
+static void free_read_put(struct worker *w, uint32_t number)
+{
+    uint32_t place = (w->free_read_first + w->free_read_count++) % w->engine->buffer_count;
+    w->free_reads[place] = number;
+}
+
+/* Where the buffer of a block is noted: of two blocks that share the place, the later one's. */
+static uint32_t *read_of_place(const struct worker *w, uint32_t block)
+{
+    return &w->read_of[block * 0x9e3779b1u >> (32 - READ_OF_BITS)];
+}
+
 static uint8_t *read_buffer(const struct worker *w, uint64_t number)
 {
     return w->buffers + number * w->engine->buffer_bytes;
@@ -173,11 +185,75 @@ static void show_reads_in_flight(struct worker *w)
 /* Reads what the slot wants, block or page `wanted`. */
 static void read_start(struct worker *w, uint32_t slot, uint32_t wanted, uint64_t now_ns)
 {
-    uint32_t number = w->free_reads[--w->free_read_count];
+    uint32_t number = free_read_take(w);
     bool page = slot_fetches(&w->slots[slot]) && fetch_reads_page(&w->slots[slot].fetch);
-    w->reads[number] = (struct read){.slot = slot, .number = wanted, .page = page};
+    w->reads[number] =
+        (struct read){.slot = slot, .number = wanted, .page = page, .first_waiter = SLOT_NONE};
+    if (!page)
+        *read_of_place(w, wanted) = number;
     show_reads_in_flight(w);
     read_submit(w, number, now_ns);
+}
+
+/* ---- shared reads ---- */
+
+/* Whether the slot may wait for a read in flight of another. Not where that failed or was given up;
+ * nor where it is late, so that a read that is stuck harms few; nor in more than one; nor when the
+ * slot waits for the device no more. */
+static bool may_join(const struct worker *w, const struct slot *slot, const struct read *read,
+                     uint64_t now_ns)
+{
+    return read->slot != SLOT_NONE && slot->waits_for == READ_NONE &&
+           slot->given_up < GIVEN_UP_MAX &&
+           now_ns < read->submitted_ns + w->read_timeout_ns / SHARED_WHILE_YOUNG;
+}
+
+/* Acts on the block without a read of the slot's own, where it is in a buffer, or on its way there
+ * for another slot; false when it has to be read. */
+static bool read_share(struct worker *w, uint32_t number, uint32_t block, uint64_t now_ns)
+{
+    struct slot *slot = &w->slots[number];
+    uint32_t known = *read_of_place(w, block);
+    if (known == READ_NONE || w->engine->params.own_reads || w->reads[known].number != block ||
+        w->reads[known].page)
+        return false;
+    struct read *read = &w->reads[known];
+    if (!read->kept && !may_join(w, slot, read, now_ns))
+        return false;
+    slot->search.stats.shared_reads++;
+    slot->search.stats.read_bytes += w->engine->buffer_bytes;
+    if (read->kept) {
+        struct block_view view;
+        block_view_trusted(&w->engine->index->geometry, block, read_buffer(w, known), &view);
+        search_block(&slot->search, &view);
+        return true;
+    }
+    slot->waits_for = known;
+    slot->next_waiter = read->first_waiter;
+    read->first_waiter = number;
+    return true;
+}
+
+/* The slot has no share in a read of another any more. */
+static void share_drop(struct worker *w, uint32_t number)
+{
+    struct slot *slot = &w->slots[number];
+    uint32_t *at = &w->reads[slot->waits_for].first_waiter;
+    while (*at != number)
+        at = &w->slots[*at].next_waiter;
+    *at = slot->next_waiter;
+    slot->waits_for = READ_NONE;
+}
+
+/* Takes the slots that share the read off it, as a list by next_waiter. The read's own is not in
+ * it: that one may be in the list of another read. */
+static uint32_t shares_take(struct worker *w, struct read *read)
+{
+    uint32_t first = read->first_waiter;
+    for (uint32_t i = first; i != SLOT_NONE; i = w->slots[i].next_waiter)
+        w->slots[i].waits_for = READ_NONE;
+    read->first_waiter = SLOT_NONE;
+    return first;
 }
 
 /* Nobody waits for it any more. */
@@ -186,6 +262,18 @@ static void read_orphan(struct worker *w, uint32_t number)
     read_unlink(w, number);
     w->reads[number].slot = SLOT_NONE;
     block_io_cancel(w->io, number);
+}
+
+/* The read is another slot's from now on, where one has a share in it. */
+static bool read_pass_on(struct worker *w, uint32_t number)
+{
+    struct read *read = &w->reads[number];
+    uint32_t heir = read->first_waiter;
+    if (heir == SLOT_NONE)
+        return false;
+    share_drop(w, heir);
+    read->slot = heir; /* to whom it still counts as shared: who asked for it has counted it */
+    return true;
 }
 
 /* ---- parked queries ---- */
@@ -222,7 +310,7 @@ static void unpark_one(struct worker *w, uint64_t now_ns)
 
 static void buffer_return(struct worker *w, uint32_t number, uint64_t now_ns)
 {
-    w->free_reads[w->free_read_count++] = number;
+    free_read_put(w, number);
     show_reads_in_flight(w);
     if (UNLIKELY(w->parked_count > 0))
         unpark_one(w, now_ns);
@@ -253,10 +341,12 @@ static void slot_abandon(struct worker *w, uint32_t number)
     struct slot *slot = &w->slots[number];
     if (slot->parked_block != SEARCH_NO_BLOCK)
         (void)slot_unpark(w, slot);
+    if (slot->waits_for != READ_NONE)
+        share_drop(w, number);
     uint32_t next;
     for (uint32_t read = w->oldest_read; read != READ_NONE; read = next) {
         next = w->reads[read].newer;
-        if (w->reads[read].slot == number)
+        if (w->reads[read].slot == number && !read_pass_on(w, read))
             read_orphan(w, read);
     }
 }
@@ -270,6 +360,7 @@ static void count_query(struct worker *w, const struct search_query *query)
     count(&c->timeouts, query->status == STATUS_TIMEOUT);
     count(&c->degraded, (query->flags & SEARCH_DEGRADED) != 0);
     count(&c->reads, stats->reads);
+    count(&c->shared_reads, stats->shared_reads);
     count(&c->failed_blocks, stats->failed_blocks);
     count(&c->cache_hits, stats->cache_hits);
     count(&c->code_distances, stats->code_distances);
@@ -340,6 +431,8 @@ static void advance(struct worker *w, uint32_t number, uint64_t since_ns)
         uint32_t block = slot_next_read(slot, width);
         if (block == SEARCH_NO_BLOCK)
             break;
+        if (!slot_fetches(slot) && read_share(w, number, block, since_ns))
+            continue;
         if (UNLIKELY(slot->given_up >= GIVEN_UP_MAX)) {
             slot_skipped(slot);
         } else if (UNLIKELY(w->free_read_count == 0)) {
@@ -426,60 +519,92 @@ static void slot_arrived(struct slot *slot, const struct read *read, const union
         search_block(&slot->search, &arrival->block);
 }
 
+/* What a read brought, or that it failed, to a slot that waited for it. Not more: what the slot
+ * wants next may take the buffer. */
+static void slot_receive(struct worker *w, struct slot *slot, const struct read *read,
+                         const union arrival *arrival)
+{
+    if (!arrival)
+        slot_failed(slot);
+    else if (past_deadline(slot->search.query, w->now_ns))
+        slot->search.in_flight--;
+    else
+        slot_arrived(slot, read, arrival);
+}
+
+static void slot_go_on(struct worker *w, uint32_t number, uint64_t now_ns)
+{
+    if (past_deadline(w->slots[number].search.query, now_ns))
+        finish_query(w, number, STATUS_TIMEOUT);
+    else
+        advance(w, number, now_ns);
+}
+
 static void complete_read(struct worker *w, const struct block_completion *done)
 {
     uint64_t now_ns = clock_monotonic_ns();
     uint32_t number = (uint32_t)done->tag;
     struct read *read = &w->reads[number];
-    uint32_t slot = read->slot;
     w->now_ns = now_ns;
-    if (UNLIKELY(slot == SLOT_NONE)) {
+    if (UNLIKELY(read->slot == SLOT_NONE)) {
         buffer_return(w, number, now_ns);
         return;
     }
-    struct search *s = &w->slots[slot].search;
+    const struct search *s = &w->slots[read->slot].search;
     union arrival arrival;
-    bool late = past_deadline(s->query, now_ns);
     bool arrived = read_arrived(w, done, &arrival);
+    bool wanted = read->first_waiter != SLOT_NONE || !past_deadline(s->query, now_ns);
     histogram_record(&w->counters.read_latency, now_ns - read->submitted_ns);
     read_unlink(w, number);
-    if (!arrived && !read->retried && !late) {
+    if (!arrived && !read->retried && wanted) {
         read->retried = true;
-        s->stats.reads++;
+        w->slots[read->slot].search.stats.reads++;
         count(&w->counters.read_retries, 1);
         read_submit(w, number, now_ns);
         return;
     }
-    if (!arrived)
-        slot_failed(&w->slots[slot]);
-    else if (late)
-        s->in_flight--;
-    else
-        slot_arrived(&w->slots[slot], read, &arrival);
+    uint32_t own = read->slot;
+    uint32_t others = shares_take(w, read);
+    slot_receive(w, &w->slots[own], read, arrived ? &arrival : NULL);
+    for (uint32_t i = others; i != SLOT_NONE; i = w->slots[i].next_waiter)
+        slot_receive(w, &w->slots[i], read, arrived ? &arrival : NULL);
+    read->slot = SLOT_NONE;
+    read->kept = arrived && !read->page;
     buffer_return(w, number, now_ns);
-    if (!late)
-        advance(w, slot, now_ns);
-    else
-        finish_query(w, slot, STATUS_TIMEOUT);
+    slot_go_on(w, own, now_ns);
+    for (uint32_t i = others, next; i != SLOT_NONE; i = next) {
+        next = w->slots[i].next_waiter;
+        slot_go_on(w, i, w->now_ns);
+    }
 }
 
 /* ---- the clock ---- */
 
-static void read_give_up(struct worker *w, uint32_t read, uint64_t now_ns)
+static void slot_give_up(struct worker *w, uint32_t number, uint64_t now_ns)
 {
-    uint32_t number = w->reads[read].slot;
     struct slot *slot = &w->slots[number];
-    read_orphan(w, read);
-    count(&w->counters.read_timeouts, 1);
     slot->given_up++;
     slot_failed(slot);
     advance(w, number, now_ns);
 }
 
+static void read_give_up(struct worker *w, uint32_t read, uint64_t now_ns)
+{
+    uint32_t own = w->reads[read].slot;
+    uint32_t others = shares_take(w, &w->reads[read]);
+    read_orphan(w, read);
+    count(&w->counters.read_timeouts, 1);
+    slot_give_up(w, own, now_ns);
+    for (uint32_t i = others, next; i != SLOT_NONE; i = next) {
+        next = w->slots[i].next_waiter;
+        slot_give_up(w, i, now_ns);
+    }
+}
+
 /* What a tick itself begins is later than its `now_ns`. */
 static bool took_too_long(const struct worker *w, uint64_t since_ns, uint64_t now_ns)
 {
-    return since_ns + read_timeout_ns(w) <= now_ns;
+    return since_ns + w->read_timeout_ns <= now_ns;
 }
 
 static void slot_tick(struct worker *w, uint32_t number, uint64_t now_ns)
@@ -538,79 +663,6 @@ static void pin_to(uint32_t number)
         (void)pthread_setaffinity_np(pthread_self(), sizeof(one), &one);
         return;
     }
-}
-
-/* Slots and what searches need. */
-static enum status slots_init(struct worker *w, struct error *err)
-{
-    struct engine *engine = w->engine;
-    uint32_t slots = engine->params.slots_per_thread;
-    w->slots = calloc(slots, sizeof(*w->slots));
-    w->free_slots = calloc(slots, sizeof(*w->free_slots));
-    if (!w->slots || !w->free_slots)
-        return error_set(err, STATUS_NO_MEMORY, "engine: out of memory for %u slots", slots);
-    enum status status = search_scratch_init(&w->scratch, err);
-    for (uint32_t i = 0; i < slots && !status; i++) {
-        w->slots[i].parked_block = SEARCH_NO_BLOCK;
-        status = search_init(&w->slots[i].search, engine->index, &w->scratch, err);
-        w->free_slots[w->free_count++] = slots - 1 - i;
-    }
-    return status;
-}
-
-static enum status reads_init(struct worker *w, struct error *err)
-{
-    struct engine *engine = w->engine;
-    uint32_t buffers = engine->buffer_count;
-    w->oldest_read = w->newest_read = READ_NONE;
-    w->reads = calloc(buffers, sizeof(*w->reads));
-    w->free_reads = calloc(buffers, sizeof(*w->free_reads));
-    if (!w->reads || !w->free_reads)
-        return error_set(err, STATUS_NO_MEMORY, "engine: out of memory for %u reads", buffers);
-    void *memory = NULL;
-    enum status status = bulk_alloc(buffers, engine->buffer_bytes, "read buffers", &memory, err);
-    if (status)
-        return status;
-    w->buffers = memory;
-    for (uint32_t i = 0; i < buffers; i++)
-        w->free_reads[w->free_read_count++] = buffers - 1 - i;
-    struct block_io_params io = {
-        .kind = engine->params.io_kind,
-        .depth = buffers,
-        .buffers = w->buffers,
-        .buffers_bytes = buffers * engine->buffer_bytes,
-        .file = engine->index->nodes_fd,
-        .faults = engine->params.faults,
-    };
-    status = block_io_create(&io, &w->io, err);
-    if (!status)
-        strncpy(w->io_description, block_io_description(w->io), sizeof(w->io_description) - 1);
-    return status;
-}
-
-/* Everything the worker allocates, on its own thread so that first touch is local. */
-static enum status worker_init(struct worker *w, struct error *err)
-{
-    uint64_t tick_ns = (uint64_t)TICK_MS * NS_PER_MS;
-    w->tick_ns = MIN(tick_ns, read_timeout_ns(w) / TICKS_PER_READ_TIMEOUT);
-    enum status status = slots_init(w, err);
-    return status ? status : reads_init(w, err);
-}
-
-void worker_fini(struct worker *w)
-{
-    struct engine *engine = w->engine;
-    block_io_destroy(w->io);
-    w->io = NULL;
-    for (uint32_t i = 0; w->slots && i < engine->params.slots_per_thread; i++)
-        search_fini(&w->slots[i].search);
-    search_scratch_fini(&w->scratch);
-    if (w->buffers)
-        bulk_free(w->buffers, engine->buffer_count, engine->buffer_bytes);
-    free(w->slots);
-    free(w->free_slots);
-    free(w->reads);
-    free(w->free_reads);
 }
 
 static void worker_report(struct worker *w, enum status status, const struct error *err)

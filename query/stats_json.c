@@ -155,6 +155,7 @@ static bool add_engine(cJSON *root, const struct engine_stats *engine)
         {"timeouts", engine->timeouts},
         {"degraded", engine->degraded},
         {"reads", engine->reads},
+        {"shared_reads", engine->shared_reads},
         {"read_retries", engine->read_retries},
         {"read_timeouts", engine->read_timeouts},
         {"failed_blocks", engine->failed_blocks},

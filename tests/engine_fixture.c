@@ -65,6 +65,7 @@ struct answers answers_get(struct engine *engine, const struct collection *c, co
     for (uint32_t q = 0; q < a.count; q++) {
         const struct search_stats *s = &a.queries[q].stats;
         a.sum.reads += s->reads;
+        a.sum.shared_reads += s->shared_reads;
         a.sum.cache_hits += s->cache_hits;
         a.sum.hops += s->hops;
         a.sum.exact_distances += s->exact_distances;

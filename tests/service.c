@@ -261,6 +261,7 @@ struct service *service_start(struct service_data *data, const struct service_op
                    .slots_per_thread = options->slots,
                    .queue_limit = options->queue_limit,
                    .read_timeout_ms = READ_TIMEOUT_MS,
+                   .own_reads = s->faults.on_read != NULL,
                    .faults = s->faults.on_read ? &s->faults : NULL},
     };
     ASSERT_OK(serving_create(&serving_params, &s->serving, &err), err);

@@ -211,9 +211,11 @@ void root_remove(const struct serving_fixture *f, const char *name)
 
 struct serving_params serving_usual(const struct serving_fixture *f)
 {
-    return (struct serving_params){
-        .root = f->root,
-        .engine = {.threads = 1, .read_timeout_ms = PATIENCE_S * 1000, .faults = &f->faults}};
+    return (struct serving_params){.root = f->root,
+                                   .engine = {.threads = 1,
+                                              .read_timeout_ms = PATIENCE_S * 1000,
+                                              .own_reads = true,
+                                              .faults = &f->faults}};
 }
 
 void serving_start(struct serving_fixture *f, const struct serving_params *params)

@@ -138,6 +138,8 @@ static void statistics_add_up(void **state)
         const struct engine_stats stats = stats_of(engine);
         assert_int_equal(stats.queries, FIXTURE_QUERIES);
         assert_int_equal(stats.reads, a.sum.reads);
+        assert_int_equal(stats.shared_reads, a.sum.shared_reads);
+        assert_int_equal(stats.read_latency.count, stats.reads - stats.shared_reads);
         assert_int_equal(stats.cache_hits, a.sum.cache_hits);
         assert_int_equal(stats.exact_distances, a.sum.exact_distances);
         assert_int_equal(stats.code_distances, a.sum.code_distances);
@@ -172,7 +174,8 @@ static void statistics_of_two_engines_become_one(void **state)
         assert_int_equal(sum.exact_distances, i * a.sum.exact_distances);
         assert_int_equal(sum.busy_ns, i * once.busy_ns);
         assert_int_equal(sum.latency.count, sum.queries);
-        assert_int_equal(sum.read_latency.count, sum.reads);
+        assert_int_equal(sum.shared_reads, i * a.sum.shared_reads);
+        assert_int_equal(sum.read_latency.count, sum.reads - sum.shared_reads);
     }
     assert_true(histogram_percentile_ns(&sum.latency, 0.5) ==
                 histogram_percentile_ns(&once.latency, 0.5));

@@ -206,6 +206,7 @@ static void line_open(struct ask_line *line, const struct engine_fixture *f,
     params.threads = 1;
     params.read_timeout_ms = 3600 * 1000;
     params.faults = &line->device.hook;
+    params.own_reads = true;
     line->engine = engine_start(f->cold, &params);
     for (uint32_t i = 0; i < PARKED; i++) {
         struct asked *asked = &line->asked[i];

@@ -50,6 +50,7 @@ void bench_result_merge(struct bench_result *to, const struct bench_result *from
     latency_merge(&to->latency, &from->latency);
     to->chosen = from->chosen;
     to->sums.reads += from->sums.reads;
+    to->sums.shared_reads += from->sums.shared_reads;
     to->sums.cache_hits += from->sums.cache_hits;
     to->sums.cpu_ns += from->sums.cpu_ns;
     to->sums.degraded += from->sums.degraded;
@@ -84,12 +85,18 @@ static double per_second(const struct point *point, uint64_t sum)
     return (double)sum / point->seconds;
 }
 
+/* A daemon does not tell which reads queries shared. */
+static uint64_t device_reads(const struct bench_sums *sums)
+{
+    return sums->reads - sums->shared_reads;
+}
+
 static void print_table_head(const struct bench *bench)
 {
     printf("%5s %6s %7s %9s %9s %9s %9s %9s %7s %7s %7s %9s", "L", "ratio", "recall", "qps",
            "mean_us", "p50_us", "p99_us", "p99.9_us", "reads", "cached", "cpu_us", "reads/s");
     if (bench->local.engine != NULL)
-        printf(" %6s %7s %7s", "hops", "codes", "exact");
+        printf(" %7s %6s %7s %7s", "shared", "hops", "codes", "exact");
     printf("\n");
 }
 
@@ -105,10 +112,10 @@ static void print_table_row(const struct bench *bench, const struct point *point
            latency_quantile_us(&result->latency, 0.99),
            latency_quantile_us(&result->latency, 0.999), per_query(point, result->sums.reads),
            per_query(point, result->sums.cache_hits), per_query(point, result->sums.cpu_ns) / 1000,
-           per_second(point, result->sums.reads));
+           per_second(point, device_reads(&result->sums)));
     if (bench->local.engine != NULL)
-        printf(" %6.1f %7.1f %7.1f", per_query(point, result->sums.hops),
-               per_query(point, result->sums.code_distances),
+        printf(" %7.2f %6.1f %7.1f %7.1f", per_query(point, result->sums.shared_reads),
+               per_query(point, result->sums.hops), per_query(point, result->sums.code_distances),
                per_query(point, result->sums.exact_distances));
     if (result->sums.degraded > 0)
         printf("  %" PRIu64 " degraded", result->sums.degraded);
@@ -133,7 +140,7 @@ static void print_json(const struct bench *bench, const struct point *point)
            "\"reads_per_second\":%.1f,\"queries\":%" PRIu64 ",\"seconds\":%.3f,"
            "\"degraded\":%" PRIu64,
            options->common.k, point->ratio, options->common.beam_width, options->rate,
-           latency_quantile_us(&result->latency, 0.999), per_second(point, sums->reads),
+           latency_quantile_us(&result->latency, 0.999), per_second(point, device_reads(sums)),
            result->latency.count, point->seconds, sums->degraded);
     if (options->common.has_recall)
         printf(",\"recall_target\":%g,\"expected_recall\":%.6f", options->common.recall,
@@ -142,16 +149,17 @@ static void print_json(const struct bench *bench, const struct point *point)
         printf(",\"match_estimate\":%" PRIu64, result->chosen.match_estimate);
     if (bench->local.engine != NULL) {
         struct index_memory memory = index_memory_of(bench->local.index);
-        printf(",\"hops_per_query\":%.3f,\"code_distances_per_query\":%.2f,"
+        printf(",\"shared_reads_per_query\":%.4f,\"hops_per_query\":%.3f,\"code_distances_per_"
+               "query\":%.2f,"
                "\"exact_distances_per_query\":%.2f,\"scalar_bits\":%u,\"code_bytes\":%u,"
                "\"codes_bytes\":%" PRIu64 ",\"navigation_bytes\":%" PRIu64
                ",\"attributes_bytes\":%" PRIu64 ",\"lists_bytes\":%" PRIu64
                ",\"cache_bytes\":%" PRIu64 ",\"cached_blocks\":%" PRIu64 ",\"resident\":%s",
-               per_query(point, sums->hops), per_query(point, sums->code_distances),
-               per_query(point, sums->exact_distances), memory.scalar_bits, memory.code_bytes,
-               memory.codes_bytes, memory.navigation_bytes, memory.attributes_bytes,
-               memory.lists_bytes, memory.cache_bytes, memory.cached_blocks,
-               memory.resident ? "true" : "false");
+               per_query(point, sums->shared_reads), per_query(point, sums->hops),
+               per_query(point, sums->code_distances), per_query(point, sums->exact_distances),
+               memory.scalar_bits, memory.code_bytes, memory.codes_bytes, memory.navigation_bytes,
+               memory.attributes_bytes, memory.lists_bytes, memory.cache_bytes,
+               memory.cached_blocks, memory.resident ? "true" : "false");
     }
     printf("}\n");
     fflush(stdout);

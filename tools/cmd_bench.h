@@ -32,6 +32,7 @@ struct bench_sums {
     uint64_t cpu_ns;
     uint64_t degraded;
     /* Not told by a daemon: */
+    uint64_t shared_reads;
     uint64_t hops;
     uint64_t code_distances;
     uint64_t exact_distances;

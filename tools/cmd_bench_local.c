@@ -147,6 +147,7 @@ static void slot_record(struct slot *slot, uint64_t now_ns)
     struct bench_sums *sums = &slot->result.sums;
     latency_record(&slot->result.latency, now_ns - slot->start_ns);
     sums->reads += query->stats.reads;
+    sums->shared_reads += query->stats.shared_reads;
     sums->cache_hits += query->stats.cache_hits;
     sums->cpu_ns += query->stats.cpu_ns;
     sums->degraded += (query->flags & SEARCH_DEGRADED) != 0;

@@ -188,8 +188,9 @@ static void print_engine(FILE *out, const struct span *span)
     fprintf(out, "  workers  %.0f, busy %.0f %%\n", threads,
             ratio(rate(span, "engine", "busy_ns"), threads) / 1e7);
     fprintf(out, "\nreads      %.0f/s  retried %.1f/s  timed out %.1f/s  blocks lost %.1f/s\n",
-            rate(span, "engine", "reads"), rate(span, "engine", "read_retries"),
-            rate(span, "engine", "read_timeouts"), rate(span, "engine", "failed_blocks"));
+            rate(span, "engine", "reads") - rate(span, "engine", "shared_reads"),
+            rate(span, "engine", "read_retries"), rate(span, "engine", "read_timeouts"),
+            rate(span, "engine", "failed_blocks"));
     fprintf(out, "  latency  ");
     print_quantiles(out, span, "read_latency");
     fprintf(out, "  through  %.90s\n", text(now, "engine", "io"));
