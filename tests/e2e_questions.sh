@@ -137,14 +137,17 @@ counts 'which keys are there' 1 '^600 no$'
 
 # ---- the bench ----
 run nightjar groundtruth --input base.u8bin --queries q.u8bin -k 10 --output truth.bin
+run nightjar groundtruth --input base.u8bin --queries q.u8bin --attributes base.csv --filter 'year = 2003' \
+    --radius 1e9 --output within.bin
 for from in '--socket s' '--index root/gen'; do
     read -ra from_words <<<"$from"
     run nightjar bench "${from_words[@]}" --queries q.u8bin --groundtruth truth.bin -k 10 \
         --search-list 600 --duration 0 --json
     counts "$from: bench" 1 '"recall":1.000000'
-    run nightjar bench "${from_words[@]}" --queries q.u8bin --groundtruth truth.bin -k 10 \
-        --search-list 40 --filter 'year = 2003' --radius 1e9 --duration 0 --json
+    run nightjar bench "${from_words[@]}" --queries q.u8bin --groundtruth within.bin -k 100 \
+        --search-list 100 --filter 'year = 2003' --radius 1e9 --duration 0 --json
     counts "$from: bench of a filter" 1 '"match_estimate":30'
+    counts "$from: bench within a radius" 1 '"recall":1.000000'
 done
 
 # ---- recall: by the curves of a generation that has some ----
