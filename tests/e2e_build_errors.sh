@@ -17,7 +17,7 @@ mounted=()
 cleanup() {
     local dir
     for dir in ${mounted[@]+"${mounted[@]}"}; do
-        umount "$dir"
+        umount -l "$dir" # a ring of a process that has ended may keep it for a moment
     done
     rm -rf "$work"
 }
@@ -42,7 +42,7 @@ u8bin good.u8bin 2000 16
 big_rows=6000
 [[ $mode == release ]] || big_rows=4000
 u8bin big.u8bin $big_rows 64
-small=(--degree 16 --build-list 24 --code-bytes 8 --quiet)
+small=(--degree 16 --build-list 24 --codec pq --code-bytes 8 --quiet)
 
 # --- checks ------------------------------------------------------------------------------------
 
