@@ -74,19 +74,35 @@ static bool frontier_alloc(struct frontier *f)
     return f->entries && f->states;
 }
 
-/* Most of it is for the longest lists, and never touched by others. */
+static uint32_t blocks_slots_max(void)
+{
+    return blocks_slots(READS_PER_LIST * ENGINE_SEARCH_LIST_MAX + READS_EXTRA);
+}
+
+/* The sets are for the longest lists. Most searches touch a small part of them, so they are pages
+ * of their own: a heap would hand out some that were used, and clear them all. */
+static enum status sets_alloc(struct search *s, struct error *err)
+{
+    void *seen = NULL, *blocks = NULL;
+    enum status status = bulk_alloc(SEEN_SLOTS_MAX, sizeof(*s->seen), "search slot", &seen, err);
+    if (status == STATUS_OK)
+        status = bulk_alloc(blocks_slots_max(), sizeof(*s->blocks), "search slot", &blocks, err);
+    s->seen = seen;
+    s->blocks = blocks;
+    return status;
+}
+
 enum status search_init(struct search *s, const struct index *index, struct search_scratch *scratch,
                         struct error *err)
 {
     *s = (struct search){.index = index, .scratch = scratch};
     size_t table_bytes = size_align(codec_table_bytes(index->codec), 64);
-    uint32_t blocks = blocks_slots(READS_PER_LIST * ENGINE_SEARCH_LIST_MAX + READS_EXTRA);
     bool frontiers = frontier_alloc(&s->frontier) && frontier_alloc(&s->filter.passage);
     s->table = aligned_alloc(64, table_bytes);
-    s->seen = calloc(SEEN_SLOTS_MAX, sizeof(*s->seen));
-    s->blocks = calloc(blocks, sizeof(*s->blocks));
     enum status status = query_vector_init(&s->converted, index->manifest, err);
-    if (status == STATUS_OK && frontiers && s->table && s->seen && s->blocks)
+    if (status == STATUS_OK)
+        status = sets_alloc(s, err);
+    if (status == STATUS_OK && frontiers && s->table)
         return STATUS_OK;
     search_fini(s);
     return status == STATUS_OK ? error_set(err, STATUS_NO_MEMORY, "search slot: out of memory")
@@ -101,8 +117,10 @@ void search_fini(struct search *s)
     free(s->frontier.states);
     free(s->filter.passage.entries);
     free(s->filter.passage.states);
-    free(s->seen);
-    free(s->blocks);
+    if (s->seen)
+        bulk_free(s->seen, SEEN_SLOTS_MAX, sizeof(*s->seen));
+    if (s->blocks)
+        bulk_free(s->blocks, blocks_slots_max(), sizeof(*s->blocks));
     *s = (struct search){0};
 }
 

@@ -240,8 +240,7 @@ completed() {
 }
 
 signals=(INT TERM HUP)
-moments=(gen gen.work/job gen.work/ingest.done gen.work/partition.done gen.work/graph-00000.done
-    gen.work/pack-00001.done gen/nodes.blk)
+moments=(gen gen.work/ingest.done gen.work/partition.done gen.work/pack-00001.done)
 for i in "${!moments[@]}"; do
     signal=${signals[i % 3]}
     start_build "${moments[i]}"

@@ -48,7 +48,7 @@ wanted=$(digest plain)
 start_ns=$(date +%s%N)
 "$build" "${arguments[@]}" --output timed >out 2>err || fail 'a second build'
 took_ms=$((($(date +%s%N) - start_ns) / 1000000 + 1))
-kills=${KILLS:-6}
+kills=${KILLS:-4}
 [[ $mode == release ]] || kills=2
 killed=0
 for ((i = 0; i < kills; i++)); do
