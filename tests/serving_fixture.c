@@ -27,11 +27,16 @@ static const char *const originals[SERVING_KINDS] = {"gen", "second", "third", "
 
 static struct serving_fixture fixture;
 
+void poll_again(uint64_t since_ns, const char *what)
+{
+    if (clock_monotonic_ns() - since_ns > PATIENCE_S * UINT64_C(1000000000))
+        fail_msg("waited %d s in vain: %s", PATIENCE_S, what);
+}
+
 void poll_pause(uint64_t since_ns, const char *what)
 {
     const struct timespec pause = {.tv_nsec = 1000000};
-    if (clock_monotonic_ns() - since_ns > PATIENCE_S * UINT64_C(1000000000))
-        fail_msg("waited %d s in vain: %s", PATIENCE_S, what);
+    poll_again(since_ns, what);
     nanosleep(&pause, NULL);
 }
 

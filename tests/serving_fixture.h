@@ -110,7 +110,9 @@ void flight_end(const struct serving_fixture *f, struct flight *flight, uint32_t
 uint32_t process_count(const char *name);
 /* Open descriptors of files in or below `path`. */
 uint32_t process_open_in(const char *path);
-/* A millisecond's pause between two looks of a poll; fails after a minute since `since_ns`. */
+/* Between two looks of a poll; fails after a minute since `since_ns`. */
+void poll_again(uint64_t since_ns, const char *what);
+/* That with a millisecond's pause. */
 void poll_pause(uint64_t since_ns, const char *what);
 
 #endif

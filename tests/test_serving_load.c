@@ -79,7 +79,9 @@ static void counters_only_grow_over_swaps(void **state)
         expect_live(f, swap % 2 ? "a" : "b", swap % 2 ? FIRST : SECOND);
         root_publish(f, swap % 2 ? "b" : "a");
         struct serving_stats stats;
+        uint64_t since_ns = clock_monotonic_ns();
         do {
+            poll_again(since_ns, "the swap");
             stats = serving_stats_of(f);
             expect_no_less(&last, &stats.engine);
             last = stats.engine;
