@@ -12,7 +12,7 @@
 #include <cmocka.h>
 
 #include "common/random.h"
-#include "query/filter.h"
+#include "query/filter_internal.h"
 #include "tests/engine_fixture.h"
 
 enum { ROWS = 12000, DIM = 24, QUERIES = 20, K = 10, TIERS = 3 };
@@ -22,6 +22,7 @@ struct row_attributes {
     uint32_t near; /* rank of the row's distance to row 0 */
     bool plain;    /* has the label "plain" */
     bool odd;      /* has the label "odd" */
+    bool rare;     /* has not the label "usual" */
 };
 
 struct fixture {
@@ -62,6 +63,7 @@ static void rows_make(struct fixture *f, const struct collection *plain)
         f->rows[row].even = (uint32_t)(random_at(7, row) % 10000);
         f->rows[row].plain = random_at(8, row) % 10 < 9;
         f->rows[row].odd = f->rows[row].even % 2 == 1;
+        f->rows[row].rare = random_at(9, row) % 800 == 0;
     }
     qsort(ranked, ROWS, sizeof(*ranked), compare_ranked);
     for (uint32_t i = 0; i < ROWS; i++)
@@ -76,8 +78,15 @@ static void attributes_write(const struct fixture *f, const char *path)
     fprintf(file, "even:u64,near:i64,tags:labels\n");
     for (uint32_t row = 0; row < ROWS; row++) {
         const struct row_attributes *r = &f->rows[row];
-        fprintf(file, "%u,%d,%s%s%s\n", r->even, (int)r->near - 6000, r->plain ? "plain" : "",
-                r->plain && r->odd ? "|" : "", r->odd ? "odd" : "");
+        fprintf(file, "%u,%d,", r->even, (int)r->near - 6000);
+        const char *const tags[] = {r->plain ? "plain" : NULL, r->odd ? "odd" : NULL,
+                                    r->rare ? NULL : "usual"};
+        const char *before = "";
+        for (size_t i = 0; i < ARRAY_LENGTH(tags); i++) {
+            fprintf(file, "%s%s", tags[i] ? before : "", tags[i] ? tags[i] : "");
+            before = tags[i] ? "|" : before;
+        }
+        fputc('\n', file);
     }
     assert_int_equal(fclose(file), 0);
 }
@@ -149,6 +158,10 @@ static bool not_plain(const struct row_attributes *r)
 {
     return !r->plain;
 }
+static bool rare(const struct row_attributes *r)
+{
+    return r->rare;
+}
 static bool odd_or_near(const struct row_attributes *r)
 {
     return r->odd || r->near < 600;
@@ -207,10 +220,9 @@ static double kth_matching(const struct fixture *f, const struct filter_case *c,
 }
 
 /* Asks all queries; every hit must match. Share of the nearest that match which were found. */
-static double recall_under(const struct fixture *f, struct engine *engine,
-                           const struct filter_case *c, uint32_t list, uint32_t plan)
+static double recall_with(const struct fixture *f, struct engine *engine,
+                          const struct filter_case *c, const struct filter *filter, uint32_t list)
 {
-    struct filter *filter = filter_of(engine_index(engine), c->text);
     uint64_t found = 0, wanted = 0;
     for (uint32_t q = 0; q < QUERIES; q++) {
         struct search_hit hits[K];
@@ -219,7 +231,7 @@ static double recall_under(const struct fixture *f, struct engine *engine,
         query.filter = filter;
         ask_one(engine, &query);
         answer_check(f->collection, &query, q);
-        assert_int_equal(query.stats.filter_plan, plan);
+        assert_int_equal(query.stats.filter_plan, c->plan);
         uint32_t count;
         const double kth = kth_matching(f, c, q, K, &count);
         assert_int_equal(query.hit_count, MIN(count, (uint32_t)K)); /* k when there are k */
@@ -229,8 +241,18 @@ static double recall_under(const struct fixture *f, struct engine *engine,
         }
         wanted += query.hit_count;
     }
-    filter_free(filter);
     return (double)found / (double)wanted;
+}
+
+/* The same with a list of that size, whose plan need not be the usual. */
+static double recall_under(const struct fixture *f, struct engine *engine,
+                           const struct filter_case *c, uint32_t list, uint32_t plan)
+{
+    struct filter *filter = filter_of(engine_index(engine), c->text);
+    const struct filter_case planned = {c->text, c->matches, plan};
+    const double recall = recall_with(f, engine, &planned, filter, list);
+    filter_free(filter);
+    return recall;
 }
 
 /* ---- tests ---- */
@@ -258,6 +280,25 @@ static void a_traversal_passes_through_what_does_not_match(void **state)
         const double recall = recall_under(f, engine, &cases[7], K, SEARCH_FILTER_TRAVERSAL);
         print_message("tier %d: recall %.3f\n", t, recall);
         assert_true(recall >= 0.8);
+        engine_destroy(engine);
+    }
+}
+
+/* Among a billion vectors the estimate, from a sample, may be of a hundred times as many as there
+ * are: then what matches is sought on the graph, and a scan has to find what was not met there. */
+static void what_a_traversal_does_not_meet_is_scanned_for(void **state)
+{
+    const struct fixture *f = *state;
+    const struct filter_case uncommon = {"not tags = \"usual\"", rare, SEARCH_FILTER_TRAVERSAL};
+    for (int t = 0; t < TIERS; t++) {
+        struct engine *engine = engine_plain(f->tiers[t]);
+        struct filter *filter = filter_of(f->tiers[t], uncommon.text);
+        assert_in_range(filter_match_estimate(filter), K, 40);
+        filter->match_estimate = ROWS;
+        const double recall = recall_with(f, engine, &uncommon, filter, K);
+        print_message("tier %d: recall %.3f\n", t, recall);
+        assert_true(recall >= 0.9);
+        filter_free(filter);
         engine_destroy(engine);
     }
 }
@@ -353,6 +394,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_filter_finds_what_matches),
         cmocka_unit_test(a_traversal_passes_through_what_does_not_match),
+        cmocka_unit_test(what_a_traversal_does_not_meet_is_scanned_for),
         cmocka_unit_test(a_scan_reads_for_matches_alone),
         cmocka_unit_test(what_nothing_matches_takes_no_read),
         cmocka_unit_test(filters_go_with_radius_and_pages),
