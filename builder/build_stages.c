@@ -260,7 +260,6 @@ static enum status partition_stage_run(struct build *b, const struct build_monit
 {
     struct partition_params params = {
         .metric = b->params.metric,
-        .norm_max = b->scan.norm_max,
         .keys = b->params.keys,
         .shard_count = b->size.shard_count,
         .own_min = b->size.own_min,

@@ -108,7 +108,7 @@ static void row_choose(const struct pass *p, const uint8_t *row, const bool *ful
 {
     uint8_t *mine = p->scratch + (size_t)omp_get_thread_num() * p->scratch_bytes;
     float *vector = (float *)(void *)mine;
-    float *distances = vector + size_align(p->cells.space_dim, 16);
+    float *distances = vector + size_align(p->cells.dim, 16);
 
     partition_vector(&p->cells, row, vector);
     partition_choose(&p->cells, vector, full, distances, choice);
@@ -354,7 +354,7 @@ static void *carve(struct pass *p, size_t count, size_t item_bytes)
 }
 
 /* Adds up sizes, and hands out parts of the memory once there is some. Needs shape, thread_count,
- * cells.shard_count and .space_dim. */
+ * cells.shard_count and .dim. */
 static void pass_layout(struct pass *p, bool keys)
 {
     size_t shards = p->cells.shard_count;
@@ -373,8 +373,7 @@ static void pass_layout(struct pass *p, bool keys)
     }
     p->full = carve(p, shards, sizeof(*p->full));
     p->full_then = carve(p, shards, sizeof(*p->full_then));
-    p->scratch_bytes =
-        (size_align(p->cells.space_dim, 16) + size_align(shards, 16)) * sizeof(float);
+    p->scratch_bytes = (size_align(p->cells.dim, 16) + size_align(shards, 16)) * sizeof(float);
     p->scratch = carve(p, p->thread_count, p->scratch_bytes);
 }
 
@@ -445,13 +444,13 @@ uint64_t partition_memory_bytes(const struct vector_shape *shape, uint32_t shard
     struct pass p = {
         .shape = *shape,
         .thread_count = threads,
-        .cells = {.shard_count = shard_count, .space_dim = shape->dim + 1},
+        .cells = {.shard_count = shard_count, .dim = shape->dim},
     };
     pass_layout(&p, true);
     uint64_t outputs = (2 * (uint64_t)shard_count + 2) *
                        (output_buffer_bytes(shard_count) + OUTPUT_OVERHEAD_BYTES);
     uint64_t cells =
-        shard_count > 1 ? shard_count * ((uint64_t)p.cells.space_dim + 1) * sizeof(float) : 0;
+        shard_count > 1 ? shard_count * ((uint64_t)p.cells.dim + 1) * sizeof(float) : 0;
     uint64_t training = shard_count > 1 ? partition_train_bytes(shape, shard_count, threads) : 0;
 
     return sizeof(struct partition_info) + cells + MAX(training, p.memory_bytes + outputs);

@@ -35,7 +35,6 @@ enum {
 
 struct partition_params {
     enum metric metric;
-    float norm_max;        /* largest |x| of the input; used for METRIC_IP */
     const char *keys;      /* .u64bin, already checked (count, no repeats), or NULL */
     uint32_t shard_count;  /* 1..PARTITION_SHARDS_MAX, <= rows */
     uint64_t own_max;      /* rows one shard may own; own_max * shard_count >= rows */

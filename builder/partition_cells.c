@@ -22,18 +22,17 @@ enum status partition_cells_init(struct partition_cells *cells, const struct vec
 {
     void *centroids = NULL;
     void *weights = NULL;
-    uint32_t space_dim = shape->dim + (params->metric == METRIC_IP);
     enum status status = STATUS_OK;
 
     *cells = (struct partition_cells){0};
     if (params->shard_count > 1) {
-        status = bulk_alloc(params->shard_count, space_dim * sizeof(float), "centroids of shards",
+        status = bulk_alloc(params->shard_count, shape->dim * sizeof(float), "centroids of shards",
                             &centroids, err);
         if (status != STATUS_OK)
             return status;
         status = bulk_alloc(params->shard_count, sizeof(float), "weights of shards", &weights, err);
         if (status != STATUS_OK) {
-            bulk_free(centroids, params->shard_count, space_dim * sizeof(float));
+            bulk_free(centroids, params->shard_count, shape->dim * sizeof(float));
             return status;
         }
     }
@@ -43,8 +42,6 @@ enum status partition_cells_init(struct partition_cells *cells, const struct vec
         .type = shape->type,
         .shard_count = params->shard_count,
         .dim = shape->dim,
-        .space_dim = space_dim,
-        .norm2_max = params->norm_max * params->norm_max,
         .centroids = centroids,
         .weights = weights,
     };
@@ -54,7 +51,7 @@ enum status partition_cells_init(struct partition_cells *cells, const struct vec
 void partition_cells_fini(struct partition_cells *cells)
 {
     if (cells->centroids)
-        bulk_free(cells->centroids, cells->shard_count, cells->space_dim * sizeof(float));
+        bulk_free(cells->centroids, cells->shard_count, cells->dim * sizeof(float));
     if (cells->weights)
         bulk_free(cells->weights, cells->shard_count, sizeof(float));
     *cells = (struct partition_cells){0};
@@ -83,41 +80,23 @@ void partition_vector(const struct partition_cells *cells, const void *row, floa
     element_vector_to_f32(cells->type, row, cells->dim, vector);
     if (cells->metric == METRIC_L2)
         return;
-    float norm2 = cells->kernels->dot(vector, vector, cells->dim);
-    if (cells->metric == METRIC_COSINE)
-        vector_normalize(vector, cells->dim, norm2);
-    else
-        vector[cells->dim] = sqrtf(fmaxf(0.0F, cells->norm2_max - norm2));
-}
-
-/* What the coordinate that ip has and the row has not adds: kernels stop at VECTOR_DIM_MAX. */
-static float extra_distance(const struct partition_cells *cells, const float *a, const float *b)
-{
-    if (cells->space_dim == cells->dim)
-        return 0.0F;
-    float difference = a[cells->dim] - b[cells->dim];
-    return difference * difference;
+    vector_normalize(vector, cells->dim, cells->kernels->dot(vector, vector, cells->dim));
 }
 
 static const float *centroid_of(const struct partition_cells *cells, uint32_t shard)
 {
-    return cells->centroids + (size_t)shard * cells->space_dim;
+    return cells->centroids + (size_t)shard * cells->dim;
 }
 
 void partition_distances(const struct partition_cells *cells, const float *vector, float *out)
 {
-    cells->kernels->l2sq_rows(vector, cells->centroids, cells->space_dim * sizeof(float),
+    cells->kernels->l2sq_rows(vector, cells->centroids, cells->dim * sizeof(float),
                               cells->shard_count, cells->dim, out);
-    if (cells->space_dim > cells->dim)
-        for (uint32_t shard = 0; shard < cells->shard_count; shard++)
-            out[shard] += extra_distance(cells, vector, centroid_of(cells, shard));
 }
 
 float partition_gap(const struct partition_cells *cells, uint32_t a, uint32_t b)
 {
-    const float *first = centroid_of(cells, a);
-    const float *second = centroid_of(cells, b);
-    return cells->kernels->l2sq(first, second, cells->dim) + extra_distance(cells, first, second);
+    return cells->kernels->l2sq(centroid_of(cells, a), centroid_of(cells, b), cells->dim);
 }
 
 /* ---- choice ---- */

@@ -36,7 +36,7 @@ static const double STOP_GAIN = 1e-4;
 /* What one thread works with. */
 struct scratch {
     uint8_t *row;
-    float *vector;    /* [space_dim] */
+    float *vector;    /* [dim] */
     float *distances; /* [shard_count] */
 };
 
@@ -95,7 +95,7 @@ static enum status sample_read(struct training *t, struct error *err)
     struct partition_fault fault = {.at = UINT64_MAX};
     uint32_t total = (uint32_t)vector_file_shape(t->file).count;
 
-    enum status status = kmeans_points_init(&t->points, t->count, t->cells->space_dim, err);
+    enum status status = kmeans_points_init(&t->points, t->count, t->cells->dim, err);
     if (status != STATUS_OK)
         return status;
     uint32_t *rows = malloc(t->count * sizeof(*rows));
@@ -232,12 +232,12 @@ uint64_t partition_train_bytes(const struct vector_shape *shape, uint32_t shard_
                                uint32_t threads)
 {
     uint64_t rows = sample_rows(shape, shard_count);
-    uint64_t space_dim = (uint64_t)shape->dim + 1;
+    uint64_t dim = shape->dim;
     uint64_t row_bytes = element_vector_bytes(shape->type, shape->dim);
-    uint64_t points = size_align(rows, KMEANS_LANES) * space_dim * sizeof(float);
+    uint64_t points = size_align(rows, KMEANS_LANES) * dim * sizeof(float);
     /* Labels, distances and sums of chunks; candidates; coordinate sums of the centroids. */
-    uint64_t kmeans = rows * 16 + TRIALS * space_dim * sizeof(float) +
-                      shard_count * (space_dim * sizeof(double) + 16);
+    uint64_t kmeans =
+        rows * 16 + TRIALS * dim * sizeof(float) + shard_count * (dim * sizeof(double) + 16);
     uint64_t balance = (uint64_t)shard_count * rows * sizeof(float) +
                        partition_balance_bytes((uint32_t)rows, shard_count, threads);
     uint64_t closure = rows * borrowers_of(shard_count) * sizeof(int32_t);

@@ -163,18 +163,6 @@ static const uint8_t *input_row(const struct input *in, uint32_t row)
     return in->rows + row * in->row_bytes;
 }
 
-/* The largest norm, as the scan finds it. */
-static float norm_max_of(const struct input *in)
-{
-    const struct distance_kernels *kernels = distance_kernels_get(in->type, cpu_features());
-    float most = 0;
-    for (uint32_t row = 0; row < in->count; row++) {
-        const uint8_t *vector = input_row(in, row);
-        most = fmaxf(most, kernels->dot(vector, vector, in->dim));
-    }
-    return sqrtf(most);
-}
-
 static struct work *work_make(const struct input *in, const char *name)
 {
     struct error err;
@@ -189,7 +177,6 @@ static struct partition_params params_of(const struct input *in, uint32_t shard_
 {
     return (struct partition_params){
         .metric = METRIC_L2,
-        .norm_max = norm_max_of(in),
         .keys = in->keys ? in->keys_path : NULL,
         .shard_count = shard_count,
         .own_max = in->count,

@@ -34,7 +34,6 @@ static struct partition_cells line_cells(float *centroids, float *weights, uint3
         .type = ELEMENT_F32,
         .shard_count = count,
         .dim = 1,
-        .space_dim = 1,
         .centroids = centroids,
         .weights = weights,
     };
@@ -84,56 +83,29 @@ static void choose_prefers_lower_shards_and_names_no_others(void **state)
     assert_memory_equal(choice.near, first, sizeof(first));
 }
 
-static void vectors_get_unit_length_under_cosine_and_one_norm_under_ip(void **state)
+static void vectors_get_unit_length_where_direction_counts(void **state)
 {
     (void)state;
+    static const enum metric metrics[] = {METRIC_COSINE, METRIC_IP};
     static const float rows[][3] = {
         {3, -4, 12}, {1e-25F, 2e-25F, -2e-25F}, {1e18F, -1e18F, 5e17F}, {0, 0, 0}};
-    for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
-        struct partition_cells cells = line_cells(NULL, NULL, 1);
-        float vector[4];
-        double norm2 = 0;
-        cells.dim = cells.space_dim = 3;
-        cells.metric = METRIC_COSINE;
-        partition_vector(&cells, rows[i], vector);
-        for (unsigned d = 0; d < 3; d++)
-            norm2 += (double)vector[d] * vector[d];
-        assert_true(i == 3 ? norm2 == 0 : fabs(norm2 - 1) < 1e-6);
-        assert_true(i == 3 || vector[0] * rows[i][0] > 0);
-
-        cells.metric = METRIC_IP;
-        cells.space_dim = 4;
-        cells.norm2_max = 4e36F;
-        partition_vector(&cells, rows[i], vector);
-        assert_memory_equal(vector, rows[i], sizeof(rows[i]));
-        norm2 = 0;
-        for (unsigned d = 0; d < 4; d++)
-            norm2 += (double)vector[d] * vector[d];
-        assert_true(fabs(norm2 / 4e36 - 1) < 1e-6);
-    }
-    /* The largest norm was rounded down. */
     struct partition_cells cells = line_cells(NULL, NULL, 1);
-    float vector[4];
+    float vector[3];
     cells.dim = 3;
-    cells.space_dim = 4;
-    cells.metric = METRIC_IP;
-    cells.norm2_max = 168.99999F;
-    partition_vector(&cells, rows[0], vector);
-    assert_true(vector[3] == 0);
-}
-
-static void gaps_and_distances_count_the_coordinate_of_ip(void **state)
-{
-    (void)state;
-    float centroids[] = {1, 2, 3, /* */ 4, 6, 15}, weights[] = {0, 0}, out[2];
-    static const float vector[] = {1, 2, 5};
-    struct partition_cells cells = line_cells(centroids, weights, 2);
-    cells.metric = METRIC_IP;
-    cells.dim = 2;
-    cells.space_dim = 3;
-    assert_true(partition_gap(&cells, 0, 1) == 9 + 16 + 144);
-    partition_distances(&cells, vector, out);
-    assert_true(out[0] == 4 && out[1] == 9 + 16 + 100);
+    for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
+        for (size_t m = 0; m < ARRAY_LENGTH(metrics); m++) {
+            double norm2 = 0;
+            cells.metric = metrics[m];
+            partition_vector(&cells, rows[i], vector);
+            for (unsigned d = 0; d < 3; d++)
+                norm2 += (double)vector[d] * vector[d];
+            assert_true(i == 3 ? norm2 == 0 : fabs(norm2 - 1) < 1e-6);
+            assert_true(i == 3 || vector[0] * rows[i][0] > 0);
+        }
+        cells.metric = METRIC_L2;
+        partition_vector(&cells, rows[i], vector);
+        assert_memory_equal(vector, rows[i], sizeof(vector));
+    }
 }
 
 /* ---- balance ---- */
@@ -299,8 +271,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(choose_takes_the_nearest_by_power_distance),
         cmocka_unit_test(choose_prefers_lower_shards_and_names_no_others),
-        cmocka_unit_test(vectors_get_unit_length_under_cosine_and_one_norm_under_ip),
-        cmocka_unit_test(gaps_and_distances_count_the_coordinate_of_ip),
+        cmocka_unit_test(vectors_get_unit_length_where_direction_counts),
         cmocka_unit_test(kth_largest_is_the_kth_of_the_sorted),
         cmocka_unit_test(balance_evens_cells_at_any_scale),
         cmocka_unit_test(balance_does_not_depend_on_the_team),
