@@ -74,6 +74,8 @@ refused "no output" 2 "--output" --input good.u8bin
 refused "unknown option" 2 "--frobnicate" --input good.u8bin --output gen --frobnicate
 refused "unknown metric" 2 "hamming" --input good.u8bin --output gen --metric hamming
 refused "unknown codec" 2 "opaque" --input good.u8bin --output gen --codec opaque
+refused "calibration that is off and asked for" 2 "needs --calibrate on" --input good.u8bin --output gen \
+    --calibrate off --tune-queries good.u8bin
 refused "codec's other size" 1 "4, 6 or 10" --input good.u8bin --output gen --codec scalar \
     --code-bytes 7 --quiet
 refused "degree too small" 2 "--degree" --input good.u8bin --output gen --degree 3
@@ -199,7 +201,7 @@ fi
 
 # --- signals -----------------------------------------------------------------------------------
 
-big=(--input big.u8bin --threads 1 --shards 2 "${small[@]}")
+big=(--input big.u8bin --threads 1 --shards 2 --calibrate off "${small[@]}")
 "$build" "${big[@]}" --output whole >out 2>err || fail "a build of two shards"
 digest() {
     "$tool" verify --digest "$1" 2>>err

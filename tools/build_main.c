@@ -57,6 +57,7 @@ struct options {
     uint32_t shard;
     bool shard_given;
     const char *numa;
+    const char *calibrate;
     bool plan;
     bool json;
 };
@@ -103,6 +104,9 @@ static enum args_result options_check(struct options *o, struct error *err)
     if (p->codec != CODEC_SCALAR && p->code_bytes == 0)
         p->code_bytes = 32;
     p->numa = strcmp(o->numa, "on") == 0;
+    p->calibrate = strcmp(o->calibrate, "on") == 0 ? calibrate_run : NULL;
+    if (p->calibrate == NULL && p->tune_queries != NULL)
+        return usage(err, "--tune-queries needs --calibrate on");
     p->one_stage = o->stage != NULL;
     p->shard = o->shard_given ? o->shard : WORK_WHOLE;
     for (unsigned stage = 0; p->one_stage && stage < BUILD_STAGE_COUNT; stage++)
@@ -234,6 +238,12 @@ static enum args_result options_parse(int argc, char **argv, struct options *o, 
          .value_name = "SHARE",
          .help = "share of the nodes in the navigation graph",
          .max = 1},
+        {.name = "calibrate",
+         .kind = ARGS_STRING,
+         .target = &o->calibrate,
+         .choices = "on|off",
+         .help = "measure what searches find, without which nobody can ask for a recall: a tenth "
+                 "of the time"},
         {.name = "tune-queries",
          .kind = ARGS_STRING,
          .target = &p->tune_queries,
@@ -498,14 +508,14 @@ int main(int argc, char **argv)
                    .seed = 1,
                    .replication = 1.8,
                    .navigation_share = 0.01,
-                   .cancel = &stop_requested,
-                   .calibrate = calibrate_run},
+                   .cancel = &stop_requested},
         .metric = "l2",
         .store = "same",
         .codec = "auto",
         .graph = "pipnn",
         .type = "u8",
         .numa = "on",
+        .calibrate = "on",
     };
     struct error err;
 

@@ -25,6 +25,7 @@ enum {
     FRUITLESS_MAX = 2,       /* points in a row that find hardly more: the end of the ladder */
     FRUITFUL_SHARE = 1000,   /* more: of all neighbours one in so many, at least two */
     TOP_SHARE = 1000,        /* all but one in so many are found: likewise the end */
+    MUCH_SHARE = 4,          /* a query takes one block in so many: the last step is next */
 };
 
 struct step {
@@ -176,7 +177,8 @@ static uint64_t hits_of(const struct manifest_curve *curve)
 }
 
 static enum status curve_measure(struct measure *m, const struct ladder *ladder,
-                                 struct manifest_curve *curve, struct error *err)
+                                 uint64_t block_count, struct manifest_curve *curve,
+                                 struct error *err)
 {
     m->count = MIN(m->sample->count, ladder->queries_max);
     const uint64_t all = (uint64_t)m->count * ladder->k;
@@ -197,6 +199,8 @@ static enum status curve_measure(struct measure *m, const struct ladder *ladder,
         if ((all - hits_of(curve)) * TOP_SHARE <= all || point.reads > reads_left)
             break;
         reads_left -= point.reads;
+        if (point.reads * MUCH_SHARE > m->count * block_count)
+            i = MAX(i, ladder->step_count - 2);
     }
     return STATUS_OK;
 }
@@ -219,7 +223,8 @@ static enum status curves_measure(struct measure *m, struct manifest *manifest, 
         status = error_set(err, STATUS_NO_MEMORY, "no memory for %u answers", m->sample->count);
     for (size_t i = 0; status == STATUS_OK && i < ARRAY_LENGTH(ladders); i++)
         if (ladders[i].k <= m->sample->k)
-            status = curve_measure(m, &ladders[i], &manifest->curves[manifest->curve_count++], err);
+            status = curve_measure(m, &ladders[i], manifest->block_count,
+                                   &manifest->curves[manifest->curve_count++], err);
     free(m->vectors);
     m->vectors = NULL;
     free(m->hits);
