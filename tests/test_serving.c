@@ -115,8 +115,8 @@ static void a_look_tells_what_is_live(void **state)
     assert_int_equal(serving_stats_of(f).swaps, 1);
 }
 
-/* Nothing happens in the directory that is watched: without a wish the keeper, once it sleeps, would
- * find out after half a minute. */
+/* Nothing happens in the directory that is watched: without a wish the keeper, once it sleeps,
+ * would find out after half a minute. */
 static void a_root_that_is_a_link_may_be_pointed_elsewhere(void **state)
 {
     struct serving_fixture *f = *state;
