@@ -15,15 +15,16 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/nightjar-e2e-resume.XXXXXX") || exit 1
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
 
-rows=12000
-[[ $mode == release ]] || rows=4000
+rows=12000 calibrate=on
+[[ $mode == release ]] || rows=4000 calibrate=off
 "$tool" generate --output base.u8bin --count "$rows" --dim 32 --threads 2 >out 2>err || exit 1
 awk -v rows="$rows" 'BEGIN {
     print "year:u64,tags:labels"
     for (i = 0; i < rows; i++)
         print 1900 + i * 37 % 130 ",t" i % 7 "|u" i % 11
 }' >attrs.csv
-arguments=(--input base.u8bin --attributes attrs.csv --degree 24 --build-list 32 --code-bytes 8 --shards 3 --quiet)
+arguments=(--input base.u8bin --attributes attrs.csv --degree 24 --build-list 32 --code-bytes 8 --shards 3
+    --calibrate $calibrate --quiet)
 
 digest() {
     "$tool" verify --digest "$1" 2>err
