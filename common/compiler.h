@@ -12,11 +12,21 @@
 #define NODISCARD         __attribute__((warn_unused_result))
 #define PRINTF_LIKE(f, a) __attribute__((format(printf, f, a)))
 #define ALWAYS_INLINE     static inline __attribute__((always_inline))
+#define NOINLINE          __attribute__((noinline))
 #define UNUSED            __attribute__((unused))
 #define LIKELY(x)         __builtin_expect(!!(x), 1)
 #define UNLIKELY(x)       __builtin_expect(!!(x), 0)
 #define PREFETCH(p)       __builtin_prefetch((p), 0, 3)
 #define ALIGNED(n)        __attribute__((aligned(n)))
+
+/* Whether a sanitizer instruments memory accesses: gcc defines macros, clang has features. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#define SANITIZED (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
+#else
+#define SANITIZED 0
+#endif
 
 #define ARRAY_LENGTH(a) (sizeof(a) / sizeof((a)[0]))
 #define MIN(a, b)       ((a) < (b) ? (a) : (b))

@@ -194,32 +194,49 @@ struct float_pair {
     size_t dim;
 };
 
-/* Adds those of elements [i, i + 8) that exist. */
-ALWAYS_INLINE __m256 octet_tail(struct distance_types types, bool dot, __m256 sum,
+/* Adds elements [i, i + 8), which exist. */
+ALWAYS_INLINE __m256 octet_step(struct distance_types types, bool dot, __m256 sum,
                                 const struct float_pair *pair, size_t i)
 {
     const unsigned char *query = pair->query + i * distance_element_bytes(types.query);
     const unsigned char *row = pair->row + i * distance_element_bytes(types.row);
-    if (i >= pair->dim)
-        return sum;
-    if (i + OCTET <= pair->dim)
-        return float_step(dot, sum, load_octet(types.query, pair->query_scale, query),
-                          load_octet(types.row, pair->row_scale, row));
-    size_t count = pair->dim - i;
-    __m256 added =
-        float_step(dot, sum, load_octet_tail(types.query, pair->query_scale, query, count),
-                   load_octet_tail(types.row, pair->row_scale, row, count));
-    return _mm256_blendv_ps(sum, added, _mm256_castsi256_ps(octet_mask(count)));
+    return float_step(dot, sum, load_octet(types.query, pair->query_scale, query),
+                      load_octet(types.row, pair->row_scale, row));
 }
 
+ALWAYS_INLINE __m256 octet_blend(bool dot, __m256i mask, __m256 sum, __m256 x, __m256 y)
+{
+    return _mm256_blendv_ps(sum, float_step(dot, sum, x, y), _mm256_castsi256_ps(mask));
+}
+
+/* Up to three octets and a part of one. That is loaded in one place, whichever lanes it is for: its
+ * code is long, and is in line eleven times in each kernel. */
 ALWAYS_INLINE struct lanes lanes_tail(struct distance_types types, bool dot, struct lanes sums,
                                       const struct float_pair *pair)
 {
-    size_t i = pair->dim - pair->dim % FLOAT_STEP;
-    sums.a = octet_tail(types, dot, sums.a, pair, i);
-    sums.b = octet_tail(types, dot, sums.b, pair, i + OCTET);
-    sums.c = octet_tail(types, dot, sums.c, pair, i + 2 * OCTET);
-    sums.d = octet_tail(types, dot, sums.d, pair, i + 3 * OCTET);
+    const size_t octets = pair->dim % FLOAT_STEP / OCTET, rest = pair->dim % OCTET;
+    const size_t i = pair->dim - pair->dim % FLOAT_STEP, end = pair->dim - rest;
+    if (octets > 0)
+        sums.a = octet_step(types, dot, sums.a, pair, i);
+    if (octets > 1)
+        sums.b = octet_step(types, dot, sums.b, pair, i + OCTET);
+    if (octets > 2)
+        sums.c = octet_step(types, dot, sums.c, pair, i + 2 * OCTET);
+    if (rest == 0)
+        return sums;
+    const __m256i mask = octet_mask(rest);
+    const __m256 x = load_octet_tail(types.query, pair->query_scale,
+                                     pair->query + end * distance_element_bytes(types.query), rest);
+    const __m256 y = load_octet_tail(types.row, pair->row_scale,
+                                     pair->row + end * distance_element_bytes(types.row), rest);
+    if (octets == 0)
+        sums.a = octet_blend(dot, mask, sums.a, x, y);
+    else if (octets == 1)
+        sums.b = octet_blend(dot, mask, sums.b, x, y);
+    else if (octets == 2)
+        sums.c = octet_blend(dot, mask, sums.c, x, y);
+    else
+        sums.d = octet_blend(dot, mask, sums.d, x, y);
     return sums;
 }
 
@@ -279,12 +296,12 @@ ALWAYS_INLINE float float_single(struct distance_types types, bool dot, struct d
 }
 
 #define AVX2_DEFINE(NAME, family, flag, dot, type)                                                 \
-    ALWAYS_INLINE void NAME##_group(struct distance_query query,                                   \
+    DISTANCE_PART void NAME##_group(struct distance_query query,                                   \
                                     const unsigned char *const rows[DISTANCE_GROUP], float *out)   \
     {                                                                                              \
         family##_group(flag, dot, query, rows, out);                                               \
     }                                                                                              \
-    ALWAYS_INLINE float NAME##_single(struct distance_query query, const unsigned char *row)       \
+    DISTANCE_PART float NAME##_single(struct distance_query query, const unsigned char *row)       \
     {                                                                                              \
         return family##_single(flag, dot, query, row);                                             \
     }                                                                                              \

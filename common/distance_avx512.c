@@ -222,12 +222,12 @@ ALWAYS_INLINE float float_single(struct distance_types types, bool dot, struct d
 }
 
 #define AVX512_DEFINE(NAME, family, flag, dot, type)                                               \
-    ALWAYS_INLINE void NAME##_group(struct distance_query query,                                   \
+    DISTANCE_PART void NAME##_group(struct distance_query query,                                   \
                                     const unsigned char *const rows[DISTANCE_GROUP], float *out)   \
     {                                                                                              \
         family##_group(flag, dot, query, rows, out);                                               \
     }                                                                                              \
-    ALWAYS_INLINE float NAME##_single(struct distance_query query, const unsigned char *row)       \
+    DISTANCE_PART float NAME##_single(struct distance_query query, const unsigned char *row)       \
     {                                                                                              \
         return family##_single(flag, dot, query, row);                                             \
     }                                                                                              \

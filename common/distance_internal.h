@@ -64,6 +64,14 @@ enum {
 #define DISTANCE_UNROLL   _Pragma("GCC unroll 4")
 #define DISTANCE_UNROLL_2 _Pragma("GCC unroll 2")
 
+/* A kernel's parts are in line in the loops over rows. Not so under sanitizers, whose compilers
+ * would take minutes over what they make of that. */
+#if SANITIZED
+#define DISTANCE_PART static NOINLINE
+#else
+#define DISTANCE_PART ALWAYS_INLINE
+#endif
+
 /* A query as kernels take it. `bias` is whatever a kernel wants computed once per query. */
 struct distance_query {
     const unsigned char *elements;

@@ -197,12 +197,12 @@ ALWAYS_INLINE int32_t bias(bool is_signed, bool dot, const void *query, size_t d
     {                                                                                              \
         return bias(is_signed, dot, query, dim);                                                   \
     }                                                                                              \
-    ALWAYS_INLINE void NAME##_group(struct distance_query query,                                   \
+    DISTANCE_PART void NAME##_group(struct distance_query query,                                   \
                                     const unsigned char *const rows[DISTANCE_GROUP], float *out)   \
     {                                                                                              \
         group(is_signed, dot, query, rows, out);                                                   \
     }                                                                                              \
-    ALWAYS_INLINE float NAME##_single(struct distance_query query, const unsigned char *row)       \
+    DISTANCE_PART float NAME##_single(struct distance_query query, const unsigned char *row)       \
     {                                                                                              \
         return single(is_signed, dot, query, row);                                                 \
     }                                                                                              \
