@@ -804,6 +804,12 @@ refused "means of another type" 1 "made.fbin: .fbin holds f32" nightjar generate
     --queries-output made.fbin
 refused "means over the vectors" 2 "the same file as the vectors'" nightjar generate --input g.u8bin \
     --queries-output g.u8bin
+refused "lengths of vectors that are there" 2 "not with --output or --lengths" nightjar generate \
+    --input g.u8bin --queries-output made.u8bin --lengths 1
+refused "lengths of bytes" 1 "sigma of lengths is 1 of u8, wanted f32" nightjar generate \
+    --output made.u8bin --count 9 --dim 4 --lengths 1
+refused "lengths of a negative sigma" 2 "--lengths" nightjar generate --output made.fbin --count 9 \
+    --dim 4 --type f32 --lengths -1
 
 # --- results that cannot be written ------------------------------------------------------------------
 

@@ -147,6 +147,12 @@ static bool parse_options(struct options *options, int argc, char **argv, enum c
          .help = "dimensions a cluster extends in",
          .min = 1,
          .max = GENERATE_INTRINSIC_DIM_MAX},
+        {.name = "lengths",
+         .kind = ARGS_DOUBLE,
+         .target = &params->lengths,
+         .value_name = "SIGMA",
+         .help = "f32: multiply each vector, not queries, by exp(SIGMA * a normal number)",
+         .max = GENERATE_LENGTHS_MAX},
         {.name = "queries-output",
          .kind = ARGS_STRING,
          .target = &options->queries_output,
@@ -207,8 +213,8 @@ static enum cmd_outcome check_options(const struct options *options, struct erro
 {
     if (options->input != NULL && options->attributes == NULL && options->queries_output == NULL)
         return cmd_usage(err, "--input: --attributes or --queries-output is needed");
-    if (options->input != NULL && options->output != NULL)
-        return cmd_usage(err, "--input: not with --output");
+    if (options->input != NULL && (options->output != NULL || options->params.lengths > 0))
+        return cmd_usage(err, "--input: not with --output or --lengths");
     if (options->input == NULL &&
         (options->output == NULL || options->count == 0 || options->params.dim == 0))
         return cmd_usage(err, "%s: missing, and it is required (see --help)",
