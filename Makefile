@@ -223,7 +223,7 @@ numa-test: ## where memory lies on a machine of two NUMA nodes, which qemu emula
 bench: all ## measure builds and searches: DATA=DIR (base, queries, truth; else made up), QUICK=1
 	@tools/scripts/bench.sh $(B) $(BUILD)/bench $(DATA)
 
-bench-questions: all ## measure filters, radii, types and metrics: DATA=DIR (base, queries)
+bench-questions: all ## measure filters, radii, types, metrics, hard queries: DATA=DIR (base, queries)
 	@tools/scripts/bench-questions.sh $(B) $(BUILD)/bench $(DATA)
 
 bench-kernels: $(BENCHES) ## measure the distance and codec kernels of this CPU

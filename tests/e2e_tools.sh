@@ -762,10 +762,54 @@ check "attributes of vectors" "$bin/nightjar" generate --input g.u8bin --attribu
 same "attributes with and of vectors" g.csv g2.csv
 refused "attributes over the vectors" 2 "the same file as the vectors'" nightjar generate \
     --input g.u8bin --attributes g.u8bin
-refused "an input without attributes" 2 "--attributes is needed" nightjar generate --input g.u8bin
+refused "an input alone" 2 "--attributes or --queries-output is needed" nightjar generate \
+    --input g.u8bin
 refused "vectors of no dimension" 2 "--dim: missing" nightjar generate --output made.u8bin --count 9
 refused "an input and an output" 2 "not with --output" nightjar generate --input g.u8bin \
     --attributes made.csv --output made.u8bin
+
+# Rows 0 1 4 255 and 10 2 7 255: halves go to the even number.
+{
+    u32 2 4
+    printf '\0\1\4\377\12\2\7\377'
+} >two.u8bin
+check "means of two vectors" "$bin/nightjar" generate --input two.u8bin --queries-output means.u8bin \
+    --query-count 3
+same "means of two vectors" means.u8bin <(
+    u32 3 4
+    printf '\5\2\6\377\5\2\6\377\5\2\6\377'
+)
+check "means of many" "$bin/nightjar" generate --input g.u8bin --queries-output hard.u8bin \
+    --query-count 50 --attributes g3.csv --seed 3 --tags 9 --threads 1
+same "attributes beside means" g.csv g3.csv
+check "the same means" "$bin/nightjar" generate --input g.u8bin --queries-output hard2.u8bin \
+    --query-count 50 --seed 3 --threads 2
+same "the same means" hard.u8bin hard2.u8bin
+check "other means" "$bin/nightjar" generate --input g.u8bin --queries-output hard2.u8bin \
+    --query-count 50 --seed 4
+if cmp -s hard.u8bin hard2.u8bin; then
+    fail "another seed gave the same means"
+else
+    pass
+fi
+{
+    u32 1 4
+    printf '\0\1\4\377'
+} >one.u8bin
+refused "means of one vector" 1 "one.u8bin: 1 rows of u8, wanted at least 2 vectors" \
+    nightjar generate --input one.u8bin --queries-output made.u8bin
+refused "means of no file" 1 "nosuch.u8bin: no such file" nightjar generate --input nosuch.u8bin \
+    --queries-output made.u8bin
+refused "means of another type" 1 "made.fbin: .fbin holds f32" nightjar generate --input g.u8bin \
+    --queries-output made.fbin
+refused "means over the vectors" 2 "the same file as the vectors'" nightjar generate --input g.u8bin \
+    --queries-output g.u8bin
+refused "lengths of vectors that are there" 2 "not with --output or --lengths" nightjar generate \
+    --input g.u8bin --queries-output made.u8bin --lengths 1
+refused "lengths of bytes" 1 "sigma of lengths is 1 of u8, wanted f32" nightjar generate \
+    --output made.u8bin --count 9 --dim 4 --lengths 1
+refused "lengths of a negative sigma" 2 "--lengths" nightjar generate --output made.fbin --count 9 \
+    --dim 4 --type f32 --lengths -1
 
 # --- results that cannot be written ------------------------------------------------------------------
 

@@ -492,6 +492,50 @@ static void generated_files_do_not_depend_on_threads(void **state)
     generator_destroy(generator);
 }
 
+static double length_of(const float *row)
+{
+    double squares = 0;
+    for (int d = 0; d < 24; d++)
+        squares += (double)row[d] * (double)row[d];
+    return __builtin_sqrt(squares);
+}
+
+/* The logarithms of what rows are multiplied by are normal; their directions stay, and queries. */
+static void generated_lengths_are_log_normal(void **state)
+{
+    enum { ROWS = 2000, DIM = 24 };
+    static float plain[ROWS * DIM], rows[ROWS * DIM], squared[ROWS * DIM], part[10 * DIM];
+    struct generate_params params = small_params;
+    struct generator *generator = create_generator(*state, params);
+    params.lengths = 1.5;
+    struct generator *stretching = create_generator(*state, params);
+    params.lengths = 3;
+    struct generator *twice = create_generator(*state, params);
+    generator_rows(generator, GENERATE_BASE, 0, ROWS, plain);
+    generator_rows(stretching, GENERATE_BASE, 0, ROWS, rows);
+    generator_rows(twice, GENERATE_BASE, 0, ROWS, squared);
+    double sum = 0, squares = 0;
+    for (int i = 0; i < ROWS; i++) {
+        double factor = length_of(rows + i * DIM) / length_of(plain + i * DIM);
+        for (int d = 0; d < DIM; d++)
+            assert_near((double)rows[i * DIM + d] / (double)plain[i * DIM + d], factor, 1e-5);
+        assert_near(length_of(squared + i * DIM) / length_of(plain + i * DIM), factor * factor,
+                    1e-5);
+        sum += log(factor);
+        squares += log(factor) * log(factor);
+    }
+    assert_true(fabs(sum / ROWS) < 0.15);
+    assert_near(squares / ROWS, 1.5 * 1.5, 0.1);
+    generator_rows(stretching, GENERATE_BASE, 17, 10, part);
+    assert_memory_equal(part, rows + 17 * DIM, sizeof(part));
+    generator_rows(generator, GENERATE_QUERIES, 0, 10, plain);
+    generator_rows(stretching, GENERATE_QUERIES, 0, 10, rows);
+    assert_memory_equal(rows, plain, sizeof(part));
+    generator_destroy(twice);
+    generator_destroy(stretching);
+    generator_destroy(generator);
+}
+
 /* Integers use their range without piling up at its ends; floats are finite and centred. */
 static void generated_values_suit_their_type(void **state)
 {
@@ -579,6 +623,17 @@ static void generator_refuses_bad_shapes(void **state)
     params.intrinsic_dim = 0;
     assert_says(fixture, generator_create(&params, &generator, &fixture->err), STATUS_INVALID,
                 "intrinsic dimension is 0");
+    static const double sigmas[] = {-0.5, 10.5, NAN};
+    for (size_t i = 0; i < ARRAY_LENGTH(sigmas); i++) {
+        params = small_params;
+        params.lengths = sigmas[i];
+        assert_says(fixture, generator_create(&params, &generator, &fixture->err), STATUS_INVALID,
+                    "sigma of lengths is");
+    }
+    params.lengths = 1;
+    params.type = ELEMENT_F16;
+    assert_says(fixture, generator_create(&params, &generator, &fixture->err), STATUS_INVALID,
+                "sigma of lengths is 1 of f16, wanted f32");
     assert_null(generator);
 }
 
@@ -606,6 +661,7 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(another_seed_gives_other_vectors, setup, teardown),
         cmocka_unit_test_setup_teardown(generated_files_do_not_depend_on_threads, setup, teardown),
+        cmocka_unit_test_setup_teardown(generated_lengths_are_log_normal, setup, teardown),
         cmocka_unit_test_setup_teardown(generated_values_suit_their_type, setup, teardown),
         cmocka_unit_test_setup_teardown(clustered_vectors_have_contrast, setup, teardown),
         cmocka_unit_test_setup_teardown(generator_refuses_bad_shapes, setup, teardown),

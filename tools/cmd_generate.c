@@ -1,5 +1,6 @@
 /*
- * cmd_generate.c - `nightjar generate`: synthetic vectors and queries, and attributes, to files.
+ * cmd_generate.c - `nightjar generate`: synthetic vectors and queries, and attributes and hard
+ * queries of vectors that are there, to files.
  */
 #include <string.h>
 #include <unistd.h>
@@ -8,6 +9,7 @@
 #include "tools/cmd.h"
 #include "tools/generate.h"
 #include "tools/generate_attributes.h"
+#include "tools/generate_means.h"
 
 struct options {
     const char *output;
@@ -49,6 +51,19 @@ static enum status write_vectors(const struct options *options, struct progress 
     return status;
 }
 
+static enum status write_means(const struct options *options, struct progress *progress,
+                               struct error *err)
+{
+    const struct generate_means_params params = {
+        .base = options->input,
+        .output = options->queries_output,
+        .count = options->query_count,
+        .seed = options->params.seed,
+        .progress = progress,
+    };
+    return generate_means(&params, err);
+}
+
 static enum status write_attributes(const struct options *options, struct progress *progress,
                                     struct error *err)
 {
@@ -70,6 +85,8 @@ static enum status write_files(const struct options *options, struct error *err)
     enum status status = STATUS_OK;
     if (options->input == NULL)
         status = write_vectors(options, &progress, err);
+    else if (options->queries_output != NULL)
+        status = write_means(options, &progress, err);
     if (status == STATUS_OK && options->attributes != NULL)
         status = write_attributes(options, &progress, err);
     return status;
@@ -130,11 +147,18 @@ static bool parse_options(struct options *options, int argc, char **argv, enum c
          .help = "dimensions a cluster extends in",
          .min = 1,
          .max = GENERATE_INTRINSIC_DIM_MAX},
+        {.name = "lengths",
+         .kind = ARGS_DOUBLE,
+         .target = &params->lengths,
+         .value_name = "SIGMA",
+         .help = "f32: multiply each vector, not queries, by exp(SIGMA * a normal number)",
+         .max = GENERATE_LENGTHS_MAX},
         {.name = "queries-output",
          .kind = ARGS_STRING,
          .target = &options->queries_output,
          .value_name = "FILE",
-         .help = "also write queries of the same distribution"},
+         .help = "also write queries of the same distribution; with --input: means of two "
+                 "random vectors of it, which are harder"},
         {.name = "query-count",
          .kind = ARGS_U64,
          .target = &options->query_count,
@@ -151,7 +175,7 @@ static bool parse_options(struct options *options, int argc, char **argv, enum c
          .kind = ARGS_STRING,
          .target = &options->input,
          .value_name = "BASE",
-         .help = "with --attributes: make no vectors, but attributes of those in this file"},
+         .help = "make no vectors, but --attributes or --queries-output of those in this file"},
         {.name = "tags",
          .kind = ARGS_U32,
          .target = &options->tags,
@@ -178,7 +202,8 @@ static bool parse_options(struct options *options, int argc, char **argv, enum c
             "labels t0, t1, ... of falling frequency. So 'u < 10000' and 'c < 10000' leave 1 %.\n"
             "\n"
             "  generate --output base.u8bin --count 100000 --dim 128 --attributes base.csv\n"
-            "  generate --input base.fbin --attributes base.csv",
+            "  generate --input base.fbin --attributes base.csv\n"
+            "  generate --input base.fbin --queries-output hard.fbin --query-count 1000",
     };
     return cmd_parse(&spec, argc, argv, NULL, outcome, err);
 }
@@ -186,10 +211,10 @@ static bool parse_options(struct options *options, int argc, char **argv, enum c
 /* Which files are wanted. */
 static enum cmd_outcome check_options(const struct options *options, struct error *err)
 {
-    if (options->input != NULL && options->attributes == NULL)
-        return cmd_usage(err, "--input: --attributes is needed");
-    if (options->input != NULL && (options->output != NULL || options->queries_output != NULL))
-        return cmd_usage(err, "--input: not with --output or --queries-output");
+    if (options->input != NULL && options->attributes == NULL && options->queries_output == NULL)
+        return cmd_usage(err, "--input: --attributes or --queries-output is needed");
+    if (options->input != NULL && (options->output != NULL || options->params.lengths > 0))
+        return cmd_usage(err, "--input: not with --output or --lengths");
     if (options->input == NULL &&
         (options->output == NULL || options->count == 0 || options->params.dim == 0))
         return cmd_usage(err, "%s: missing, and it is required (see --help)",
@@ -200,8 +225,8 @@ static enum cmd_outcome check_options(const struct options *options, struct erro
     if (options->attributes != NULL && strcmp(options->attributes, base) == 0)
         return cmd_usage(err, "--attributes %s: the same file as the vectors'",
                          options->attributes);
-    if (options->queries_output != NULL && strcmp(options->queries_output, options->output) == 0)
-        return cmd_usage(err, "--queries-output %s: the same file as --output",
+    if (options->queries_output != NULL && strcmp(options->queries_output, base) == 0)
+        return cmd_usage(err, "--queries-output %s: the same file as the vectors'",
                          options->queries_output);
     if (options->queries_output != NULL && options->attributes != NULL &&
         strcmp(options->queries_output, options->attributes) == 0)

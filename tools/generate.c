@@ -37,6 +37,7 @@ enum purpose {
     PURPOSE_MAP,
     PURPOSE_BASE,
     PURPOSE_QUERIES,
+    PURPOSE_LENGTHS,
 };
 
 /* Standard deviations of an element's three parts, relative to one another. */
@@ -72,6 +73,17 @@ static uint64_t purpose_seed(const struct generate_params *params, enum purpose 
 static float squash(float x)
 {
     return x / (1.0f + (x < 0.0f ? -x : x));
+}
+
+/* e^x for |x| <= 40: the series at x / 1024, squared ten times; relative error below 1e-12. */
+static double exponential(double x)
+{
+    double sum = 1;
+    for (int n = 8; n >= 1; n--)
+        sum = 1 + x / 1024 / n * sum;
+    for (int i = 0; i < 10; i++)
+        sum *= sum;
+    return sum;
 }
 
 /* Cluster c has a share proportional to (c + 1)^-3/4, and __builtin_sqrt is exactly rounded. */
@@ -147,6 +159,12 @@ static enum status params_check(const struct generate_params *params, struct err
     if (params->intrinsic_dim < 1 || params->intrinsic_dim > GENERATE_INTRINSIC_DIM_MAX)
         return error_set(err, STATUS_INVALID, "intrinsic dimension is %u, wanted 1 to %d",
                          params->intrinsic_dim, GENERATE_INTRINSIC_DIM_MAX);
+    if (!(params->lengths >= 0 && params->lengths <= GENERATE_LENGTHS_MAX))
+        return error_set(err, STATUS_INVALID, "sigma of lengths is %g, wanted 0 to %d",
+                         params->lengths, GENERATE_LENGTHS_MAX);
+    if (params->lengths > 0 && params->type != ELEMENT_F32)
+        return error_set(err, STATUS_INVALID, "sigma of lengths is %g of %s, wanted f32",
+                         params->lengths, element_name(params->type));
     return STATUS_OK;
 }
 
@@ -235,6 +253,15 @@ static void row_uniform(const struct generator *self, uint64_t seed, float *row)
         row[d] = (float)(int32_t)(random_at(seed, d) >> 40) * 0x1.0p-23f - 1.0f;
 }
 
+/* Base row `number` gets its length. */
+static void row_stretch(const struct generator *self, uint64_t number, float *row)
+{
+    float normal = normal_at(purpose_seed(&self->params, PURPOSE_LENGTHS), number);
+    float factor = (float)exponential(self->params.lengths * (double)normal);
+    for (uint32_t d = 0; d < self->params.dim; d++)
+        row[d] *= factor;
+}
+
 /* Scales into the range of the type: integers use most of it and clip the tails; floats stay. */
 static void row_store(const struct generator *self, float *row, void *out)
 {
@@ -257,6 +284,7 @@ void generator_rows(const struct generator *generator, enum generate_stream stre
     uint64_t stream_seed =
         purpose_seed(params, stream == GENERATE_QUERIES ? PURPOSE_QUERIES : PURPOSE_BASE);
     size_t row_bytes = element_vector_bytes(params->type, params->dim);
+    bool stretched = stream == GENERATE_BASE && params->lengths > 0;
     float row[VECTOR_DIM_MAX];
     for (uint64_t i = 0; i < count; i++) {
         uint64_t seed = random_at(stream_seed, first + i);
@@ -264,6 +292,8 @@ void generator_rows(const struct generator *generator, enum generate_stream stre
             row_uniform(generator, seed, row);
         else
             row_clustered(generator, seed, row);
+        if (stretched)
+            row_stretch(generator, first + i, row);
         row_store(generator, row, (uint8_t *)rows + i * row_bytes);
     }
 }

@@ -26,6 +26,7 @@
 enum {
     GENERATE_CLUSTERS_MAX = 1 << 20,
     GENERATE_INTRINSIC_DIM_MAX = 256,
+    GENERATE_LENGTHS_MAX = 10, /* keeps squared norms within f32 */
 };
 
 enum generate_distribution {
@@ -46,6 +47,10 @@ struct generate_params {
     enum generate_distribution distribution;
     uint32_t clusters;      /* 1..GENERATE_CLUSTERS_MAX */
     uint32_t intrinsic_dim; /* 1..GENERATE_INTRINSIC_DIM_MAX; lowered to dim */
+    /* 0..GENERATE_LENGTHS_MAX, above 0 of F32 alone: base rows are multiplied by exp(lengths * a
+     * normal number), each by its own, so that lengths are log-normal. Queries are not: to an inner
+     * product a query's length means nothing. */
+    double lengths;
 };
 
 struct generator;
