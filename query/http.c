@@ -198,7 +198,7 @@ static enum MHD_Result respond(struct request *request, unsigned int code, const
 static enum MHD_Result respond_error(struct request *request, unsigned int code, enum status status,
                                      const char *text)
 {
-    return respond(request, code, JSON_TYPE, http_error_format(status, text));
+    return respond(request, code, JSON_TYPE, http_json_error(status, text));
 }
 
 static enum MHD_Result respond_failure(struct request *request, const struct error *err)
@@ -285,10 +285,10 @@ static enum MHD_Result search_answer(struct request *request)
 {
     struct search *search = &request->search;
     const struct manifest *manifest = search->served->manifest;
-    const struct http_search_origin origin = {
-        .generation_low = manifest->generation_id.low,
-        .generation_high = manifest->generation_id.high,
-        .trace_id = request->trace_id,
+    const struct http_search_context context = {
+        .origin = {.generation_low = manifest->generation_id.low,
+                   .generation_high = manifest->generation_id.high,
+                   .trace_id = request->trace_id},
         .asked = &search->asked,
         .question = &search->question,
     };
@@ -302,7 +302,7 @@ static enum MHD_Result search_answer(struct request *request)
     switch (status) {
     case STATUS_OK:
         status =
-            http_search_format(&origin, search->queries, search->asked.query_count, &text, &err);
+            http_search_format(&context, search->queries, search->asked.query_count, &text, &err);
         break;
     case STATUS_TIMEOUT:
         (void)error_set(&err, status, "not done within its timeout of %u ms", search->timeout_ms);

@@ -19,7 +19,7 @@ static void fuzz_shape(const char *text, size_t size, const struct protocol_shap
     struct error err;
     if (http_search_parse(text, size, shape, &search, &err) != STATUS_OK) {
         assert(err.text[0] != '\0');
-        char *answer = http_error_format(err.status, err.text);
+        char *answer = http_json_error(err.status, err.text);
         assert(!answer || !strchr(answer, '\r'));
         free(answer);
         return;

@@ -468,7 +468,7 @@ static void wrong_searches_are_told_what_is_wrong(void **state)
         {"{\"vector\":[0,0,0,-1e39,0,0,0,0,0,0,0,0,0,0,0,0]}", "element 3"},
         {"{\"vector\":[NaN,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]}", "no JSON"},
         {"{\"vectors\":[]}", "0 queries"},
-        {"{\"vectors\":{}}", "want an array of arrays"},
+        {"{\"vectors\":{}}", "vectors: want an array"},
         {"{\"vectors\":[1]}", "query 0: want an array"},
         {"{\"vectors\":[" V16 ",[1]]}", "query 1 has 1"},
         {"{\"vector\":" V16 ",\"k\":0}", "k is 0"},
