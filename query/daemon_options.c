@@ -42,8 +42,9 @@ static enum args_result options_scan(struct daemon_options *options, struct word
          .kind = ARGS_STRING,
          .target = &options->http_socket,
          .value_name = "PATH",
-         .help = "Unix socket for HTTP: GET /healthz, /metrics, /stats; POST /search (default: "
-                 "none)"},
+         .help =
+             "Unix socket for HTTP: GET /healthz, /metrics, /stats; POST /search, /fetch (default: "
+             "none)"},
         {.name = "memory",
          .kind = ARGS_MEMORY,
          .target = &options->memory_bytes,

@@ -2,17 +2,16 @@
  * http.c - see http.h. The only file that knows libmicrohttpd (MHD).
  *
  * MHD calls handle() from its thread several times a request: with the header, with each piece of
- * the body, and with nothing more to come. The last call answers, or submits the search and
- * suspends the connection; when that is resumed, handle() is called again and answers. While
+ * the body, and with nothing more to come. The last call answers, or submits queries (http_post.h)
+ * and suspends the connection; when that is resumed, handle() is called again and answers. While
  * suspended, MHD neither looks at the connection nor frees its request, also if the client is gone,
  * so the engine's hits have a place until they are complete.
  *
- * Threads: the engine's workers run search_complete() only. What they share with MHD's thread is
- * search.remaining and .failure, and what http.lock guards.
+ * Threads: the engine's workers run on_done() only. What they share with MHD's thread is what
+ * http_post.h says, and what http.lock guards.
  */
 #include "query/http.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -25,7 +24,7 @@
 
 #include "common/clock.h"
 #include "common/log.h"
-#include "query/http_search.h"
+#include "query/http_post.h"
 
 enum {
     CONNECTION_MEMORY_BYTES = 32 << 10, /* header lines, and what is read at once */
@@ -43,19 +42,19 @@ enum {
 #define PROMETHEUS_TYPE "text/plain; version=0.0.4; charset=utf-8"
 
 /* Lines that a client or a disk can cause at will. */
-enum log_kind { LOG_DENIED, LOG_SEARCH, LOG_KINDS };
+enum log_kind { LOG_DENIED, LOG_POST, LOG_KINDS };
 
 struct http {
     struct http_params params; /* defaults filled in */
     struct MHD_Daemon *daemon;
     _Atomic uint64_t logged_ns[LOG_KINDS];
     uint32_t client_number;     /* MHD's thread */
-    uint32_t queries_in_flight; /* MHD's thread: given back when it sees that a search is done */
+    uint32_t queries_in_flight; /* MHD's thread: given back when it sees that a request is done */
 
     pthread_mutex_t lock;
-    pthread_cond_t changed; /* searching or answering fell */
-    bool stopping;          /* no search begins */
-    uint32_t searching;     /* searches that a worker will still touch */
+    pthread_cond_t changed; /* posts or answering fell */
+    bool stopping;          /* no post begins */
+    uint32_t posts;         /* that a worker will still touch */
     uint32_t answering;     /* requests whose answer is not sent */
 };
 
@@ -65,20 +64,6 @@ struct client {
     uint32_t requests;
     struct peer peer;
     bool allowed;
-};
-
-/* A POST /search, from the body's end on. */
-struct search {
-    struct http_search asked;
-    struct served *served; /* reference held */
-    struct question question;
-    struct search_query *queries;
-    uint8_t *rooms; /* of queries by key */
-    struct search_hit *hits;
-    uint32_t timeout_ms;
-    bool counted;               /* in queries_in_flight */
-    _Atomic uint32_t remaining; /* queries not complete, + 1 until all are submitted */
-    _Atomic uint32_t failure;   /* first failed query's enum status */
 };
 
 /* One request, from its first line until its answer is sent or it is given up. MHD's thread. */
@@ -92,24 +77,31 @@ struct request {
         ROUTE_METRICS,
         ROUTE_STATS,
         ROUTE_SEARCH,
+        ROUTE_FETCH,
     } route;
     bool wrong_method;
     bool too_large;
     bool due;       /* counted in http.answering */
-    bool suspended; /* its search was submitted */
+    bool suspended; /* its queries were submitted */
     char request_id[HTTP_REQUEST_ID_MAX + 1];
     char *body;
     size_t body_bytes, body_capacity;
     uint64_t discarded_bytes;
     uint64_t trace_id;
     uint64_t arrived_ns;
-    struct search search;
+    uint32_t queries_counted; /* in http.queries_in_flight */
+    struct http_post post;    /* of routes that take one, from the body's end on */
 };
 
 void http_counters_get(const struct http_counters *counters, struct http_stats *out)
 {
     out->requests = atomic_load_explicit(&counters->requests, memory_order_relaxed);
     out->errors = atomic_load_explicit(&counters->errors, memory_order_relaxed);
+}
+
+static bool takes_post(enum route route)
+{
+    return route == ROUTE_SEARCH || route == ROUTE_FETCH;
 }
 
 static bool may_log(struct http *http, enum log_kind kind)
@@ -168,7 +160,7 @@ static void headers_add(const struct request *request, struct MHD_Response *resp
     }
     if (code == MHD_HTTP_METHOD_NOT_ALLOWED)
         (void)MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW,
-                                      request->route == ROUTE_SEARCH ? "POST" : "GET, HEAD");
+                                      takes_post(request->route) ? "POST" : "GET, HEAD");
     if (code == MHD_HTTP_FORBIDDEN || code == CODE_TOO_LARGE)
         (void)MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
 }
@@ -198,7 +190,7 @@ static enum MHD_Result respond(struct request *request, unsigned int code, const
 static enum MHD_Result respond_error(struct request *request, unsigned int code, enum status status,
                                      const char *text)
 {
-    return respond(request, code, JSON_TYPE, http_error_format(status, text));
+    return respond(request, code, JSON_TYPE, http_json_error(status, text));
 }
 
 static enum MHD_Result respond_failure(struct request *request, const struct error *err)
@@ -241,250 +233,115 @@ static enum MHD_Result answer_health(struct request *request)
     return respond(request, code, TEXT_TYPE, strdup(text));
 }
 
-/* ---- searches ---- */
+/* ---- searches and fetches ---- */
 
-static void search_log(const struct request *request, enum status failure)
+static void post_log(const struct request *request)
 {
-    const struct search *search = &request->search;
+    const struct http_post *post = &request->post;
+    enum status failure = http_post_outcome(post);
     uint64_t took_ns = clock_monotonic_ns() - request->arrived_ns;
     uint32_t slow_ms = request->http->params.slow_ms;
     uint32_t flags = 0, reads = 0;
-    for (uint32_t q = 0; failure == STATUS_OK && q < search->asked.query_count; q++) {
-        flags |= search->queries[q].flags;
-        reads += search->queries[q].stats.reads;
+    for (uint32_t q = 0; failure == STATUS_OK && q < post->query_count; q++) {
+        flags |= post->queries[q].flags;
+        reads += post->queries[q].stats.reads;
     }
     bool degraded = (flags & SEARCH_DEGRADED) != 0;
     bool slow = slow_ms != 0 && took_ns >= slow_ms * UINT64_C(1000000);
-    if ((degraded || slow) && may_log(request->http, LOG_SEARCH))
+    if ((degraded || slow) && may_log(request->http, LOG_POST))
         log_warn(degraded ? "degraded" : "slow",
                  "trace=%016" PRIx64 " request_id=\"%s\" http_connection=%u pid=%d"
                  " generation=\"%s\" status=%s queries=%u k=%u took_us=%" PRIu64 " reads=%u",
                  request->trace_id, request->request_id, request->client->number,
-                 request->client->peer.pid, search->served->name, status_name(failure),
-                 search->asked.query_count, search->asked.k, took_ns / 1000, reads);
+                 request->client->peer.pid, post->served->name, status_name(failure),
+                 post->query_count, post->search.k, took_ns / 1000, reads);
 }
 
-/* The search is over, also one that never began: gives everything back. */
-static void search_fini(struct request *request)
+/* It is over, also one that never began: gives everything back. */
+static void post_end(struct request *request)
 {
-    struct search *search = &request->search;
-    if (search->counted)
-        request->http->queries_in_flight -= search->asked.query_count;
-    question_fini(&search->question); /* which borrows from what is served */
-    if (search->served)
-        served_release(search->served);
-    http_search_free(&search->asked);
-    free(search->queries);
-    free(search->rooms);
-    free(search->hits);
-    memset(search, 0, sizeof(*search));
+    request->http->queries_in_flight -= request->queries_counted;
+    request->queries_counted = 0;
+    http_post_fini(&request->post);
 }
 
 /* After it was resumed. */
-static enum MHD_Result search_answer(struct request *request)
+static enum MHD_Result post_answer(struct request *request)
 {
-    struct search *search = &request->search;
-    const struct manifest *manifest = search->served->manifest;
-    const struct http_search_origin origin = {
-        .generation_low = manifest->generation_id.low,
-        .generation_high = manifest->generation_id.high,
-        .trace_id = request->trace_id,
-        .asked = &search->asked,
-        .question = &search->question,
-    };
     struct error err;
     char *text = NULL;
-    /* acquire: pairs with the last search_count_down(), after which the hits are complete. */
-    uint32_t remaining = atomic_load_explicit(&search->remaining, memory_order_acquire);
-    assert(remaining == 0);
-    enum status status = (enum status)atomic_load_explicit(&search->failure, memory_order_relaxed);
-    search_log(request, status);
-    switch (status) {
-    case STATUS_OK:
-        status =
-            http_search_format(&origin, search->queries, search->asked.query_count, &text, &err);
-        break;
-    case STATUS_TIMEOUT:
-        (void)error_set(&err, status, "not done within its timeout of %u ms", search->timeout_ms);
-        break;
-    case STATUS_BUSY:
-        (void)error_set(&err, status, "more queries wait than can be answered in time: try again");
-        break;
-    default:
-        (void)error_set(&err, status, "the search failed: %s", status_name(status));
-        break;
-    }
-    search_fini(request);
+    post_log(request);
+    enum status status = http_post_answer(&request->post, &text, &err);
+    post_end(request);
     if (status != STATUS_OK)
         return respond_failure(request, &err);
     return respond(request, MHD_HTTP_OK, JSON_TYPE, text);
 }
 
-/* `count` of its queries (or the submitter's share) are done. The last one resumes the connection,
- * after which the request is MHD's thread's again, and may be gone. */
-static void search_count_down(struct request *request, uint32_t count)
+/* On a worker, or within http_post_submit(). Once it is resumed the request is MHD's thread's
+ * again, and may be gone. */
+static void on_done(void *context)
 {
+    struct request *request = context;
     struct http *http = request->http;
-    struct MHD_Connection *connection = request->connection;
-    /* acq_rel: pairs with the same call on other workers, and with the load in search_answer(). */
-    if (atomic_fetch_sub_explicit(&request->search.remaining, count, memory_order_acq_rel) != count)
-        return;
-    MHD_resume_connection(connection);
+    MHD_resume_connection(request->connection);
     pthread_mutex_lock(&http->lock);
-    http->searching--;
+    http->posts--;
     pthread_cond_broadcast(&http->changed);
     pthread_mutex_unlock(&http->lock);
 }
 
-static void search_note_failure(struct search *search, enum status status)
-{
-    uint32_t none = STATUS_OK;
-    atomic_compare_exchange_strong_explicit(&search->failure, &none, (uint32_t)status,
-                                            memory_order_relaxed, memory_order_relaxed);
-}
-
-/* On a worker. */
-static void search_complete(struct search_query *query)
-{
-    struct request *request = query->user;
-    enum status status = query->status;
-    if (question_follow(query)) {
-        status = engine_submit(request->search.served->engine, query);
-        if (status == STATUS_OK)
-            return; /* and here again */
-    }
-    if (status != STATUS_OK)
-        search_note_failure(&request->search, status);
-    search_count_down(request, 1);
-}
-
-static enum status question_read(struct request *request, struct error *err)
-{
-    struct search *search = &request->search;
-    const struct http_search *asked = &search->asked;
-    uint64_t timeout_ms = search->timeout_ms;
-    struct question question = {
-        .common = {.k = asked->k,
-                   .search_list = asked->search_list,
-                   .beam_width = asked->beam_width,
-                   .search_ratio = asked->search_ratio,
-                   .within_radius = asked->within_radius,
-                   .radius = asked->radius,
-                   .deadline_ns = timeout_ms ? request->arrived_ns + timeout_ms * 1000000 : 0,
-                   .flow = HTTP_FLOW | request->client->number,
-                   .complete = search_complete,
-                   .user = request},
-        .recall_target = asked->recall_target,
-        .filter_text = asked->filter,
-        .filter_bytes = asked->filter ? strlen(asked->filter) : 0,
-    };
-    for (uint32_t q = 0; asked->after && q < asked->query_count; q++)
-        question.rank_max = MAX(question.rank_max, asked->after[q].rank);
-    enum status status = question_prepare(&question, search->served->index, err);
-    if (status == STATUS_OK)
-        search->question = question;
-    return status;
-}
-
-static enum status queries_init(struct request *request, struct error *err)
-{
-    struct search *search = &request->search;
-    const struct http_search *asked = &search->asked;
-    const struct manifest *manifest = search->served->manifest;
-    size_t vector_bytes = element_vector_bytes(manifest->query_type, manifest->dim);
-    size_t room_bytes = asked->keys ? question_room_bytes(manifest->dim) : 0;
-    uint32_t count = asked->query_count;
-    enum status status = question_read(request, err);
-    if (status != STATUS_OK)
-        return status;
-    search->queries = calloc(count, sizeof(*search->queries));
-    search->hits = calloc((size_t)count * asked->k, sizeof(*search->hits));
-    search->rooms = room_bytes ? malloc(count * room_bytes) : NULL;
-    if (!search->queries || !search->hits || (room_bytes && !search->rooms))
-        return error_set(err, STATUS_NO_MEMORY, "no memory for %u queries", count);
-    for (uint32_t q = 0; q < count; q++) {
-        struct search_query *query = &search->queries[q];
-        struct error why;
-        *query = search->question.common;
-        query->vector = asked->keys ? NULL : (uint8_t *)asked->vectors + q * vector_bytes;
-        query->hits = search->hits + (size_t)q * asked->k;
-        if (asked->after)
-            query->after = asked->after[q];
-        status = engine_query_check(search->served->engine, query, &why);
-        if (status != STATUS_OK)
-            return error_set(err, status, "query %u: %s", q, why.text);
-        if (asked->keys)
-            question_by_key(query, asked->keys[q], search->rooms + q * room_bytes);
-    }
-    return STATUS_OK;
-}
-
 /* Everything up to the submission. */
-static enum status search_prepare(struct request *request, struct error *err)
+static enum status post_prepare(struct request *request, struct error *err)
 {
     struct http *http = request->http;
-    struct search *search = &request->search;
-    search->served = serving_acquire(http->params.serving);
-    if (!search->served)
-        return error_set(err, STATUS_BUSY, "the next generation is being opened: try again");
-    const struct protocol_shape shape = {
-        .type = search->served->manifest->query_type,
-        .dim = search->served->manifest->dim,
-        .queries_max = MIN(http->params.queries_max, (uint32_t)PROTOCOL_QUERIES_MAX),
-        .metric = search->served->manifest->metric,
-    };
-    enum status status = http_search_parse(request->body ? request->body : "", request->body_bytes,
-                                           &shape, &search->asked, err);
+    struct http_post *post = &request->post;
+    uint32_t queries_max = http->params.queries_max;
+    post->kind = request->route == ROUTE_FETCH ? HTTP_POST_FETCH : HTTP_POST_SEARCH;
+    post->queries_max = queries_max;
+    post->flow = HTTP_FLOW | request->client->number;
+    post->trace_id = request->trace_id;
+    post->arrived_ns = request->arrived_ns;
+    post->timeout_ms = http->params.timeout_ms;
+    post->done = on_done;
+    post->context = request;
+    enum status status = http_post_read(
+        post, http->params.serving, request->body ? request->body : "", request->body_bytes, err);
     free(request->body);
     request->body = NULL;
     if (status != STATUS_OK)
         return status;
-    if (search->asked.query_count > http->params.queries_max - http->queries_in_flight)
+    if (post->query_count > queries_max - http->queries_in_flight)
         return error_set(err, STATUS_BUSY, "%u queries are in flight, of at most %u: try again",
-                         http->queries_in_flight, http->params.queries_max);
-    http->queries_in_flight += search->asked.query_count;
-    search->counted = true;
-    search->timeout_ms =
-        search->asked.timeout_ms ? search->asked.timeout_ms : http->params.timeout_ms;
-    return queries_init(request, err);
+                         http->queries_in_flight, queries_max);
+    request->queries_counted = post->query_count;
+    http->queries_in_flight += request->queries_counted;
+    return http_post_prepare(post, err);
 }
 
-static enum MHD_Result search_begin(struct request *request)
+static enum MHD_Result post_begin(struct request *request)
 {
     struct http *http = request->http;
-    struct search *search = &request->search;
     struct error err;
-    if (search_prepare(request, &err) != STATUS_OK) {
-        search_fini(request);
+    if (post_prepare(request, &err) != STATUS_OK) {
+        post_end(request);
         return respond_failure(request, &err);
     }
-    uint32_t count = search->asked.query_count;
-    struct engine *engine = search->served->engine;
     pthread_mutex_lock(&http->lock);
     bool stopping = http->stopping;
     if (!stopping)
-        http->searching++;
+        http->posts++;
     pthread_mutex_unlock(&http->lock);
     if (stopping) {
-        search_fini(request);
+        post_end(request);
         return respond_error(request, code_of(STATUS_CANCELLED), STATUS_CANCELLED,
                              "the daemon is stopping");
     }
     request_due(request);
     request->suspended = true;
-    atomic_store_explicit(&search->remaining, count + 1, memory_order_relaxed);
     /* Before the submission: a worker may resume it at once. */
     MHD_suspend_connection(request->connection);
-    uint32_t submitted = 0;
-    while (submitted < count) {
-        enum status status = engine_submit(engine, &search->queries[submitted]);
-        if (status != STATUS_OK) {
-            search_note_failure(search, status);
-            break;
-        }
-        submitted++;
-    }
-    search_count_down(request, count - submitted + 1);
+    http_post_submit(&request->post);
     return MHD_YES;
 }
 
@@ -498,14 +355,15 @@ static void route_find(struct request *request, const char *url, const char *met
     } routes[] = {{"/healthz", ROUTE_HEALTH},
                   {"/metrics", ROUTE_METRICS},
                   {"/stats", ROUTE_STATS},
-                  {"/search", ROUTE_SEARCH}};
+                  {"/search", ROUTE_SEARCH},
+                  {"/fetch", ROUTE_FETCH}};
     for (size_t i = 0; i < ARRAY_LENGTH(routes); i++)
         if (strcmp(url, routes[i].url) == 0)
             request->route = routes[i].route;
     bool get =
         strcmp(method, MHD_HTTP_METHOD_GET) == 0 || strcmp(method, MHD_HTTP_METHOD_HEAD) == 0;
     bool post = strcmp(method, MHD_HTTP_METHOD_POST) == 0;
-    request->wrong_method = request->route == ROUTE_SEARCH ? !post : !get;
+    request->wrong_method = takes_post(request->route) ? !post : !get;
 }
 
 /* Kept if it can stand in a log line between quotes. */
@@ -588,7 +446,7 @@ static bool body_reserve(struct request *request, size_t bytes)
 /* Of a body that nobody wants the bytes are let go by, within limits. */
 static enum MHD_Result body_take(struct request *request, const char *bytes, size_t length)
 {
-    if (request->route == ROUTE_SEARCH && !request->wrong_method && !request->too_large) {
+    if (takes_post(request->route) && !request->wrong_method && !request->too_large) {
         if (length > HTTP_BODY_BYTES_MAX - request->body_bytes) {
             request->too_large = true;
             free(request->body);
@@ -605,17 +463,17 @@ static enum MHD_Result body_take(struct request *request, const char *bytes, siz
     return request->discarded_bytes <= BODY_DISCARD_MAX ? MHD_YES : MHD_NO;
 }
 
-/* All of it has come, or its search is over. */
+/* All of it has come, or its queries are over. */
 static enum MHD_Result request_answer(struct request *request)
 {
     if (request->suspended)
-        return search_answer(request);
+        return post_answer(request);
     if (request->route == ROUTE_NONE)
         return respond_error(request, MHD_HTTP_NOT_FOUND, STATUS_NOT_FOUND,
-                             "want /healthz, /metrics, /stats or /search");
+                             "want /healthz, /metrics, /stats, /search or /fetch");
     if (request->wrong_method)
         return respond_error(request, MHD_HTTP_METHOD_NOT_ALLOWED, STATUS_INVALID,
-                             "/search takes POST, the others GET");
+                             "/search and /fetch take POST, the others GET");
     if (request->too_large)
         return respond_too_large(request);
     switch (request->route) {
@@ -626,7 +484,7 @@ static enum MHD_Result request_answer(struct request *request)
     case ROUTE_STATS:
         return answer_stats(request, PROTOCOL_STATS_JSON);
     default:
-        return search_begin(request);
+        return post_begin(request);
     }
 }
 
@@ -656,7 +514,7 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
     if (!request)
         return;
     *slot = NULL;
-    search_fini(request);
+    post_end(request);
     free(request->body);
     if (request->due) {
         pthread_mutex_lock(&http->lock);
@@ -752,7 +610,7 @@ static void drain(struct http *http)
 {
     pthread_mutex_lock(&http->lock);
     http->stopping = true;
-    while (http->searching > 0)
+    while (http->posts > 0)
         pthread_cond_wait(&http->changed, &http->lock);
     uint64_t until_ns = clock_monotonic_ns() + http->params.drain_ms * UINT64_C(1000000);
     const struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000),

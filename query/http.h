@@ -4,11 +4,12 @@
  *   GET /healthz   200 while a generation is live and queries end, 503 otherwise
  *   GET /metrics   Prometheus' text format
  *   GET /stats     the same as JSON
- *   POST /search   a search, see http_search.h
+ *   POST /search   searches, see http_search.h
+ *   POST /fetch    stored vectors by their keys, see http_fetch.h
  *
- * One thread of libmicrohttpd's does all but search: a request that waits for the engine is
- * suspended and resumed by the worker that completes it, so no thread waits. Meant for convenience;
- * who wants every query a second speaks PROTOCOL.md.
+ * One thread of libmicrohttpd's does all but what engines do: a request that waits for the engine
+ * is suspended and resumed by the worker that completes it, so no thread waits. Meant for
+ * convenience; who wants every query a second speaks PROTOCOL.md.
  */
 #ifndef NIGHTJAR_QUERY_HTTP_H
 #define NIGHTJAR_QUERY_HTTP_H
@@ -49,9 +50,9 @@ struct http_params {
     uint32_t connections_max; /* 0: default */
     uint32_t queries_max;     /* in flight; 0: default */
     uint32_t idle_s;     /* a connection on which nothing happens for so long is closed, but for one
-                          * that waits for its search; 0: default */
-    uint32_t timeout_ms; /* of searches that give none; 0: none */
-    uint32_t slow_ms;    /* searches that take longer are logged; 0: none is */
+                          * that waits for the engine; 0: default */
+    uint32_t timeout_ms; /* of searches and fetches that give none; 0: none */
+    uint32_t slow_ms;    /* those that take longer are logged; 0: none is */
     uint32_t drain_ms;   /* longest wait for clients at the end; 0: default */
     bool (*stuck)(void *context); /* whether queries no longer end; any thread; NULL: never */
     void *context;
@@ -64,7 +65,7 @@ struct http;
 NODISCARD enum status http_create(const struct http_params *params, struct http **out,
                                   struct error *err);
 
-/* Stops accepting, waits for searches in flight, and at most drain_ms until their answers are sent;
+/* Stops accepting, waits for queries in flight, and at most drain_ms until their answers are sent;
  * then closes every connection. Before server_destroy() and serving_destroy(), whose engines must
  * still run. NULL is fine. */
 void http_destroy(struct http *http);

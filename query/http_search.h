@@ -10,9 +10,7 @@
  *   "filter": "year >= 2015", "radius": 0.5, "recall": 0.95 in place of search_list, search_ratio
  *   "after": null for the first page, then what the answer's "next" is; of many queries an array
  *
- * A key above 2^53 is a string, as numbers of JSON are doubles to many.
- *
- * A member that is not named here is refused, so that a misspelt one is not silently ignored.
+ * What is common to all POSTs, and bounds their text, is in http_json.h.
  */
 #ifndef NIGHTJAR_QUERY_HTTP_SEARCH_H
 #define NIGHTJAR_QUERY_HTTP_SEARCH_H
@@ -23,14 +21,13 @@
 
 #include "common/error.h"
 #include "query/engine.h"
+#include "query/http_json.h"
 #include "query/protocol.h"
 #include "query/question.h"
 
 enum {
     HTTP_SEARCH_K_DEFAULT = 10,
-    HTTP_SEARCH_LIST_DEFAULT = 40, /* or k, where that is larger */
-    /* The parser makes 64 bytes of each value, whose text may be two. Bulk goes by frames. */
-    HTTP_SEARCH_VALUES_MAX = 1 << 20,
+    HTTP_SEARCH_LIST_DEFAULT = 40,  /* or k, where that is larger */
     HTTP_SEARCH_HITS_MAX = 1 << 18, /* queries * k: some 12 MB of text */
 };
 
@@ -60,20 +57,16 @@ NODISCARD enum status http_search_parse(const char *text, size_t length,
 void http_search_free(struct http_search *search);
 
 /* What an answer says beside its queries' results. */
-struct http_search_origin {
-    uint64_t generation_low, generation_high;
-    uint64_t trace_id;
+struct http_search_context {
+    struct http_json_origin origin;
     const struct http_search *asked; /* NULL: hits alone are wanted */
     const struct question *question; /* likewise */
 };
 
 /* *text: malloc'd, the caller's. Queries by key are settled (question.h). Keys are integers in
  * full: a reader whose numbers are doubles loses what is beyond 2^53, not we. STATUS_NO_MEMORY. */
-NODISCARD enum status http_search_format(const struct http_search_origin *origin,
+NODISCARD enum status http_search_format(const struct http_search_context *context,
                                          struct search_query *queries, uint32_t count, char **text,
                                          struct error *err);
-
-/* {"error":"...","status":"busy"}, malloc'd; NULL when out of memory. */
-char *http_error_format(enum status status, const char *text);
 
 #endif

@@ -140,3 +140,15 @@ bool question_settle(struct search_query *query)
     query->stats.total_ns += fetch->total_ns;
     return true;
 }
+
+/* ---- fetches ---- */
+
+void question_fetched(const struct search_query *query, enum element_type type, uint32_t dim,
+                      void *out)
+{
+    assert(query->found && query->fetched);
+    if (query->vector_is_f32)
+        element_from_f32(type, query->fetched, dim, out);
+    else
+        memcpy(out, query->fetched, dim * element_bytes(type));
+}

@@ -68,4 +68,11 @@ NODISCARD bool question_follow(struct search_query *query);
  * there is no such key, and there are no hits. Once. */
 bool question_settle(struct search_query *query);
 
+/* ---- fetches ---- */
+
+/* Of a SEARCH_FETCH that is over and found its key: the vector as queries are given, `dim` elements
+ * of `type`, the index's query type. */
+void question_fetched(const struct search_query *query, enum element_type type, uint32_t dim,
+                      void *out);
+
 #endif

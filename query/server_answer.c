@@ -118,11 +118,8 @@ static void fetched_encode(struct request *request)
         memcpy(at + i * sizeof(found), &found, sizeof(found));
         if (!vectors || !found)
             continue;
-        uint8_t *to = frame + protocol_fetch_vectors_at(ok.count) + i * vector_bytes;
-        if (query->vector_is_f32)
-            element_from_f32((enum element_type)ok.element_type, query->fetched, ok.dim, to);
-        else
-            memcpy(to, query->fetched, vector_bytes);
+        question_fetched(query, (enum element_type)ok.element_type, ok.dim,
+                         frame + protocol_fetch_vectors_at(ok.count) + i * vector_bytes);
     }
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The HTTP socket from the outside, with curl: health, metrics, searches, what is refused; a swap
-# while searches run, each of whose answers names its generation; the end. Ends with
+# The HTTP socket from the outside, with curl: health, metrics, searches, fetches, what is refused; a
+# swap while searches run, each of whose answers names its generation; the end. Ends with
 # `N passed, N failed[, N skipped]`.
 set -uo pipefail
 export LC_ALL=C OMP_WAIT_POLICY=passive
@@ -111,6 +111,21 @@ if grep -qF '"results":[{"hits":[{"key":0,"distance":0}' out; then
 else
     fail 'a vector of the index finds itself'
 fi
+found="{\"key\":0,\"found\":true,\"vector\":$vector}"
+missing='{"key":1500,"found":false}'
+http 'fetch' 200 "{\"generation\":\"$one\",\"trace_id\":\"8" /fetch --data '{"key":0}'
+if grep -qF "\"results\":[$found]}" out; then pass; else fail 'the vector of a key is that of the file'; fi
+http 'keys found and missing' 200 "\"results\":[$missing,$found]}" /fetch --data '{"keys":[1500,"0"]}'
+http 'which keys there are' 200 "\"results\":[{\"key\":0,\"found\":true},$missing]}" /fetch \
+    --data '{"keys":[0,1500],"vectors":false}'
+http 'a key that is none' 400 'a key is a whole number' /fetch --data '{"key":-1}'
+http 'a member given twice' 400 'key is given twice' /fetch --data '{"key":1,"key":2}'
+http 'a member that is none' 400 'no member is called' /fetch --data '{"key":1,"k":2}'
+http 'too many keys' 400 '1025 keys in a request, wanted 1..1024' /fetch \
+    --data "{\"keys\":[$(seq -s , 0 1024)]}"
+http 'as many keys as are taken' 200 '{"key":1023,"found":true}]}' /fetch \
+    --data "{\"keys\":[$(seq -s , 0 1023)],\"vectors\":false}"
+http 'a fetch by another method' 405 'POST' '/fetch?key=0'
 http 'a body of a pipe' 200 '"key":0,' /search --header 'Transfer-Encoding: chunked' --data "$body"
 http 'a value out of range' 400 'whole, 0..255' /search --data '{"vector":[0,0,0,0,0,0,0,256]}'
 http 'no JSON' 400 '"status":"invalid"' /search --data 'vector=1'

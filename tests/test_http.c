@@ -11,170 +11,32 @@
 
 #include <cjson/cJSON.h>
 #include <inttypes.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "common/clock.h"
-#include "query/http.h"
-#include "tests/service.h"
+#include "tests/http_fixture.h"
 
 enum {
     K = 5,
     BODY_BYTES = 64 << 10,
-    RESPONSE_BYTES = 256 << 10,
-    PATIENCE_S = 60,
     CALLERS = 8,
     ROUNDS = 20,
 };
 
-struct fixture {
-    struct service_data *data;
-    struct service *service;
-    struct socket_path listener;
-    struct http_counters counters;
-    struct http *http;
-    char path[SERVICE_PATH_BYTES];
-};
-
-static struct fixture fixture;
-
-static int group_setup(void **state)
-{
-    (void)state;
-    fixture.data = service_data_create();
-    snprintf(fixture.path, sizeof(fixture.path), "%s/h", fixture.data->dir);
-    return 0;
-}
-
-static int group_teardown(void **state)
-{
-    (void)state;
-    service_data_destroy(fixture.data);
-    return 0;
-}
-
-static void stop(void)
-{
-    if (fixture.service)
-        gate_open(&fixture.service->gate);
-    http_destroy(fixture.http);
-    fixture.http = NULL;
-    service_destroy(fixture.service);
-    fixture.service = NULL;
-}
-
-static int test_teardown(void **state)
-{
-    (void)state;
-    stop();
-    return 0;
-}
-
-static void start(struct service_options options, struct http_params params)
-{
-    struct error err;
-    fixture.service = service_start(fixture.data, &options);
-    memset(&fixture.counters, 0, sizeof(fixture.counters));
-    if (socket_path_listen(fixture.path, NULL, 128, &fixture.listener, &err) != STATUS_OK)
-        fail_msg("%s", err.text);
-    params.serving = fixture.service->serving;
-    params.server = fixture.service->server;
-    params.listener = &fixture.listener;
-    params.counters = &fixture.counters;
-    if (http_create(&params, &fixture.http, &err) != STATUS_OK)
-        fail_msg("%s", err.text);
-}
-
-/* ---- a client ---- */
-
-struct response {
-    int status; /* 0: the connection ended without one */
-    size_t body_bytes;
-    char head[4096];
-    char body[RESPONSE_BYTES];
-};
-
-static void say(int fd, const char *text)
-{
-    raw_send(fd, text, strlen(text));
-}
-
-/* Bytes until `end` has come, or the connection ends. */
-static bool receive_until(int fd, char *out, size_t room, const char *end)
-{
-    size_t length = 0;
-    while (length + 1 < room && recv(fd, out + length, 1, 0) == 1) {
-        out[++length] = '\0';
-        if (length >= strlen(end) && strcmp(out + length - strlen(end), end) == 0)
-            return true;
-    }
-    return false;
-}
-
-static const char *header(const struct response *response, const char *name)
-{
-    static char value[512];
-    for (const char *at = strstr(response->head, "\r\n"); at; at = strstr(at + 2, "\r\n"))
-        if (strncasecmp(at + 2, name, strlen(name)) == 0 && at[2 + strlen(name)] == ':') {
-            assert_int_equal(sscanf(at + 2 + strlen(name) + 1, " %511[^\r]", value), 1);
-            return value;
-        }
-    return NULL;
-}
-
-static void listen_for(int fd, bool with_body, struct response *out)
-{
-    memset(out, 0, sizeof(*out));
-    if (!receive_until(fd, out->head, sizeof(out->head), "\r\n\r\n"))
-        return;
-    assert_int_equal(sscanf(out->head, "HTTP/1.1 %d ", &out->status), 1);
-    const char *length = header(out, "Content-Length");
-    if (!length || !with_body)
-        return;
-    out->body_bytes = strtoul(length, NULL, 10);
-    assert_true(out->body_bytes < sizeof(out->body));
-    for (size_t got = 0; got < out->body_bytes;) {
-        ssize_t some = recv(fd, out->body + got, out->body_bytes - got, 0);
-        assert_true(some > 0);
-        got += (size_t)some;
-    }
-}
-
 static void post(int fd, const char *body)
 {
-    char head[256];
-    snprintf(head, sizeof(head), "POST /search HTTP/1.1\r\nHost: h\r\nContent-Length: %zu\r\n\r\n",
-             strlen(body));
-    say(fd, head);
-    say(fd, body);
+    http_send_post(fd, "/search", body);
 }
 
-/* On a connection of its own. */
-static struct response *ask(const char *request)
+static struct http_response *ask_search(const char *body)
 {
-    static struct response response;
-    int fd = raw_connect(fixture.path);
-    say(fd, request);
-    listen_for(fd, strncmp(request, "HEAD ", 5) != 0, &response);
-    close(fd);
-    return &response;
-}
-
-static struct response *ask_search(const char *body)
-{
-    static struct response response;
-    int fd = raw_connect(fixture.path);
-    post(fd, body);
-    listen_for(fd, true, &response);
-    close(fd);
-    return &response;
+    return http_ask_post("/search", body);
 }
 
 /* A request of queries first, first + 1, ...; "vector" for one. */
@@ -194,32 +56,19 @@ static const char *search_body(uint32_t first, uint32_t count, const char *rest)
     return body;
 }
 
-static void expect_error(const struct response *response, int code, const char *status,
-                         const char *words)
-{
-    if (response->status != code || !strstr(response->body, words))
-        fail_msg("got %d %s, wanted %d with '%s'", response->status, response->body, code, words);
-    assert_string_equal(header(response, "Content-Type"), "application/json");
-    cJSON *root = cJSON_Parse(response->body);
-    assert_non_null(root);
-    assert_non_null(cJSON_GetStringValue(cJSON_GetObjectItem(root, "error")));
-    assert_string_equal(cJSON_GetStringValue(cJSON_GetObjectItem(root, "status")), status);
-    cJSON_Delete(root);
-}
-
 /* The answer to search_body(first, count, K, the usual list). */
-static void expect_hits(const struct response *response, uint32_t first, uint32_t count)
+static void expect_hits(const struct http_response *response, uint32_t first, uint32_t count)
 {
     struct search_hit expected[16 * K];
     float queries[16][SERVICE_DIM];
     assert_true(count <= 16);
     for (uint32_t q = 0; q < count; q++)
         service_query(first + q, queries[q]);
-    service_expect(fixture.service, queries[0], count, K, expected);
+    service_expect(http_fixture.service, queries[0], count, K, expected);
     assert_int_equal(response->status, 200);
     cJSON *root = cJSON_Parse(response->body);
     assert_non_null(root);
-    const struct digest128 id = fixture.service->served->manifest->generation_id;
+    const struct digest128 id = http_fixture.service->served->manifest->generation_id;
     char generation[33];
     snprintf(generation, sizeof(generation), "%016" PRIx64 "%016" PRIx64, id.high, id.low);
     assert_string_equal(cJSON_GetStringValue(cJSON_GetObjectItem(root, "generation")), generation);
@@ -249,15 +98,15 @@ static void expect_hits(const struct response *response, uint32_t first, uint32_
 static void health_metrics_and_stats_are_served(void **state)
 {
     (void)state;
-    start((struct service_options){0}, (struct http_params){0});
-    struct response *r = ask("GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
+    http_fixture_start((struct service_options){0}, (struct http_params){0});
+    struct http_response *r = http_ask("GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
     assert_int_equal(r->status, 200);
     assert_string_equal(r->body, "ok\ngeneration: gen\n");
-    r = ask("GET /metrics?format=any HTTP/1.1\r\nHost: h\r\n\r\n");
+    r = http_ask("GET /metrics?format=any HTTP/1.1\r\nHost: h\r\n\r\n");
     assert_int_equal(r->status, 200);
-    assert_string_equal(header(r, "Content-Type"), "text/plain; version=0.0.4; charset=utf-8");
+    assert_string_equal(http_header(r, "Content-Type"), "text/plain; version=0.0.4; charset=utf-8");
     assert_non_null(strstr(r->body, "\nnightjar_vectors 600\n"));
-    r = ask("GET /stats HTTP/1.1\r\nHost: h\r\n\r\n");
+    r = http_ask("GET /stats HTTP/1.1\r\nHost: h\r\n\r\n");
     assert_int_equal(r->status, 200);
     cJSON *root = cJSON_Parse(r->body);
     assert_non_null(cJSON_GetObjectItem(root, "engine"));
@@ -267,14 +116,15 @@ static void health_metrics_and_stats_are_served(void **state)
 static void head_has_no_body(void **state)
 {
     (void)state;
-    static struct response r;
-    start((struct service_options){0}, (struct http_params){0});
-    int fd = raw_connect(fixture.path);
-    say(fd, "HEAD /healthz HTTP/1.1\r\nHost: h\r\n\r\nGET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
-    listen_for(fd, false, &r);
+    static struct http_response r;
+    http_fixture_start((struct service_options){0}, (struct http_params){0});
+    int fd = raw_connect(http_fixture.path);
+    http_say(fd,
+             "HEAD /healthz HTTP/1.1\r\nHost: h\r\n\r\nGET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
+    http_listen_for(fd, false, &r);
     assert_int_equal(r.status, 200);
-    assert_string_equal(header(&r, "Content-Length"), "19");
-    listen_for(fd, true, &r);
+    assert_string_equal(http_header(&r, "Content-Length"), "19");
+    http_listen_for(fd, true, &r);
     assert_string_equal(r.body, "ok\ngeneration: gen\n");
     close(fd);
 }
@@ -288,8 +138,8 @@ static bool always(void *context)
 static void queries_that_do_not_end_are_ill_health(void **state)
 {
     (void)state;
-    start((struct service_options){0}, (struct http_params){.stuck = always});
-    struct response *r = ask("GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
+    http_fixture_start((struct service_options){0}, (struct http_params){.stuck = always});
+    struct http_response *r = http_ask("GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
     assert_int_equal(r->status, 503);
     assert_non_null(strstr(r->body, "queries do not end"));
 }
@@ -297,18 +147,19 @@ static void queries_that_do_not_end_are_ill_health(void **state)
 static void wrong_places_and_methods_are_refused(void **state)
 {
     (void)state;
-    start((struct service_options){0}, (struct http_params){0});
-    expect_error(ask("GET / HTTP/1.1\r\nHost: h\r\n\r\n"), 404, "not-found", "/healthz");
-    expect_error(ask("GET /healthz/ HTTP/1.1\r\nHost: h\r\n\r\n"), 404, "not-found", "/healthz");
-    struct response *r = ask("GET /search HTTP/1.1\r\nHost: h\r\n\r\n");
-    expect_error(r, 405, "invalid", "POST");
-    assert_string_equal(header(r, "Allow"), "POST");
-    r = ask("POST /stats HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}");
-    expect_error(r, 405, "invalid", "GET");
-    assert_string_equal(header(r, "Allow"), "GET, HEAD");
-    assert_int_equal(ask("what is this\r\n\r\n")->status / 100, 4);
+    http_fixture_start((struct service_options){0}, (struct http_params){0});
+    http_expect_error(http_ask("GET / HTTP/1.1\r\nHost: h\r\n\r\n"), 404, "not-found", "/healthz");
+    http_expect_error(http_ask("GET /healthz/ HTTP/1.1\r\nHost: h\r\n\r\n"), 404, "not-found",
+                      "/healthz");
+    struct http_response *r = http_ask("GET /search HTTP/1.1\r\nHost: h\r\n\r\n");
+    http_expect_error(r, 405, "invalid", "POST");
+    assert_string_equal(http_header(r, "Allow"), "POST");
+    r = http_ask("POST /stats HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}");
+    http_expect_error(r, 405, "invalid", "GET");
+    assert_string_equal(http_header(r, "Allow"), "GET, HEAD");
+    assert_int_equal(http_ask("what is this\r\n\r\n")->status / 100, 4);
     struct http_stats stats;
-    http_counters_get(&fixture.counters, &stats);
+    http_counters_get(&http_fixture.counters, &stats);
     assert_int_equal(stats.requests, 4);
     assert_int_equal(stats.errors, 4);
 }
@@ -316,17 +167,17 @@ static void wrong_places_and_methods_are_refused(void **state)
 static void a_body_that_nobody_wants_is_let_go_by(void **state)
 {
     (void)state;
-    static struct response r;
-    start((struct service_options){0}, (struct http_params){0});
-    int fd = raw_connect(fixture.path);
-    say(fd, "GET /healthz HTTP/1.1\r\nHost: h\r\nContent-Length: 37\r\n\r\n"
-            "GET /nothing HTTP/1.1\r\nHost: hidden\r\n"
-            "GET /stats HTTP/1.1\r\nHost: h\r\n\r\n");
-    listen_for(fd, true, &r);
+    static struct http_response r;
+    http_fixture_start((struct service_options){0}, (struct http_params){0});
+    int fd = raw_connect(http_fixture.path);
+    http_say(fd, "GET /healthz HTTP/1.1\r\nHost: h\r\nContent-Length: 37\r\n\r\n"
+                 "GET /nothing HTTP/1.1\r\nHost: hidden\r\n"
+                 "GET /stats HTTP/1.1\r\nHost: h\r\n\r\n");
+    http_listen_for(fd, true, &r);
     assert_string_equal(r.body, "ok\ngeneration: gen\n");
-    listen_for(fd, true, &r);
+    http_listen_for(fd, true, &r);
     assert_int_equal(r.status, 200);
-    assert_string_equal(header(&r, "Content-Type"), "application/json");
+    assert_string_equal(http_header(&r, "Content-Type"), "application/json");
     close(fd);
 }
 
@@ -337,30 +188,31 @@ static void answers_equal_those_of_the_engine_in_process(void **state)
     (void)state;
     const uint64_t budgets[] = {0, SERVICE_RESIDENT_BYTES};
     for (size_t b = 0; b < ARRAY_LENGTH(budgets); b++) {
-        start((struct service_options){.memory_bytes = budgets[b]}, (struct http_params){0});
+        http_fixture_start((struct service_options){.memory_bytes = budgets[b]},
+                           (struct http_params){0});
         expect_hits(ask_search(search_body(3, 1, USUAL)), 3, 1);
         expect_hits(ask_search(search_body(7, 16, USUAL)), 7, 16);
-        stop();
+        http_fixture_stop();
     }
 }
 
 static void a_connection_is_kept_for_further_requests(void **state)
 {
     (void)state;
-    static struct response r;
+    static struct http_response r;
     char trace[17] = "";
-    start((struct service_options){0}, (struct http_params){0});
-    int fd = raw_connect(fixture.path);
+    http_fixture_start((struct service_options){0}, (struct http_params){0});
+    int fd = raw_connect(http_fixture.path);
     for (uint32_t q = 0; q < 5; q++) {
         post(fd, search_body(q, 1, USUAL));
-        listen_for(fd, true, &r);
+        http_listen_for(fd, true, &r);
         expect_hits(&r, q, 1);
         const char *now = strstr(r.body, "\"trace_id\":\"") + strlen("\"trace_id\":\"");
         assert_int_not_equal(strncmp(trace, now, 16), 0);
         snprintf(trace, sizeof(trace), "%.16s", now);
         post(fd, "{}");
-        listen_for(fd, true, &r);
-        expect_error(&r, 400, "invalid", "vector");
+        http_listen_for(fd, true, &r);
+        http_expect_error(&r, 400, "invalid", "vector");
     }
     /* Two at once: answered one after the other. */
     char two[2 * BODY_BYTES];
@@ -368,9 +220,9 @@ static void a_connection_is_kept_for_further_requests(void **state)
     const char *head = "POST /search HTTP/1.1\r\nHost: h\r\nContent-Length: ";
     snprintf(two, sizeof(two), "%s%zu\r\n\r\n%s%s%zu\r\n\r\n%s", head, strlen(body), body, head,
              strlen(body), body);
-    say(fd, two);
+    http_say(fd, two);
     for (int i = 0; i < 2; i++) {
-        listen_for(fd, true, &r);
+        http_listen_for(fd, true, &r);
         expect_hits(&r, 1, 1);
     }
     close(fd);
@@ -379,24 +231,24 @@ static void a_connection_is_kept_for_further_requests(void **state)
 static void chunks_and_slow_bodies_are_put_together(void **state)
 {
     (void)state;
-    static struct response r;
-    start((struct service_options){0}, (struct http_params){0});
+    static struct http_response r;
+    http_fixture_start((struct service_options){0}, (struct http_params){0});
     const char *body = search_body(2, 1, USUAL);
-    int fd = raw_connect(fixture.path), other = raw_connect(fixture.path);
-    say(fd, "POST /search HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n");
+    int fd = raw_connect(http_fixture.path), other = raw_connect(http_fixture.path);
+    http_say(fd, "POST /search HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n");
     for (const char *at = body; *at; at++) {
         char chunk[8];
         snprintf(chunk, sizeof(chunk), "1\r\n%c\r\n", *at);
-        say(fd, chunk);
+        http_say(fd, chunk);
         if (at == body + 10) {
             /* Nobody else waits for it. */
-            say(other, "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
-            listen_for(other, true, &r);
+            http_say(other, "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
+            http_listen_for(other, true, &r);
             assert_int_equal(r.status, 200);
         }
     }
-    say(fd, "0\r\n\r\n");
-    listen_for(fd, true, &r);
+    http_say(fd, "0\r\n\r\n");
+    http_listen_for(fd, true, &r);
     expect_hits(&r, 2, 1);
     close(fd);
     close(other);
@@ -405,20 +257,21 @@ static void chunks_and_slow_bodies_are_put_together(void **state)
 static void a_request_id_comes_back_if_it_is_one(void **state)
 {
     (void)state;
-    start((struct service_options){0}, (struct http_params){0});
-    struct response *r = ask("GET /healthz HTTP/1.1\r\nHost: h\r\nX-Request-Id: ab c-1\r\n\r\n");
-    assert_string_equal(header(r, "X-Request-Id"), "ab c-1");
-    r = ask("GET /nothing HTTP/1.1\r\nHost: h\r\nX-Request-Id: 7\r\n\r\n");
-    assert_string_equal(header(r, "X-Request-Id"), "7");
+    http_fixture_start((struct service_options){0}, (struct http_params){0});
+    struct http_response *r =
+        http_ask("GET /healthz HTTP/1.1\r\nHost: h\r\nX-Request-Id: ab c-1\r\n\r\n");
+    assert_string_equal(http_header(r, "X-Request-Id"), "ab c-1");
+    r = http_ask("GET /nothing HTTP/1.1\r\nHost: h\r\nX-Request-Id: 7\r\n\r\n");
+    assert_string_equal(http_header(r, "X-Request-Id"), "7");
     const char *const bad[] = {"a\"b", "a\\b", "\xc3\xa4", "a\tb",
                                "01234567890123456789012345678901234567890123456789012345678901234"};
     for (size_t i = 0; i < ARRAY_LENGTH(bad); i++) {
         char request[256];
         snprintf(request, sizeof(request),
                  "GET /healthz HTTP/1.1\r\nHost: h\r\nX-Request-Id: %s\r\n\r\n", bad[i]);
-        r = ask(request);
+        r = http_ask(request);
         assert_int_equal(r->status, 200);
-        assert_null(header(r, "X-Request-Id"));
+        assert_null(http_header(r, "X-Request-Id"));
     }
 }
 
@@ -428,8 +281,8 @@ static void a_request_id_comes_back_if_it_is_one(void **state)
 static void a_key_is_asked_for_page_by_page(void **state)
 {
     (void)state;
-    start((struct service_options){0}, (struct http_params){0});
-    const struct response *r =
+    http_fixture_start((struct service_options){0}, (struct http_params){0});
+    const struct http_response *r =
         ask_search("{\"key\":17,\"k\":3,\"search_list\":600,\"after\":null}");
     assert_int_equal(r->status, 200);
     assert_null(strstr(r->body, "{\"key\":17,"));
@@ -468,7 +321,7 @@ static void wrong_searches_are_told_what_is_wrong(void **state)
         {"{\"vector\":[0,0,0,-1e39,0,0,0,0,0,0,0,0,0,0,0,0]}", "element 3"},
         {"{\"vector\":[NaN,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]}", "no JSON"},
         {"{\"vectors\":[]}", "0 queries"},
-        {"{\"vectors\":{}}", "want an array of arrays"},
+        {"{\"vectors\":{}}", "vectors: want an array"},
         {"{\"vectors\":[1]}", "query 0: want an array"},
         {"{\"vectors\":[" V16 ",[1]]}", "query 1 has 1"},
         {"{\"vector\":" V16 ",\"k\":0}", "k is 0"},
@@ -489,33 +342,33 @@ static void wrong_searches_are_told_what_is_wrong(void **state)
         {"{\"vector\":" V16 ",\"recall\":1.5}", "above 0 and below 1"},
         {"{\"key\":17,\"recall\":0.5,\"search_list\":40}", "either a search list or"},
     };
-    start((struct service_options){0}, (struct http_params){0});
+    http_fixture_start((struct service_options){0}, (struct http_params){0});
     for (size_t i = 0; i < ARRAY_LENGTH(wrong); i++)
-        expect_error(ask_search(wrong[i].body), 400, "invalid", wrong[i].words);
+        http_expect_error(ask_search(wrong[i].body), 400, "invalid", wrong[i].words);
     assert_int_equal(ask_search("{\"vector\":" V16 "}")->status, 200);
 }
 
 static void bodies_are_bounded(void **state)
 {
     (void)state;
-    static struct response r;
-    start((struct service_options){0}, (struct http_params){0});
-    struct response *told =
-        ask("POST /search HTTP/1.1\r\nHost: h\r\nContent-Length: 16777217\r\n\r\n");
-    expect_error(told, 413, "invalid", "16777216");
+    static struct http_response r;
+    http_fixture_start((struct service_options){0}, (struct http_params){0});
+    struct http_response *told =
+        http_ask("POST /search HTTP/1.1\r\nHost: h\r\nContent-Length: 16777217\r\n\r\n");
+    http_expect_error(told, 413, "invalid", "16777216");
     /* Not announced: taken up to the limit, and let go by. */
-    int fd = raw_connect(fixture.path);
-    say(fd, "POST /search HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n");
+    int fd = raw_connect(http_fixture.path);
+    http_say(fd, "POST /search HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n");
     static char megabyte[1 << 20];
     memset(megabyte, ' ', sizeof(megabyte));
     for (int i = 0; i < 17; i++) {
-        say(fd, "100000\r\n");
+        http_say(fd, "100000\r\n");
         raw_send(fd, megabyte, sizeof(megabyte));
-        say(fd, "\r\n");
+        http_say(fd, "\r\n");
     }
-    say(fd, "0\r\n\r\n");
-    listen_for(fd, true, &r);
-    expect_error(&r, 413, "invalid", "16777216");
+    http_say(fd, "0\r\n\r\n");
+    http_listen_for(fd, true, &r);
+    http_expect_error(&r, 413, "invalid", "16777216");
     close(fd);
     assert_int_equal(ask_search("{\"vector\":" V16 "}")->status, 200);
 }
@@ -523,48 +376,34 @@ static void bodies_are_bounded(void **state)
 static void unreadable_blocks_degrade_the_answer(void **state)
 {
     (void)state;
-    start((struct service_options){.reads_fail = true}, (struct http_params){0});
-    struct response *r = ask_search(search_body(1, 1, USUAL));
+    http_fixture_start((struct service_options){.reads_fail = true}, (struct http_params){0});
+    struct http_response *r = ask_search(search_body(1, 1, USUAL));
     assert_int_equal(r->status, 200);
     assert_non_null(strstr(r->body, "\"degraded\":true"));
 }
 
 /* ---- limits, and what happens meanwhile ---- */
 
-static void wait_for_queries(uint32_t wanted)
-{
-    uint64_t until_ns = clock_monotonic_ns() + PATIENCE_S * UINT64_C(1000000000);
-    for (;;) {
-        struct serving_stats stats;
-        serving_stats_get(fixture.service->serving, &stats);
-        if (stats.engine.in_flight + stats.engine.queued == wanted)
-            return;
-        if (clock_monotonic_ns() > until_ns)
-            fail_msg("%u queries are in flight, wanted %u",
-                     stats.engine.in_flight + stats.engine.queued, wanted);
-        sched_yield();
-    }
-}
-
 static void searches_in_flight_hold_up_nobody_and_are_limited(void **state)
 {
     (void)state;
-    static struct response r;
-    start((struct service_options){.gated = true}, (struct http_params){.queries_max = 3});
+    static struct http_response r;
+    http_fixture_start((struct service_options){.gated = true},
+                       (struct http_params){.queries_max = 3});
     int fds[3];
     for (uint32_t i = 0; i < 3; i++) {
-        fds[i] = raw_connect(fixture.path);
+        fds[i] = raw_connect(http_fixture.path);
         post(fds[i], search_body(i, 1, USUAL));
     }
-    wait_for_queries(3);
-    assert_int_equal(ask("GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")->status, 200);
-    struct response *busy = ask_search(search_body(9, 1, USUAL));
-    expect_error(busy, 503, "busy", "3 queries are in flight");
-    assert_string_equal(header(busy, "Retry-After"), "1");
-    expect_error(ask_search(search_body(9, 4, USUAL)), 400, "invalid", "4 queries");
-    gate_open(&fixture.service->gate);
+    http_fixture_wait_for_queries(3);
+    assert_int_equal(http_ask("GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")->status, 200);
+    struct http_response *busy = ask_search(search_body(9, 1, USUAL));
+    http_expect_error(busy, 503, "busy", "3 queries are in flight");
+    assert_string_equal(http_header(busy, "Retry-After"), "1");
+    http_expect_error(ask_search(search_body(9, 4, USUAL)), 400, "invalid", "4 queries");
+    gate_open(&http_fixture.service->gate);
     for (uint32_t i = 0; i < 3; i++) {
-        listen_for(fds[i], true, &r);
+        http_listen_for(fds[i], true, &r);
         expect_hits(&r, i, 1);
         close(fds[i]);
     }
@@ -575,20 +414,20 @@ static void searches_in_flight_hold_up_nobody_and_are_limited(void **state)
 static void a_deadline_that_passes_is_told(void **state)
 {
     (void)state;
-    static struct response r;
-    start((struct service_options){.gated = true}, (struct http_params){0});
-    int patient = raw_connect(fixture.path), late = raw_connect(fixture.path);
+    static struct http_response r;
+    http_fixture_start((struct service_options){.gated = true}, (struct http_params){0});
+    int patient = raw_connect(http_fixture.path), late = raw_connect(http_fixture.path);
     post(patient, search_body(1, 1, USUAL));
-    gate_wait_reached(&fixture.service->gate);
+    gate_wait_reached(&http_fixture.service->gate);
     post(late, search_body(2, 1, USUAL ",\"timeout_ms\":1"));
-    wait_for_queries(2);
+    http_fixture_wait_for_queries(2);
     uint64_t past_ns = clock_monotonic_ns() + 2000000;
     while (clock_monotonic_ns() < past_ns)
         ;
-    gate_open(&fixture.service->gate);
-    listen_for(late, true, &r);
-    expect_error(&r, 504, "timeout", "1 ms");
-    listen_for(patient, true, &r);
+    gate_open(&http_fixture.service->gate);
+    http_listen_for(late, true, &r);
+    http_expect_error(&r, 504, "timeout", "1 ms");
+    http_listen_for(patient, true, &r);
     expect_hits(&r, 1, 1);
     close(patient);
     close(late);
@@ -597,24 +436,25 @@ static void a_deadline_that_passes_is_told(void **state)
 static void clients_that_die_leave_nothing(void **state)
 {
     (void)state;
-    start((struct service_options){.gated = true}, (struct http_params){.queries_max = 4});
+    http_fixture_start((struct service_options){.gated = true},
+                       (struct http_params){.queries_max = 4});
     for (uint32_t i = 0; i < 4; i++) {
-        int fd = raw_connect(fixture.path);
+        int fd = raw_connect(http_fixture.path);
         post(fd, search_body(i, 1, USUAL));
-        wait_for_queries(i + 1);
+        http_fixture_wait_for_queries(i + 1);
         close(fd);
     }
     /* In the midst of a header and of a body. */
-    int fd = raw_connect(fixture.path);
-    say(fd, "POST /sea");
+    int fd = raw_connect(http_fixture.path);
+    http_say(fd, "POST /sea");
     close(fd);
-    fd = raw_connect(fixture.path);
-    say(fd, "POST /search HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n{\"vector\":[1,");
+    fd = raw_connect(http_fixture.path);
+    http_say(fd, "POST /search HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n{\"vector\":[1,");
     close(fd);
-    gate_open(&fixture.service->gate);
-    wait_for_queries(0);
+    gate_open(&http_fixture.service->gate);
+    http_fixture_wait_for_queries(0);
     /* Their share is given back once their connections were looked at. */
-    uint64_t until_ns = clock_monotonic_ns() + PATIENCE_S * UINT64_C(1000000000);
+    uint64_t until_ns = clock_monotonic_ns() + HTTP_FIXTURE_PATIENCE_S * UINT64_C(1000000000);
     while (ask_search(search_body(9, 4, USUAL))->status != 200)
         assert_true(clock_monotonic_ns() < until_ns);
 }
@@ -622,22 +462,22 @@ static void clients_that_die_leave_nothing(void **state)
 static void the_end_answers_what_is_in_flight(void **state)
 {
     (void)state;
-    static struct response r;
-    start((struct service_options){.gated = true}, (struct http_params){0});
-    int fd = raw_connect(fixture.path), idle = raw_connect(fixture.path);
-    int half = raw_connect(fixture.path);
+    static struct http_response r;
+    http_fixture_start((struct service_options){.gated = true}, (struct http_params){0});
+    int fd = raw_connect(http_fixture.path), idle = raw_connect(http_fixture.path);
+    int half = raw_connect(http_fixture.path);
     post(fd, search_body(4, 1, USUAL));
-    say(half, "POST /search HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n{");
-    wait_for_queries(1);
-    gate_open(&fixture.service->gate);
-    http_destroy(fixture.http);
-    fixture.http = NULL;
-    assert_int_not_equal(access(fixture.path, F_OK), 0);
-    listen_for(fd, true, &r);
+    http_say(half, "POST /search HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n{");
+    http_fixture_wait_for_queries(1);
+    gate_open(&http_fixture.service->gate);
+    http_destroy(http_fixture.http);
+    http_fixture.http = NULL;
+    assert_int_not_equal(access(http_fixture.path, F_OK), 0);
+    http_listen_for(fd, true, &r);
     expect_hits(&r, 4, 1);
-    listen_for(idle, true, &r);
+    http_listen_for(idle, true, &r);
     assert_int_equal(r.status, 0);
-    listen_for(half, true, &r);
+    http_listen_for(half, true, &r);
     assert_int_equal(r.status, 0);
     close(fd);
     close(idle);
@@ -647,11 +487,11 @@ static void the_end_answers_what_is_in_flight(void **state)
 static void idle_connections_are_closed(void **state)
 {
     (void)state;
-    static struct response r;
-    start((struct service_options){0}, (struct http_params){.idle_s = 1});
-    int fd = raw_connect(fixture.path);
-    say(fd, "POST /search HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n{");
-    listen_for(fd, true, &r); /* or raw_connect()'s patience ends, which is longer */
+    static struct http_response r;
+    http_fixture_start((struct service_options){0}, (struct http_params){.idle_s = 1});
+    int fd = raw_connect(http_fixture.path);
+    http_say(fd, "POST /search HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n{");
+    http_listen_for(fd, true, &r); /* or raw_connect()'s patience ends, which is longer */
     char byte;
     assert_int_equal(recv(fd, &byte, 1, MSG_DONTWAIT), 0);
     close(fd);
@@ -660,19 +500,19 @@ static void idle_connections_are_closed(void **state)
 static void more_connections_than_the_limit_wait(void **state)
 {
     (void)state;
-    static struct response r;
-    start((struct service_options){0}, (struct http_params){.connections_max = 2});
+    static struct http_response r;
+    http_fixture_start((struct service_options){0}, (struct http_params){.connections_max = 2});
     int fds[3];
     for (int i = 0; i < 3; i++) {
-        fds[i] = raw_connect(fixture.path);
-        say(fds[i], "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
+        fds[i] = raw_connect(http_fixture.path);
+        http_say(fds[i], "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
         if (i < 2) {
-            listen_for(fds[i], true, &r);
+            http_listen_for(fds[i], true, &r);
             assert_int_equal(r.status, 200);
         }
     }
     close(fds[0]);
-    listen_for(fds[2], true, &r);
+    http_listen_for(fds[2], true, &r);
     assert_int_equal(r.status, 200);
     close(fds[1]);
     close(fds[2]);
@@ -683,20 +523,20 @@ static void users_who_are_not_let_in_get_403(void **state)
     (void)state;
     if (geteuid() != 0)
         skip(); /* our own user always is let in, and only root can be another */
-    static struct response r;
+    static struct http_response r;
     const struct peer_policy peers = {.user_count = 1, .users = {4711}};
-    start((struct service_options){0}, (struct http_params){.peers = &peers});
-    assert_int_equal(ask("GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")->status, 200);
-    assert_int_equal(chmod(fixture.path, 0777) | chmod(fixture.data->dir, 0755), 0);
+    http_fixture_start((struct service_options){0}, (struct http_params){.peers = &peers});
+    assert_int_equal(http_ask("GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")->status, 200);
+    assert_int_equal(chmod(http_fixture.path, 0777) | chmod(http_fixture.data->dir, 0755), 0);
     int pair[2];
     assert_int_equal(pipe(pair), 0);
     pid_t child = fork();
     if (child == 0) {
         if (setresuid(4712, 4712, 4712) != 0)
             _exit(2);
-        int fd = raw_connect(fixture.path);
-        say(fd, "POST /search HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}");
-        listen_for(fd, true, &r);
+        int fd = raw_connect(http_fixture.path);
+        http_say(fd, "POST /search HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}");
+        http_listen_for(fd, true, &r);
         bool told = write(pair[1], &r, sizeof(r)) == sizeof(r);
         _exit(told ? 0 : 3);
     }
@@ -710,7 +550,7 @@ static void users_who_are_not_let_in_get_403(void **state)
     int status;
     assert_int_equal(waitpid(child, &status, 0), child);
     assert_int_equal(status, 0);
-    expect_error(&r, 403, "denied", "uid 4712");
+    http_expect_error(&r, 403, "denied", "uid 4712");
 }
 
 struct caller {
@@ -723,15 +563,15 @@ struct caller {
 static void *caller_main(void *context)
 {
     struct caller *caller = context;
-    struct response *r = calloc(1, sizeof(*r));
-    int fd = raw_connect(fixture.path);
+    struct http_response *r = calloc(1, sizeof(*r));
+    int fd = raw_connect(http_fixture.path);
     for (uint32_t i = 0; r && i < ROUNDS; i++) {
         bool search = (i + caller->number) % 4 != 0;
         if (search)
             post(fd, search_body(i, 1 + i % 3, USUAL));
         else
-            say(fd, "GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n");
-        listen_for(fd, true, r);
+            http_say(fd, "GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n");
+        http_listen_for(fd, true, r);
         caller->wrong += r->status != 200;
         caller->wrong += search != (strstr(r->body, "\"results\":[{\"hits\":[{\"key\":") != NULL);
     }
@@ -744,7 +584,7 @@ static void callers_at_once_are_all_answered(void **state)
 {
     (void)state;
     struct caller callers[CALLERS];
-    start((struct service_options){.threads = 2}, (struct http_params){.slow_ms = 1});
+    http_fixture_start((struct service_options){.threads = 2}, (struct http_params){.slow_ms = 1});
     for (uint32_t i = 0; i < CALLERS; i++) {
         callers[i] = (struct caller){.number = i};
         assert_int_equal(pthread_create(&callers[i].thread, NULL, caller_main, &callers[i]), 0);
@@ -754,12 +594,12 @@ static void callers_at_once_are_all_answered(void **state)
         assert_int_equal(callers[i].wrong, 0);
     }
     struct http_stats stats;
-    http_counters_get(&fixture.counters, &stats);
+    http_counters_get(&http_fixture.counters, &stats);
     assert_int_equal(stats.requests, CALLERS * ROUNDS);
     assert_int_equal(stats.errors, 0);
 }
 
-#define TEST(name) cmocka_unit_test_teardown(name, test_teardown)
+#define TEST(name) cmocka_unit_test_teardown(name, http_fixture_test_teardown)
 
 int main(void)
 {
@@ -786,5 +626,5 @@ int main(void)
         TEST(users_who_are_not_let_in_get_403),
         TEST(callers_at_once_are_all_answered),
     };
-    return cmocka_run_group_tests(tests, group_setup, group_teardown);
+    return cmocka_run_group_tests(tests, http_fixture_group_setup, http_fixture_group_teardown);
 }

@@ -1,6 +1,6 @@
 /*
- * test_http_search.c - the JSON of POST /search where no server is needed: limits, element types,
- * and numbers that other JSON writers would round. What is refused is told in test_http.c.
+ * test_http_search.c - the JSON of POST /search where no server is needed: element types, and
+ * numbers that other JSON writers would round. What is refused is told in test_http.c.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,24 +15,6 @@
 #include <string.h>
 
 #include "query/http_search.h"
-
-static void too_many_values_are_refused_before_they_are_parsed(void **state)
-{
-    (void)state;
-    struct error err;
-    struct http_search search;
-    const struct protocol_shape shape = {ELEMENT_U8, VECTOR_DIM_MAX, PROTOCOL_QUERIES_MAX,
-                                         METRIC_L2};
-    size_t length = 4u << 20;
-    char *text = malloc(length);
-    assert_non_null(text);
-    for (size_t i = 0; i < length; i += 2)
-        memcpy(text + i, "0,", 2);
-    memcpy(text, "{\"vector\":[", 11);
-    assert_int_equal(http_search_parse(text, length, &shape, &search, &err), STATUS_INVALID);
-    assert_non_null(strstr(err.text, "1048576"));
-    free(text);
-}
 
 static void values_are_checked_for_the_element_type(void **state)
 {
@@ -69,23 +51,15 @@ static void keys_beyond_doubles_are_printed_in_full(void **state)
     struct search_hit hits[] = {{.key = UINT64_MAX, .distance = 1.5f},
                                 {.key = (UINT64_C(1) << 53) + 1, .distance = INFINITY}};
     struct search_query query = {.hits = hits, .hit_count = 2, .flags = SEARCH_DEGRADED};
-    const struct http_search_origin origin = {.generation_low = 1, .trace_id = 2};
+    const struct http_search_context context = {.origin = {.generation_low = 1, .trace_id = 2}};
     struct error err;
     char *text = NULL;
-    assert_int_equal(http_search_format(&origin, &query, 1, &text, &err), STATUS_OK);
+    assert_int_equal(http_search_format(&context, &query, 1, &text, &err), STATUS_OK);
     assert_string_equal(
         text, "{\"generation\":\"00000000000000000000000000000001\",\"trace_id\":"
               "\"0000000000000002\",\"results\":[{\"hits\":[{\"key\":18446744073709551615,"
               "\"distance\":1.5},{\"key\":9007199254740993,\"distance\":null}],"
               "\"degraded\":true,\"reads\":0}]}\n");
-    free(text);
-}
-
-static void errors_are_json_whatever_they_quote(void **state)
-{
-    (void)state;
-    char *text = http_error_format(STATUS_BUSY, "a \"b\\c\" \x01\xff");
-    assert_string_equal(text, "{\"error\":\"a \\\"b\\\\c\\\" ??\",\"status\":\"busy\"}\n");
     free(text);
 }
 
@@ -189,19 +163,19 @@ static void a_page_says_where_the_next_begins(void **state)
     const struct question question = {.common = {.search_list = 20, .search_ratio = 1.5f},
                                       .expected_recall = 0.75f,
                                       .match_estimate = 33};
-    const struct http_search_origin origin = {.asked = &asked, .question = &question};
+    const struct http_search_context context = {.asked = &asked, .question = &question};
     struct error err;
     char *text = NULL;
     query.stats.filter_plan = SEARCH_FILTER_SCAN;
     query.flags = SEARCH_TRUNCATED;
-    assert_int_equal(http_search_format(&origin, &query, 1, &text, &err), STATUS_OK);
+    assert_int_equal(http_search_format(&context, &query, 1, &text, &err), STATUS_OK);
     assert_non_null(strstr(text, "\"truncated\":true,\"last\":false,\"next\":{\"key\":9,"
                                  "\"distance\":2,\"rank\":6},\"reads\":0}],\"search_list\":20,"
                                  "\"search_ratio\":1.5,\"expected_recall\":0.75,\"filter_plan\":"
                                  "\"scan\",\"match_estimate\":33}\n"));
     free(text);
     query.hit_count = 1;
-    assert_int_equal(http_search_format(&origin, &query, 1, &text, &err), STATUS_OK);
+    assert_int_equal(http_search_format(&context, &query, 1, &text, &err), STATUS_OK);
     assert_non_null(strstr(text, "\"last\":true,\"reads\":0}]"));
     free(text);
 }
@@ -209,13 +183,11 @@ static void a_page_says_where_the_next_begins(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(too_many_values_are_refused_before_they_are_parsed),
         cmocka_unit_test(values_are_checked_for_the_element_type),
         cmocka_unit_test(keys_beyond_doubles_are_printed_in_full),
         cmocka_unit_test(what_is_asked_beside_vectors_is_read),
         cmocka_unit_test(what_is_wrong_beside_vectors_is_named),
         cmocka_unit_test(a_page_says_where_the_next_begins),
-        cmocka_unit_test(errors_are_json_whatever_they_quote),
         cmocka_unit_test(defaults_are_those_that_are_documented),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -54,9 +54,9 @@ only() {
 
 check_owners() {
     only 'liburing\.h' 'query/block_io_uring\.c'
-    # One writer and reader of JSON on disk, two of JSON on the wire, one reader of statistics.
+    # One writer and reader of JSON on disk, three of JSON on the wire, one reader of statistics.
     only 'cjson/cJSON\.h' \
-        'layout/manifest_json\.c|query/(stats_json|http_search)\.c|tools/top\.c|tests/.*\.c'
+        'layout/manifest_json\.c|query/(stats_json|http_json|http_search)\.c|tools/top\.c|tests/.*\.c'
     only 'microhttpd\.h' 'query/http\.c'
     only '(hwloc(/.*)?|numa|numaif)\.h' 'common/topology\.c'
     only 'linux/mempolicy\.h' 'common/topology\.c|tests/test_topology\.c'

@@ -1,0 +1,74 @@
+/*
+ * test_http_json.c - what the JSON of all POSTs has in common, where no request's kind matters.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/memory.h"
+#include "query/http_json.h"
+
+static void too_many_values_are_refused_before_they_are_parsed(void **state)
+{
+    (void)state;
+    struct error err;
+    struct cJSON *root = NULL;
+    size_t length = 4u << 20;
+    char *text = malloc(length);
+    assert_non_null(text);
+    for (size_t i = 0; i < length; i += 2)
+        memcpy(text + i, "0,", 2);
+    memcpy(text, "{\"vector\":[", 11);
+    assert_int_equal(http_json_parse(text, length, &root, &err), STATUS_INVALID);
+    assert_non_null(strstr(err.text, "1048576"));
+    assert_null(root);
+    free(text);
+}
+
+/* What is within strings is text. */
+static void nesting_is_refused_before_it_is_parsed(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        enum status status;
+    } cases[] = {
+        {"{\"a\":[[1],[2]]}", STATUS_OK},
+        {"{\"a\":[[[1]]]}", STATUS_INVALID},
+        {"{\"a\":\"[[[[{{{{\"}", STATUS_OK},
+        {"{\"a\":\"\\\"[[[[\"}", STATUS_OK},
+        {"{\"a\":\"\\\\\",\"b\":[[[1]]]}", STATUS_INVALID},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        struct cJSON *root = NULL;
+        struct error err;
+        enum status status = http_json_parse(cases[i].text, strlen(cases[i].text), &root, &err);
+        assert_int_equal(status, cases[i].status);
+        assert_true(status == STATUS_OK || strstr(err.text, "nested deeper than 3"));
+        http_json_free(root);
+    }
+}
+
+static void errors_are_json_whatever_they_quote(void **state)
+{
+    (void)state;
+    char *text = http_json_error(STATUS_BUSY, "a \"b\\c\" \x01\xff");
+    assert_string_equal(text, "{\"error\":\"a \\\"b\\\\c\\\" ??\",\"status\":\"busy\"}\n");
+    free(text);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(too_many_values_are_refused_before_they_are_parsed),
+        cmocka_unit_test(nesting_is_refused_before_it_is_parsed),
+        cmocka_unit_test(errors_are_json_whatever_they_quote),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
