@@ -30,7 +30,7 @@ from typing import (
 
 from . import wire
 from .channel import Channel
-from .errors import Busy, InvalidRequest, NightjarError, ProtocolError, error_of
+from .errors import Busy, ConnectionLost, InvalidRequest, NightjarError, ProtocolError, error_of
 
 T = TypeVar("T")
 
@@ -230,6 +230,9 @@ class Connection:
             self._forget(pending)
 
     def _forget(self, pending: Pending[T]) -> None:
+        if not pending._settled:
+            # Nothing will be under way then, as if all had been answered.
+            pending._error = ConnectionLost(f"{self.path}: the request was given up")
         for request_id in pending._in_flight:
             del self._in_flight[request_id]
             self._forgotten.add(request_id)

@@ -8,6 +8,7 @@ import struct
 import threading
 import unittest
 from typing import Iterator, List
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from fake_daemon import (
     hello_ok,
     search_ok,
 )
+from nightjar.channel import Channel
 
 QUERY = np.zeros(DIM, np.float32)
 
@@ -33,6 +35,20 @@ QUERY = np.zeros(DIM, np.float32)
 def searched(*pieces: bytes) -> FakeDaemon:
     """Greets well and answers a search with these bytes."""
     return FakeDaemon(lambda request: good(request) if request.type == 1 else list(pieces))
+
+
+class HeldBack:
+    """Answers searches with the same bytes, not before `go_on`."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self._pieces = pieces
+        self.go_on = threading.Event()
+
+    def __call__(self, request: Request) -> List[bytes]:
+        if request.type == 1:
+            return good(request)
+        self.go_on.wait(60)
+        return list(self._pieces)
 
 
 def pieces_of(piece: bytes, _: Request) -> List[bytes]:
@@ -116,6 +132,35 @@ class BrokenAnswers(unittest.TestCase):
             with nightjar.connect(fake.path) as index:
                 with self.assertRaisesRegex(nightjar.InvalidRequest, "a\ufffdb"):
                     index.search(QUERY, k=3)
+
+
+class GivenUp(unittest.TestCase):
+    """A request that ended without an answer has none later either."""
+
+    def asked_again(self, pending: nightjar.Pending[nightjar.SearchResult]) -> None:
+        for _ in range(2):
+            self.assertTrue(pending.done)
+            with self.assertRaisesRegex(nightjar.ConnectionLost, "given up"):
+                pending.result()
+
+    def test_after_the_connection_was_lost(self) -> None:
+        for piece in (b"", frame(SEARCH_OK, 77, b"")):
+            answer = HeldBack(piece)
+            with FakeDaemon(answer) as fake, nightjar.connect(fake.path) as index:
+                pending = index.submit(QUERY, k=3)
+                answer.go_on.set()
+                with self.assertRaises((nightjar.ConnectionLost, nightjar.ProtocolError)):
+                    pending.result()
+                self.asked_again(pending)
+
+    def test_after_an_interrupt(self) -> None:
+        with searched() as fake, nightjar.connect(fake.path) as index:
+            pending = index.submit(QUERY, k=3)
+            with mock.patch.object(Channel, "_ready", side_effect=KeyboardInterrupt):
+                with self.assertRaises(KeyboardInterrupt):
+                    pending.result()
+            self.assertTrue(index.closed)
+            self.asked_again(pending)
 
 
 class Statuses(unittest.TestCase):
