@@ -5,7 +5,8 @@ not read: who sends without receiving would end in a deadlock or be cut off. So 
 non-blocking, and every wait is for both directions at once (poll): what is to be sent goes out as
 there is room, and what arrives is taken meanwhile.
 
-Any failure closes the channel for good, since nobody knows then how much of a frame is under way.
+After any failure, an interrupt too, nobody knows how much of a frame is under way: who uses the
+channel closes it then, for good.
 """
 
 from __future__ import annotations
@@ -100,16 +101,11 @@ class Channel:
         """
         if self._lost is not None:
             raise ConnectionLost(f"{self.path}: the connection is gone: {self._lost}")
-        try:
-            self._send()
-            if wait and not self._ready(self._timeout):
-                self._lose(f"silent for {self._timeout:g} s")
-            self._send()
-            return self._receive()
-        except BaseException as error:
-            # Also an interrupt: it may have come between a system call and the note of it.
-            self.close(str(error) or type(error).__name__)
-            raise
+        self._send()
+        if wait and not self._ready(self._timeout):
+            self._lose(f"silent for {self._timeout:g} s")
+        self._send()
+        return self._receive()
 
     def _ready(self, timeout: Optional[float]) -> bool:
         events = select.POLLIN | (select.POLLOUT if self._outgoing else 0)

@@ -244,13 +244,14 @@ class Connection:
             self._to_send.append(pending)
 
     def _step(self, wait: bool) -> None:
-        self._encode()
-        for frame in self._channel.step(wait):
-            try:
+        try:
+            self._encode()
+            for frame in self._channel.step(wait):
                 self._dispatch(frame)
-            except ProtocolError as error:
-                self._channel.close(str(error))
-                raise
+        except BaseException as error:
+            # Also an interrupt: half a frame may be queued, or sent, or its answer dropped.
+            self._channel.close(str(error) or type(error).__name__)
+            raise
 
     def _encode(self) -> None:
         while self._to_send and self._channel.unsent_bytes < _UNSENT_BYTES:
@@ -274,9 +275,7 @@ class Connection:
             pending._answered(frame.request_id, part, frame)
         elif frame.request_id == 0 and frame.type == wire.Type.ERROR:
             # About the connection as a whole, which the daemon closes after it.
-            error = wire.parse_error(frame.payload)
-            self._channel.close(str(error))
-            raise error
+            raise wire.parse_error(frame.payload)
         elif frame.request_id in self._forgotten:
             self._forgotten.discard(frame.request_id)
         else:

@@ -7,7 +7,7 @@ import itertools
 import struct
 import threading
 import unittest
-from typing import Iterator, List
+from typing import Callable, Iterator, List
 from unittest import mock
 
 import numpy as np
@@ -27,7 +27,10 @@ from fake_daemon import (
     hello_ok,
     search_ok,
 )
+from nightjar import wire
+from nightjar.calls import SearchCall
 from nightjar.channel import Channel
+from nightjar.connection import Part
 
 QUERY = np.zeros(DIM, np.float32)
 
@@ -161,6 +164,43 @@ class GivenUp(unittest.TestCase):
                     pending.result()
             self.assertTrue(index.closed)
             self.asked_again(pending)
+
+
+class Interrupts(unittest.TestCase):
+    """Ctrl-C wherever it comes: frames that are half queued or half taken end the connection."""
+
+    def interrupted(self, owner: type, method: str, effect: Callable[..., None]) -> None:
+        with FakeDaemon(good) as fake, nightjar.connect(fake.path) as index:
+            with mock.patch.object(owner, method, autospec=True, side_effect=effect):
+                with self.assertRaises(KeyboardInterrupt):
+                    index.search(QUERY, k=3)
+            self.assertTrue(index.closed)
+            with self.assertRaisesRegex(nightjar.ConnectionLost, "gone: KeyboardInterrupt"):
+                index.search(QUERY, k=3)
+
+    def test_while_a_frame_is_queued(self) -> None:
+        put = Channel.put
+
+        def put_half(channel: Channel, buffers: List[wire.Buffer]) -> None:
+            put(channel, buffers[:1])
+            raise KeyboardInterrupt
+
+        self.interrupted(Channel, "put", put_half)
+
+    def test_while_it_is_sent(self) -> None:
+        send = Channel._send
+
+        def send_all(channel: Channel) -> None:
+            send(channel)
+            raise KeyboardInterrupt
+
+        self.interrupted(Channel, "_send", send_all)
+
+    def test_while_an_answer_is_taken(self) -> None:
+        def accept(call: SearchCall, part: Part, frame: wire.Frame) -> None:
+            raise KeyboardInterrupt
+
+        self.interrupted(SearchCall, "accept", accept)
 
 
 class Statuses(unittest.TestCase):
