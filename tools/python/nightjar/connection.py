@@ -203,8 +203,9 @@ class Connection:
     def start(self, call: Call[T], parts: Sequence[Part]) -> Pending[T]:
         """Begins a request; sends what there is room for, and never waits."""
         pending = Pending(self, call, parts)
-        self._to_send.append(pending)
-        self.advance()
+        with self._exclusively():
+            self._to_send.append(pending)
+            self._step(wait=False)
         return pending
 
     def advance(self) -> None:

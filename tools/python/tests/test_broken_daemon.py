@@ -408,10 +408,14 @@ class Sharing(unittest.TestCase):
             other.start()
             self.assertTrue(asked.wait(60))
             with self.assertRaisesRegex(RuntimeError, "another thread"):
-                index.search(QUERY, k=3)
+                index.search(QUERY, k=2)
             go_on.set()
             other.join(60)
             self.assertEqual(answers[0].keys.tolist(), [[0, 1, 2]])
+            self.assertEqual(index.search(QUERY, k=1).keys.tolist(), [[0]])
+        # What was refused was not sent either.
+        searches = [request for request in fake.requests if request.type == 3]
+        self.assertEqual([struct.unpack_from("<I", s.payload, 4)[0] for s in searches], [3, 1])
 
 
 class Streams(unittest.TestCase):
