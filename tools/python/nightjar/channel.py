@@ -39,10 +39,8 @@ def _connect(path: str) -> socket.socket:
 class Channel:
     """A connection; used by one thread at a time."""
 
-    def __init__(self, path: str, timeout: Optional[float]) -> None:
-        """`timeout`: seconds without a byte in either direction until the daemon is given up."""
+    def __init__(self, path: str) -> None:
         self.path = path
-        self._timeout = timeout
         self._lost: Optional[str] = None
         try:
             self._socket = _connect(path)
@@ -93,17 +91,17 @@ class Channel:
                 )
                 self.unsent_bytes += view.nbytes
 
-    def step(self, wait: bool) -> List[wire.Frame]:
+    def step(self, wait: bool, timeout: Optional[float] = None) -> List[wire.Frame]:
         """Sends and receives what is possible now; returns the frames that became whole.
 
         With `wait`, not before something could be sent or received: ConnectionLost if that takes
-        longer than the timeout.
+        longer than `timeout` seconds.
         """
         if self._lost is not None:
             raise ConnectionLost(f"{self.path}: the connection is gone: {self._lost}")
         self._send()
-        if wait and not self._ready(self._timeout):
-            self._lose(f"silent for {self._timeout:g} s")
+        if wait and not self._ready(timeout):
+            self._lose(f"silent for {timeout:g} s")
         self._send()
         return self._receive()
 

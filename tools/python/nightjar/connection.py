@@ -100,6 +100,8 @@ class Pending(Generic[T]):
         self._error: Optional[NightjarError] = None
         self._result: Optional[T] = None
         self._finished = False
+        # Seconds without a byte in either direction until the daemon is given up.
+        self.timeout = connection.timeout
 
     @property
     def done(self) -> bool:
@@ -166,7 +168,8 @@ class Connection:
     """A channel and the requests on it; used by one thread at a time, which is checked."""
 
     def __init__(self, path: str, timeout: Optional[float], retry: Retry) -> None:
-        self._channel = Channel(path, timeout)
+        self._channel = Channel(path)
+        self.timeout = timeout
         self.retry = retry
         self._to_send: Deque["Pending[Any]"] = deque()
         self._in_flight: Dict[int, Tuple["Pending[Any]", Part]] = {}
@@ -221,7 +224,7 @@ class Connection:
                     if pending._refused:
                         pending._try_again()
                         self._queue(pending)
-                    self._step(wait=True)
+                    self._step(wait=True, timeout=pending.timeout)
             finally:
                 self._forget(pending)
 
@@ -244,10 +247,10 @@ class Connection:
         if pending._unsent and pending not in self._to_send:
             self._to_send.append(pending)
 
-    def _step(self, wait: bool) -> None:
+    def _step(self, wait: bool, timeout: Optional[float] = None) -> None:
         try:
             self._encode()
-            for frame in self._channel.step(wait):
+            for frame in self._channel.step(wait, timeout):
                 self._dispatch(frame)
         except BaseException as error:
             # Also an interrupt: half a frame may be queued, or sent, or its answer dropped.

@@ -102,8 +102,12 @@ class Index:
         return self._ask(wire.Type.HELLO, wire.hello(wire.Feature(0)), wire.parse_hello_ok)
 
     def _ask(self, kind: wire.Type, payload: bytes, parse: Callable[[memoryview], T]) -> T:
-        call = SimpleCall(kind, payload, parse)
-        return self._connection.start(call, [Part(0, 1)]).result()
+        return self._start(kind, payload, parse).result()
+
+    def _start(
+        self, kind: wire.Type, payload: bytes, parse: Callable[[memoryview], T]
+    ) -> Pending[T]:
+        return self._connection.start(SimpleCall(kind, payload, parse), [Part(0, 1)])
 
     # --- searches ----------------------------------------------------------------------------
 
@@ -308,9 +312,16 @@ class Index:
         """The same in Prometheus' text format."""
         return self._ask(wire.Type.STATS, wire.stats(1), wire.text_of)
 
-    def reload(self) -> wire.Reload:
-        """Has the daemon serve what is published now; only its own user and root may ask."""
-        return self._ask(wire.Type.RELOAD, b"", wire.parse_reload_ok)
+    def reload(self, timeout: Optional[float] = None) -> wire.Reload:
+        """Has the daemon serve what is published now; only its own user and root may ask.
+
+        The answer comes when the swap is done, minutes later for a large generation. timeout:
+        seconds until the daemon is given up (ConnectionLost), which may swap all the same; the
+        connection's own does not count here.
+        """
+        pending = self._start(wire.Type.RELOAD, b"", wire.parse_reload_ok)
+        pending.timeout = timeout
+        return pending.result()
 
     # --- how requests are made ---------------------------------------------------------------
 

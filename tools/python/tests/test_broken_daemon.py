@@ -7,7 +7,7 @@ import itertools
 import struct
 import threading
 import unittest
-from typing import Callable, Iterator, List
+from typing import Callable, Iterator, List, Optional
 from unittest import mock
 
 import numpy as np
@@ -129,6 +129,27 @@ class BrokenAnswers(unittest.TestCase):
         with searched() as fake, nightjar.connect(fake.path, timeout=0.05) as index:
             with self.assertRaisesRegex(nightjar.ConnectionLost, "silent for 0.05 s"):
                 index.search(QUERY, k=3)
+
+    def test_a_reload_has_a_limit_of_its_own(self) -> None:
+        limits: List[Optional[float]] = []
+        ready = Channel._ready
+
+        def noted(channel: Channel, timeout: Optional[float]) -> bool:
+            limits.append(timeout)
+            answer.go_on.set()
+            return ready(channel, timeout)
+
+        for limit in (None, 90.0):
+            answer = HeldBack(frame(10, 2, struct.pack("<QQII", 1, 2, 1, 0)))
+            limits.clear()
+            with FakeDaemon(answer) as fake, nightjar.connect(fake.path, timeout=60) as index:
+                with mock.patch.object(Channel, "_ready", noted):
+                    reload = index.reload() if limit is None else index.reload(limit)
+            self.assertTrue(reload.swapped)
+            self.assertEqual(set(limits), {limit})
+        with searched() as fake, nightjar.connect(fake.path) as index:
+            with self.assertRaisesRegex(nightjar.ConnectionLost, "silent for 0.05 s"):
+                index.reload(timeout=0.05)
 
     def test_text_that_is_no_utf8(self) -> None:
         with searched(frame(ERROR, 2, error(1, b"a\xffb"))) as fake:
