@@ -96,6 +96,7 @@ class Pending(Generic[T]):
         self._unsent: Deque[Part] = deque(parts)
         self._in_flight: Set[int] = set()
         self._refused: List[Part] = []
+        self._retry_at: Optional[float] = None  # by the monotonic clock
         self._attempt = 0
         self._error: Optional[NightjarError] = None
         self._result: Optional[T] = None
@@ -107,7 +108,11 @@ class Pending(Generic[T]):
     def done(self) -> bool:
         """Whether `result()` would return or raise at once. Takes what has arrived; never waits."""
         if not self._settled and not self._connection.closed:
-            self._connection.advance()
+            try:
+                self._connection.advance(self)
+            except NightjarError as error:
+                if not self._settled:
+                    self._error = error
         return self._settled or self._connection.closed
 
     def result(self) -> T:
@@ -155,13 +160,19 @@ class Pending(Generic[T]):
             error = type(error)(f"{self._call.items} {part.first} to {last}: {error}")
         self._error = error
 
-    def _try_again(self) -> None:
-        """Once all else is answered: what was refused, a while later."""
-        if self._refused and not self._unsent and not self._in_flight:
+    def _retry_in(self) -> Optional[float]:
+        """Seconds until what was refused is asked again, which is once all else is answered."""
+        if not self._refused or self._unsent or self._in_flight:
+            return None
+        if self._retry_at is None:
             self._attempt += 1
-            time.sleep(self._connection.retry.delay(self._attempt))
-            self._unsent.extend(self._refused)
-            self._refused.clear()
+            self._retry_at = time.monotonic() + self._connection.retry.delay(self._attempt)
+        return max(0.0, self._retry_at - time.monotonic())
+
+    def _retry(self) -> None:
+        self._retry_at = None
+        self._unsent.extend(self._refused)
+        self._refused.clear()
 
 
 class Connection:
@@ -211,9 +222,11 @@ class Connection:
             self._step(wait=False)
         return pending
 
-    def advance(self) -> None:
-        """Sends and receives what is possible now."""
+    def advance(self, pending: Pending[T]) -> None:
+        """Sends and receives what is possible now, with the request's retry if that is due."""
         with self._exclusively():
+            if pending._retry_in() == 0:
+                self._retry(pending)
             self._step(wait=False)
 
     def wait(self, pending: Pending[T]) -> None:
@@ -221,9 +234,10 @@ class Connection:
         with self._exclusively():
             try:
                 while not pending._settled:
-                    if pending._refused:
-                        pending._try_again()
-                        self._queue(pending)
+                    retry_in = pending._retry_in()
+                    if retry_in is not None:
+                        time.sleep(retry_in)
+                        self._retry(pending)
                     self._step(wait=True, timeout=pending.timeout)
             finally:
                 self._forget(pending)
@@ -243,9 +257,9 @@ class Connection:
         pending._in_flight.clear()
         pending._unsent.clear()
 
-    def _queue(self, pending: Pending[T]) -> None:
-        if pending._unsent and pending not in self._to_send:
-            self._to_send.append(pending)
+    def _retry(self, pending: Pending[T]) -> None:
+        pending._retry()
+        self._to_send.append(pending)
 
     def _step(self, wait: bool, timeout: Optional[float] = None) -> None:
         try:

@@ -6,6 +6,7 @@ import functools
 import itertools
 import struct
 import threading
+import time
 import unittest
 from typing import Callable, Iterator, List, Optional
 from unittest import mock
@@ -177,6 +178,26 @@ class GivenUp(unittest.TestCase):
                     pending.result()
                 self.asked_again(pending)
 
+    def test_it_is_done_then(self) -> None:
+        for piece, kind, message in (
+            (b"", nightjar.ConnectionLost, "hung up|reset"),
+            (frame(SEARCH_OK, 77, b""), nightjar.ProtocolError, "request 77"),
+        ):
+            answer = HeldBack(piece)
+            with FakeDaemon(answer) as fake, nightjar.connect(fake.path) as index:
+                pending, other = index.submit(QUERY, k=3), index.submit(QUERY, k=3)
+                self.assertFalse(pending.done)
+                answer.go_on.set()
+                end = time.monotonic() + 60
+                while not pending.done:
+                    self.assertLess(time.monotonic(), end)
+                self.assertTrue(index.closed)
+                with self.assertRaisesRegex(kind, message):
+                    pending.result()
+                self.assertTrue(other.done)
+                with self.assertRaisesRegex(nightjar.ConnectionLost, message):
+                    other.result()
+
     def test_after_an_interrupt(self) -> None:
         with searched() as fake, nightjar.connect(fake.path) as index:
             pending = index.submit(QUERY, k=3)
@@ -292,6 +313,23 @@ class BusyRetries(unittest.TestCase):
                     with self.assertRaises(nightjar.Busy):
                         index.search(QUERY, k=1)
                 self.assertEqual(busy[0], 1 + retries)
+
+    def test_they_happen_while_it_is_only_asked_whether_it_is_done(self) -> None:
+        refused = iter([True, True, False])
+
+        def answer(request: Request) -> List[bytes]:
+            if request.type != 1 and next(refused):
+                return [frame(ERROR, request.request_id, error(8, b"busy"))]
+            return good(request)
+
+        with FakeDaemon(answer) as fake:
+            with nightjar.connect(fake.path, busy_retries=2, busy_backoff=0.001) as index:
+                pending = index.submit(QUERY, k=2)
+                end = time.monotonic() + 60
+                while not pending.done:
+                    self.assertLess(time.monotonic(), end)
+                self.assertEqual(pending.result().keys.tolist(), [[0, 1]])
+        self.assertEqual(len(fake.requests), 1 + 3)
 
     def test_connecting_too(self) -> None:
         taken = iter([True, True, False])
