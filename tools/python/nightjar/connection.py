@@ -179,7 +179,7 @@ class Connection:
     """A channel and the requests on it; used by one thread at a time, which is checked."""
 
     def __init__(self, path: str, timeout: Optional[float], retry: Retry) -> None:
-        self._channel = Channel(path)
+        self._channel = Channel(path, timeout)
         self.timeout = timeout
         self.retry = retry
         self._to_send: Deque["Pending[Any]"] = deque()

@@ -319,6 +319,7 @@ class Index:
         seconds until the daemon is given up (ConnectionLost), which may swap all the same; the
         connection's own does not count here.
         """
+        _check_timeout(timeout)
         pending = self._start(wire.Type.RELOAD, b"", wire.parse_reload_ok)
         pending.timeout = timeout
         return pending.result()
@@ -434,13 +435,14 @@ def connect(
 ) -> Index:
     """Connects to the daemon whose socket is at `path`.
 
-    timeout: seconds without a byte from or to the daemon until it is given up (ConnectionLost);
-        None: never. How long a query may take is `search`'s timeout.
+    timeout: seconds without a byte from or to the daemon until it is given up (ConnectionLost), and
+        for it to accept the connection; None: never. How long a query may take is `search`'s timeout.
     busy_retries: how often a request that is refused as busy is tried again before Busy is raised,
     busy_backoff: seconds before the first time, twice that before the second, ... (at most 2 s).
     """
     if busy_retries < 0 or busy_backoff < 0:
         raise ValueError("busy_retries and busy_backoff are not negative")
+    _check_timeout(timeout)
     retry = Retry(busy_retries, busy_backoff)
     attempt = 0
     while True:
@@ -481,6 +483,11 @@ def _u32(name: str, value: int, least: int) -> int:
     if number != value or not least <= number < 1 << 32:
         raise ValueError(f"{name} {value}: a whole number from {least} on is wanted")
     return number
+
+
+def _check_timeout(timeout: Optional[float]) -> None:
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"timeout {timeout}: seconds above 0 are wanted")
 
 
 def _timeout_ms(timeout: Optional[float]) -> int:

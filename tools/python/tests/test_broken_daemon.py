@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
+import socket
 import struct
+import tempfile
 import threading
 import time
 import unittest
@@ -157,6 +160,65 @@ class BrokenAnswers(unittest.TestCase):
             with nightjar.connect(fake.path) as index:
                 with self.assertRaisesRegex(nightjar.InvalidRequest, "a\ufffdb"):
                     index.search(QUERY, k=3)
+
+
+class Connecting(unittest.TestCase):
+    """To a daemon that accepts nobody, while as many wait as may."""
+
+    def setUp(self) -> None:
+        directory = tempfile.TemporaryDirectory(prefix="nightjar-full-")
+        self.addCleanup(directory.cleanup)
+        self.path = os.path.join(directory.name, "s")
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.addCleanup(self.listener.close)
+        self.listener.bind(self.path)
+        self.listener.listen(0)
+        while True:
+            waiting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.addCleanup(waiting.close)
+            waiting.setblocking(False)
+            try:
+                waiting.connect(self.path)
+            except BlockingIOError:
+                return
+
+    def test_it_ends(self) -> None:
+        errors: List[str] = []
+
+        def connect() -> None:
+            try:
+                nightjar.connect(self.path, timeout=0.05)
+            except nightjar.ConnectionLost as error:
+                errors.append(str(error))
+
+        thread = threading.Thread(target=connect, daemon=True)
+        thread.start()
+        thread.join(60)
+        self.assertEqual(errors, [f"{self.path}: accepts nobody for 0.05 s"])
+
+    def test_it_goes_on_when_there_is_room(self) -> None:
+        def accept(_: float) -> None:
+            self.addCleanup(self.listener.accept()[0].close)
+
+        for timeout in (60.0, None):
+            with mock.patch("time.sleep", accept):
+                channel = Channel(self.path, timeout)
+            self.assertFalse(channel.closed)
+            channel.close()
+
+    def test_timeouts_of_any_length(self) -> None:
+        for wrong in (0, -1, float("nan")):
+            with self.assertRaisesRegex(ValueError, f"timeout {wrong}"):
+                nightjar.connect(self.path, timeout=wrong)
+        for longest in (3e6, float("inf"), None):
+            answer = HeldBack(b"")
+            with FakeDaemon(answer) as fake, nightjar.connect(fake.path, timeout=longest) as index:
+                with self.assertRaisesRegex(ValueError, "timeout 0"):
+                    index.reload(timeout=0)
+                pending = index.submit(QUERY, k=3)
+                answer.go_on.set()
+                with self.assertRaisesRegex(nightjar.ConnectionLost, "hung up"):
+                    pending.result()
 
 
 class GivenUp(unittest.TestCase):
