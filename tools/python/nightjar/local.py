@@ -84,25 +84,30 @@ class Daemon:
 
         Returns when it answers; ProgramFailed when it does not start.
         """
+        self._owner = os.getpid()
+        self._process: Optional["subprocess.Popen[bytes]"] = None
         self._directory = tempfile.mkdtemp(prefix="nightjar-")
         self.socket = os.fspath(socket or os.path.join(self._directory, "socket"))
         self._log = os.path.join(self._directory, "log")
-        command: List[str] = [program("nightjard"), "--socket", self.socket, *options_of(options)]
-        with open(self._log, "wb") as log:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
         atexit.register(self.stop)
         try:
-            self._wait_for_start()
+            arguments = ["--socket", self.socket, *options_of(options)]
+            with open(self._log, "wb") as log:
+                self._process = subprocess.Popen(
+                    [program("nightjard"), *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
+            self._wait_for_start(self._process)
         except BaseException:
             self.stop()
             raise
 
-    def _wait_for_start(self) -> None:
+    def _wait_for_start(self, process: "subprocess.Popen[bytes]") -> None:
         end = time.monotonic() + _START_S_MAX
         while True:
-            status = self._process.poll()
+            status = process.poll()
             if status is not None:
                 raise ProgramFailed(self._last_line() or f"nightjard ended with status {status}")
             try:
@@ -132,6 +137,7 @@ class Daemon:
     @property
     def pid(self) -> int:
         """Of the process."""
+        assert self._process is not None
         return self._process.pid
 
     def connect(self, **options: Any) -> Index:
@@ -144,9 +150,14 @@ class Daemon:
             return int(index.stats()["process"]["resident_bytes"])
 
     def stop(self) -> None:
-        """Has it answer what is in flight and end; may be repeated."""
+        """Has it answer what is in flight and end; may be repeated.
+
+        In a process that was forked meanwhile, nothing: the daemon is not that one's.
+        """
         atexit.unregister(self.stop)
-        if self._process.poll() is None:
+        if os.getpid() != self._owner:
+            return
+        if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:
                 self._process.wait(_STOP_S_MAX)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
+import tempfile
 import unittest
 from typing import Iterator
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -272,6 +275,17 @@ class Connections(unittest.TestCase):
             self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), 0)
             self.assertEqual(index.search(support.data("u8").queries[0], k=1).keys.shape, (1, 1))
 
+    def test_a_forked_process_leaves_the_daemon(self) -> None:
+        with support.daemon() as daemon:
+            child = os.fork()
+            if child == 0:
+                try:
+                    daemon.stop()
+                finally:
+                    os._exit(0)
+            os.waitpid(child, 0)
+            daemon.connect().close()
+
     def test_all_connections_taken(self) -> None:
         with support.daemon(max_connections=1) as daemon:
             with daemon.connect():
@@ -282,6 +296,17 @@ class Connections(unittest.TestCase):
     def test_daemon_that_does_not_start(self) -> None:
         with self.assertRaisesRegex(local.ProgramFailed, "nosuch"):
             local.Daemon(index="nosuch")
+
+    def test_a_daemon_that_cannot_be_run_leaves_nothing(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            with mock.patch.object(tempfile, "tempdir", directory):
+                with mock.patch.dict(os.environ, {"PATH": directory, "NIGHTJAR_BUILD": ""}):
+                    with self.assertRaisesRegex(local.ProgramFailed, "not in PATH"):
+                        local.Daemon(index="nosuch")
+                with mock.patch.object(subprocess, "Popen", side_effect=MemoryError):
+                    with self.assertRaises(MemoryError):
+                        local.Daemon(index="nosuch")
+            self.assertEqual(os.listdir(directory), [])
 
 
 class Floats(unittest.TestCase):
