@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 import time
 from types import TracebackType
-from typing import Any, List, Mapping, Optional, Sequence, Type, Union
+from typing import Any, List, Mapping, Optional, Type, Union
 
 from .errors import Busy, ConnectionLost, NightjarError
 from .index import Index, connect
@@ -21,12 +22,14 @@ from .index import Index, connect
 Path = Union[str, "os.PathLike[str]"]
 Options = Mapping[str, object]
 
+# Lines of the programs' log (common/log.h) that tell of no fault.
+_PROGRESS = re.compile(r"ts=\S+ level=info ")
 _START_S_MAX = 600.0
 _STOP_S_MAX = 30.0
 
 
 class ProgramFailed(NightjarError):
-    """One of the executables is missing or failed; the message is its last line."""
+    """One of the executables is missing or failed; the message is what it said, without progress."""
 
 
 def program(name: str) -> str:
@@ -51,6 +54,12 @@ def options_of(options: Options) -> List[str]:
     return arguments
 
 
+def _reason(output: str) -> str:
+    """What a program wrote to stderr when it failed: not its last line alone, which may be a hint."""
+    lines = output.strip().splitlines()
+    return "\n".join(line for line in lines if not _PROGRESS.match(line))
+
+
 def run(name: str, *arguments: str) -> str:
     """Runs an executable to its end; returns what it printed."""
     done = subprocess.run(
@@ -62,8 +71,7 @@ def run(name: str, *arguments: str) -> str:
         errors="replace",
     )
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"{name}: status {done.returncode}"]
-        raise ProgramFailed(lines[-1])
+        raise ProgramFailed(_reason(done.stderr) or f"{name}: status {done.returncode}")
     return done.stdout
 
 
@@ -109,7 +117,8 @@ class Daemon:
         while True:
             status = process.poll()
             if status is not None:
-                raise ProgramFailed(self._last_line() or f"nightjard ended with status {status}")
+                with open(self._log, encoding="utf-8", errors="replace") as log:
+                    raise ProgramFailed(_reason(log.read()) or f"nightjard: status {status}")
             try:
                 connect(self.socket).close()
                 return
@@ -117,11 +126,6 @@ class Daemon:
                 if time.monotonic() > end:
                     raise
                 time.sleep(0.02)
-
-    def _last_line(self) -> str:
-        with open(self._log, encoding="utf-8", errors="replace") as log:
-            lines: Sequence[str] = log.read().strip().splitlines()
-        return lines[-1] if lines else ""
 
     def __enter__(self) -> "Daemon":
         return self

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 import unittest
-from typing import Iterator
+from typing import Callable, Iterator, List
 from unittest import mock
 
 import numpy as np
@@ -296,6 +296,23 @@ class Connections(unittest.TestCase):
     def test_daemon_that_does_not_start(self) -> None:
         with self.assertRaisesRegex(local.ProgramFailed, "nosuch"):
             local.Daemon(index="nosuch")
+
+    def test_programs_that_fail_say_why(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            said = "ts=1 level=info event=stage\nreason\nts=2 level=warn event=slow\nhint"
+            for name in ("nightjar-build", "nightjard"):
+                path = os.path.join(directory, name)
+                with open(path, "w", encoding="utf-8") as out:
+                    out.write(f"#!/bin/sh\ncat >&2 <<end\n{said}\nend\nexit 3\n")
+                os.chmod(path, 0o755)
+            with mock.patch.dict(os.environ, {"NIGHTJAR_BUILD": directory}):
+                starts: List[Callable[[], object]]
+                starts = [lambda: local.build("a", "b"), lambda: local.Daemon(index="a")]
+                for start in starts:
+                    with self.assertRaises(local.ProgramFailed) as caught:
+                        start()
+                    lines = str(caught.exception).splitlines()
+                    self.assertEqual(lines, ["reason", "ts=2 level=warn event=slow", "hint"])
 
     def test_a_daemon_that_cannot_be_run_leaves_nothing(self) -> None:
         with tempfile.TemporaryDirectory() as directory:
