@@ -7,6 +7,7 @@ import io
 import os
 import unittest
 from typing import Any, Optional, Tuple
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,12 @@ try:
     import h5py
 except ImportError:
     h5py = None
+
+
+def contents_of(path: str) -> bytes:
+    """What is in a file."""
+    with open(path, "rb") as file:
+        return file.read()
 
 
 @unittest.skipIf(h5py is None, "h5py is not installed")
@@ -100,6 +107,30 @@ class Hdf5(unittest.TestCase):
         self.assertIn(
             "/train: from row 0: vector 0: 0.5 at dimension 0 does not fit uint8", printed
         )
+
+    def test_what_fails_leaves_what_was_there(self) -> None:
+        train = np.ones((10, 4), np.float32)
+        made = hdf5.export(self.dataset("euclidean", train), self.path("out"))
+        before = [contents_of(made[name]) for name in ("base", "query", "truth")]
+        packed = self.path("packed.hdf5")
+        hdf5.pack(made["base"], made["query"], made["truth"], "l2", packed)
+        train[9] = np.nan
+        with self.assertRaisesRegex(ValueError, "nan"):
+            hdf5.export(self.dataset("euclidean", train), self.path("out"))
+        # Neighbours are looked at before the vectors, which may be many, are written.
+        path = self.dataset("euclidean", np.zeros((10, 4), np.float32))
+        with h5py.File(path, "a") as file:
+            del file["distances"]
+            file["distances"] = np.zeros((5, 2), np.float32)
+        with self.assertRaisesRegex(ValueError, "a row for each of the 5 of test"):
+            hdf5.export(path, self.path("out"))
+        self.assertEqual([contents_of(made[name]) for name in ("base", "query", "truth")], before)
+        with mock.patch.object(h5py.Group, "create_dataset", side_effect=OSError("full")):
+            with self.assertRaisesRegex(OSError, "full"):
+                hdf5.pack(made["base"], made["query"], made["truth"], "l2", packed)
+        with h5py.File(packed) as file:
+            self.assertEqual(file["train"].shape, (10, 4))
+        self.assertEqual(sorted(os.listdir(self.directory)), ["out", "packed.hdf5", "set.hdf5"])
 
     def test_other_sets_are_refused(self) -> None:
         train = np.ones((10, 4), np.float32)
