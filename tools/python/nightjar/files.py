@@ -14,6 +14,8 @@ from typing import Any, BinaryIO, Dict, Iterable, Iterator, NamedTuple, Union
 import numpy as np
 import numpy.typing as npt
 
+from .vectors import as_keys
+
 Path = Union[str, "os.PathLike[str]"]
 
 _DTYPES: Dict[str, "np.dtype[Any]"] = {
@@ -113,9 +115,10 @@ def read_keys(path: Path) -> npt.NDArray[np.uint64]:
     return np.array(_open(path, np.dtype("<u8")).reshape(-1))
 
 
-def write_keys(path: Path, keys: npt.NDArray[np.uint64]) -> None:
+def write_keys(path: Path, keys: npt.ArrayLike) -> None:
     """Writes keys, one for each row of a vector file, for `nightjar-build --keys`."""
-    _write(path, len(keys), 1, [np.asarray(keys, "<u8")])
+    known = as_keys(keys)
+    _write(path, len(known), 1, [known])
 
 
 def read_truth(path: Path) -> Truth:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unittest
-from typing import Iterator
+from typing import Iterator, List, Tuple, Type
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,19 @@ class Files(unittest.TestCase):
         keys = np.array([2**64 - 1, 0], np.uint64)
         nightjar.write_keys(self.path("keys.u64bin"), keys)
         self.assertEqual(nightjar.read_keys(self.path("keys.u64bin")).tolist(), keys.tolist())
+
+    def test_keys_are_written_as_they_are(self) -> None:
+        path = self.path("exact.u64bin")
+        nightjar.write_keys(path, [2**64 - 1, 0])
+        wrong: List[Tuple[npt.ArrayLike, Type[Exception]]] = [
+            (np.array([-1, 2]), ValueError),
+            (np.array([1.5, 2.0]), TypeError),
+            (np.array([[1, 2], [3, 4]]), ValueError),
+        ]
+        for keys, error in wrong:
+            with self.assertRaises(error):
+                nightjar.write_keys(path, keys)
+        self.assertEqual(nightjar.read_keys(path).tolist(), [2**64 - 1, 0])
 
     def test_a_file_may_be_written_from_itself(self) -> None:
         path = self.path("itself.fbin")
