@@ -37,7 +37,7 @@ def _blocks(dataset: Any, dtype: "np.dtype[Any]") -> Iterator[npt.NDArray[Any]]:
     for first in range(0, rows, step):
         try:
             yield as_vectors(dataset[first : first + step], dim, dtype)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{dataset.name}: from row {first}: {error}") from None
 
 
@@ -106,14 +106,14 @@ def _truth_of(file: Any, metric: str) -> files.Truth:
 
 def pack(base: str, queries: str, truth: Optional[str], metric: str, output: str) -> None:
     """Writes a data set of vector files and ground truth (of `nightjar groundtruth`)."""
-    import h5py
-
     train, test = files.read_vectors(base), files.read_vectors(queries)
     if train.shape[1] != test.shape[1]:
         raise ValueError(f"{queries}: dim {test.shape[1]}, but {base} has {train.shape[1]}")
     neighbours = None if truth is None else files.read_truth(truth)
     if neighbours is not None and len(neighbours.ids) != len(test):
         raise ValueError(f"{truth}: of {len(neighbours.ids)} queries, but there are {len(test)}")
+    import h5py
+
     with files.replacing(output) as temporary, h5py.File(temporary, "w") as file:
         file.attrs["type"] = "dense"
         file.attrs["distance"] = _DISTANCE_OF[metric]
@@ -162,7 +162,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except ImportError:
         print("nightjar-hdf5: h5py is not installed: pip install h5py", file=sys.stderr)
         return 1
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         print(f"nightjar-hdf5: {error}", file=sys.stderr)
         return 1
     return 0
