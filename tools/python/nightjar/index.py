@@ -20,6 +20,7 @@ from typing import (
     Iterator,
     List,
     Optional,
+    Tuple,
     Type,
     TypeVar,
     Union,
@@ -393,37 +394,35 @@ class Index:
             frame = _with_flag(frame, wire.SearchFlag.EXTENDED)
         elif not frame.flags & wire.SearchFlag.EXTENDED:
             extended = None
-        plan = SearchPlan(queries, frame, extended, cursors)
-        parts = parts_of(len(queries), self._queries_a_frame(plan))
-        return self._connection.start(SearchCall(plan), parts)
-
-    def _queries_a_frame(self, plan: SearchPlan) -> int:
-        """As many as fit request and answer, and few enough for several to be in flight."""
-        info, frame = self._info, plan.frame
-        query_bytes = 8 if plan.queries.ndim == 1 else plan.queries.shape[1] * info.dtype.itemsize
-        if plan.cursors is not None:
-            query_bytes += wire.CURSOR.itemsize
-        request_fixed = wire.search_request_bytes(0, plan.extension)
-        answer_fixed = wire.HEADER_BYTES + wire.search_answer_bytes(0, frame.k, frame.flags)
-        answer_each = wire.search_answer_bytes(1, frame.k, frame.flags)
-        answer_each -= wire.search_answer_bytes(0, frame.k, frame.flags)
-        count = min(
-            info.queries_max,
-            max(1, info.window // 4),
-            (info.frame_bytes_max - request_fixed) // query_bytes,
-            (info.frame_bytes_max - answer_fixed) // answer_each,
+        query_bytes = queries.itemsize * math.prod(queries.shape[1:])
+        query_bytes += wire.CURSOR.itemsize if cursors is not None else 0
+        none, one = (wire.search_answer_bytes(n, frame.k, frame.flags) for n in (0, 1))
+        count = self._items_a_frame(
+            (wire.search_request_bytes(0, extended), query_bytes),
+            (wire.HEADER_BYTES + none, one - none),
         )
-        return max(1, count)
+        call = SearchCall(SearchPlan(queries, frame, extended, cursors))
+        return self._connection.start(call, parts_of(len(queries), count))
 
     def _fetch(self, keys: npt.NDArray[np.uint64], vectors: bool) -> Pending[FetchResult]:
         self._need_extended("fetching by key")
         info = self._info
         row_bytes = info.dim * info.dtype.itemsize if vectors else 0
-        fixed = wire.HEADER_BYTES + wire.fetch_answer_bytes(1, 0)
-        count = (info.frame_bytes_max - fixed) // (4 + row_bytes)
-        count = min(count, wire.FETCH_KEYS_MAX, info.queries_max, info.window // 4)
-        parts = parts_of(len(keys), max(1, count))
-        return self._connection.start(FetchCall(keys, info, vectors), parts)
+        count = self._items_a_frame(
+            (wire.fetch_request_bytes(0), keys.itemsize),
+            (wire.HEADER_BYTES + wire.fetch_answer_bytes(1, 0), 4 + row_bytes),
+        )
+        call = FetchCall(keys, info, vectors)
+        return self._connection.start(call, parts_of(len(keys), min(count, wire.FETCH_KEYS_MAX)))
+
+    def _items_a_frame(self, *sizes: Tuple[int, int]) -> int:
+        """As many as fit request and answer, and few enough for several to be in flight.
+
+        `sizes`: of each of the two, bytes without items and bytes of an item.
+        """
+        info = self._info
+        fitting = ((info.frame_bytes_max - fixed) // each for fixed, each in sizes)
+        return max(1, min(info.queries_max, info.window // 4, *fitting))
 
 
 def connect(
