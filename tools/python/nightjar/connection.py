@@ -129,9 +129,7 @@ class Pending(Generic[T]):
 
     def cancel(self) -> None:
         """Forgets the request: what is not sent is not, and answers are passed over."""
-        if not self._settled:
-            self._error = error_of(10, "cancelled")
-        self._connection.forget(self)
+        self._connection.cancel(self)
 
     @property
     def _settled(self) -> bool:
@@ -240,17 +238,17 @@ class Connection:
                         self._retry(pending)
                     self._step(wait=True, timeout=pending.timeout)
             finally:
-                self._forget(pending)
+                self._forget(pending, ConnectionLost(f"{self.path}: the request was given up"))
 
-    def forget(self, pending: Pending[T]) -> None:
+    def cancel(self, pending: Pending[T]) -> None:
         """Its answers, when they come, are passed over."""
         with self._exclusively():
-            self._forget(pending)
+            self._forget(pending, error_of(10, "cancelled"))
 
-    def _forget(self, pending: Pending[T]) -> None:
+    def _forget(self, pending: Pending[T], error: NightjarError) -> None:
         if not pending._settled:
             # Nothing will be under way then, as if all had been answered.
-            pending._error = ConnectionLost(f"{self.path}: the request was given up")
+            pending._error = error
         for request_id in pending._in_flight:
             del self._in_flight[request_id]
             self._forgotten.add(request_id)

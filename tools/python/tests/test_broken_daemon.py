@@ -525,11 +525,15 @@ class Sharing(unittest.TestCase):
 
         with FakeDaemon(answer) as fake, nightjar.connect(fake.path) as index:
             answers: List[nightjar.SearchResult] = []
-            other = threading.Thread(target=lambda: answers.append(index.search(QUERY, k=3)))
+            pending = index.submit(QUERY, k=3)
+            other = threading.Thread(target=lambda: answers.append(pending.result()))
             other.start()
             self.assertTrue(asked.wait(60))
-            with self.assertRaisesRegex(RuntimeError, "another thread"):
-                index.search(QUERY, k=2)
+            while not index._connection._in_use.locked():
+                self.assertTrue(other.is_alive())
+            for refused in (lambda: index.search(QUERY, k=2), pending.cancel):
+                with self.assertRaisesRegex(RuntimeError, "another thread"):
+                    refused()
             go_on.set()
             other.join(60)
             self.assertEqual(answers[0].keys.tolist(), [[0, 1, 2]])
