@@ -64,8 +64,9 @@ NODISCARD enum status vector_file_read_strided(const struct vector_file *file, u
 NODISCARD enum status vector_file_read_given(const struct vector_file *file, uint64_t first,
                                              uint64_t count, void *rows, struct error *err);
 
-/* Row `index`, as given, to the type that rows are read as. A value that is not finite, or that the
- * type does not reach, is STATUS_INVALID: "PATH: row R has 70000 at dimension D, beyond f16". */
+/* Row `index`, as given, to the type that rows are read as; what that has is never beyond the type
+ * given. A value that is not finite, or that the type does not reach, is STATUS_INVALID:
+ * "PATH: row R has 70000 at dimension D, beyond f16". */
 NODISCARD enum status vector_file_convert(const struct vector_file *file, uint64_t index,
                                           const void *given, void *row, struct error *err);
 
