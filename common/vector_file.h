@@ -95,8 +95,8 @@ NODISCARD enum status vector_writer_open_bin(const char *path, struct vector_sha
                                              struct vector_writer **out, struct error *err);
 NODISCARD enum status vector_writer_append(struct vector_writer *writer, const void *rows,
                                            uint64_t count, struct error *err);
-/* All announced rows must have been appended. Frees the writer on success; on failure the caller
- * aborts it. */
+/* All announced rows must have been appended. Frees the writer in any case; what fails is removed as
+ * by vector_writer_abort(). */
 NODISCARD enum status vector_writer_finish(struct vector_writer *writer, struct error *err);
 /* Removes the temporary file and frees. NULL is fine. */
 void vector_writer_abort(struct vector_writer *writer);
@@ -134,8 +134,7 @@ NODISCARD enum status key_writer_open(const char *path, uint64_t count, struct k
                                       struct error *err);
 NODISCARD enum status key_writer_append(struct key_writer *writer, const uint64_t *keys,
                                         uint64_t count, struct error *err);
-/* All announced keys must have been appended. Frees the writer on success; on failure the caller
- * aborts it. */
+/* As vector_writer_finish(). */
 NODISCARD enum status key_writer_finish(struct key_writer *writer, struct error *err);
 /* NULL is fine. */
 void key_writer_abort(struct key_writer *writer);

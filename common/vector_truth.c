@@ -285,12 +285,14 @@ enum status key_writer_append(struct key_writer *writer, const uint64_t *keys, u
 
 enum status key_writer_finish(struct key_writer *writer, struct error *err)
 {
+    enum status status = STATUS_OK;
     if (writer->appended != writer->count)
-        return error_set(err, STATUS_INVALID, "%s: %" PRIu64 " keys written, %" PRIu64 " announced",
-                         file_label(writer->output.path), writer->appended, writer->count);
-    enum status status = file_output_commit(&writer->output, err);
+        status =
+            error_set(err, STATUS_INVALID, "%s: %" PRIu64 " keys written, %" PRIu64 " announced",
+                      file_label(writer->output.path), writer->appended, writer->count);
     if (status == STATUS_OK)
-        free(writer);
+        status = file_output_commit(&writer->output, err);
+    key_writer_abort(writer); /* of what is committed nothing is left to remove */
     return status;
 }
 
@@ -311,9 +313,8 @@ enum status key_file_write(const char *path, const uint64_t *keys, uint64_t coun
         return status;
     status = key_writer_append(writer, keys, count, err);
     if (status == STATUS_OK)
-        status = key_writer_finish(writer, err);
-    if (status != STATUS_OK)
-        key_writer_abort(writer);
+        return key_writer_finish(writer, err);
+    key_writer_abort(writer);
     return status;
 }
 

@@ -32,9 +32,8 @@ static enum status write_rows(const char *path, struct vector_shape shape, const
         return status;
     status = vector_writer_append(writer, rows, shape.count, err);
     if (status == STATUS_OK)
-        status = vector_writer_finish(writer, err);
-    if (status != STATUS_OK)
-        vector_writer_abort(writer);
+        return vector_writer_finish(writer, err);
+    vector_writer_abort(writer);
     return status;
 }
 
