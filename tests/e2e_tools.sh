@@ -686,6 +686,14 @@ refused "distances of another truth" 1 "range.fvecs: 3 rows of 2 f32" nightjar c
     --input t.ivecs --distances range.fvecs --output made.bin
 refused "distances that are not there" 1 "t.ivecs: has no distances" nightjar convert \
     --input t.ivecs --distances-output made.fvecs --output made.bin
+cp t.bin kept.fvecs
+refused "ids that are no floats" 1 "made.fbin: .fbin holds f32" nightjar convert --input t.bin \
+    --output made.fbin --distances-output made.fvecs
+refused "ids that are no floats, beside old distances" 1 "made.fbin: .fbin holds f32" nightjar convert \
+    --input t.bin --output made.fbin --distances-output kept.fvecs
+same "the old distances" kept.fvecs t.bin
+refused "distances that are no ids" 1 "made.ivecs: .ivecs holds i32" nightjar convert \
+    --input t.bin --output made.bin --distances-output made.ivecs
 refused "distances of vectors" 2 "are for ground truth" nightjar convert --from diskann --type u8 \
     --input data.bin --distances t.fvecs --output made.u8bin
 refused "an output over another" 2 "the same file as --output" nightjar convert --input t.bin \
