@@ -176,6 +176,8 @@ else
     fail "--plan works without --input"
 fi
 refused "count without plan" 2 "--count" --input good.u8bin --output gen --count 5 --dim 5
+refused "type of an input" 2 "--type are for --plan without --input" --input good.u8bin --output gen --type f32
+refused "type of a planned input" 2 "--type are for --plan" --plan --input good.u8bin --type f32
 refused "plan without a dimension" 2 "--dim" --plan --count 5
 refused "shard without stage" 2 "--shard" --input good.u8bin --output gen --shard 0
 refused "unknown stage" 2 "encode" --input good.u8bin --output gen --stage encode

@@ -628,6 +628,8 @@ refused "narrowing names the dimension" 1 "at dimension 0: without --scale, not 
     nightjar convert --input base.fbin --output made.u8bin
 refused "scaled out of range" 1 "out of range for i8" nightjar convert --input base.u8bin \
     --output made.i8bin --scale 1
+refused "a scale of nothing" 2 "--scale: wanted more than 0" nightjar convert --input base.u8bin \
+    --output made.i8bin --scale 0
 refused "offset beyond the end" 1 "--offset 600" nightjar convert --input base.u8bin \
     --output made.bvecs --offset 600
 refused "an unknown suffix" 1 "made.xyz" nightjar convert --input base.u8bin --output made.xyz

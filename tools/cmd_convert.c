@@ -15,6 +15,7 @@ struct command_line {
     const char *to;
     const char *type;
     const char *metric;
+    bool scaled;
 };
 
 static bool parse_options(struct command_line *line, int argc, char **argv,
@@ -54,7 +55,8 @@ static bool parse_options(struct command_line *line, int argc, char **argv,
          .kind = ARGS_DOUBLE,
          .target = &options->scale,
          .value_name = "X",
-         .help = "multiply by X and round to the type"},
+         .help = "multiply by X and round to the type",
+         .given = &line->scaled},
         {.name = "offset",
          .kind = ARGS_U64,
          .target = &options->offset,
@@ -195,6 +197,8 @@ enum cmd_outcome cmd_convert(int argc, char **argv, struct error *err)
     options->to = format_parse(line.to);
     options->type = line.type != NULL ? element_parse(line.type) : ELEMENT_NONE;
     options->metric = line.metric != NULL ? metric_parse(line.metric) : METRIC_NONE;
+    if (line.scaled && options->scale == 0)
+        return cmd_usage(err, "--scale: wanted more than 0");
     outcome = check_options(options, err);
     if (outcome != CMD_OK)
         return outcome;
