@@ -751,7 +751,7 @@ to most.bin most.truth --from range
 same "a radius with a cap is the k nearest" most.truth part.bin
 refused "an unknown column" 1 'unknown column "yeer"' nightjar groundtruth --input base.u8bin \
     --queries q.u8bin --output made.bin --attributes a.csv --filter 'yeer = 1'
-refused "attributes of another base" 1 "a.csv: line 302: more rows than vectors" \
+refused "attributes of another base" 1 "a.csv: 600 rows behind the header for 300 vectors" \
     nightjar groundtruth --input tail.u8bin --queries q.u8bin --output made.bin --attributes a.csv \
     --filter 'id = 1'
 refused "a filter without attributes" 2 "--attributes is needed" nightjar groundtruth \
