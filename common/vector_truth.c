@@ -190,35 +190,6 @@ out:
     return status;
 }
 
-enum status key_file_read(const char *path, uint64_t expected_count, uint64_t **keys,
-                          struct error *err)
-{
-    struct key_file *file;
-    uint64_t *read = NULL;
-    enum status status = key_file_open(path, expected_count, &file, err);
-    if (status != STATUS_OK)
-        return status;
-    status = key_file_check(file, NULL, err);
-    if (status != STATUS_OK)
-        goto out;
-    size_t bytes = (size_t)file->count * sizeof(*read);
-    read = malloc(bytes);
-    if (!read) {
-        status = error_set(err, STATUS_NO_MEMORY, "%s: cannot allocate %zu bytes for its keys",
-                           file_label(path), bytes);
-        goto out;
-    }
-    status = key_file_read_range(file, 0, file->count, read, err);
-    if (status == STATUS_OK) {
-        *keys = read;
-        read = NULL;
-    }
-out:
-    free(read);
-    key_file_close(file);
-    return status;
-}
-
 /* A header and up to two arrays, all or nothing. */
 static enum status write_whole(const char *path, const uint32_t header[2],
                                const void *const data[2], const size_t bytes[2], struct error *err)
@@ -302,20 +273,6 @@ void key_writer_abort(struct key_writer *writer)
         return;
     file_output_abort(&writer->output);
     free(writer);
-}
-
-enum status key_file_write(const char *path, const uint64_t *keys, uint64_t count,
-                           struct error *err)
-{
-    struct key_writer *writer = NULL;
-    enum status status = key_writer_open(path, count, &writer, err);
-    if (status != STATUS_OK)
-        return status;
-    status = key_writer_append(writer, keys, count, err);
-    if (status == STATUS_OK)
-        return key_writer_finish(writer, err);
-    key_writer_abort(writer);
-    return status;
 }
 
 uint32_t ground_truth_existing(const struct ground_truth *truth, uint32_t query, uint32_t k)

@@ -33,6 +33,7 @@
 #include "common/random.h"
 #include "common/vector_file.h"
 #include "tests/directory_fixture.h"
+#include "tests/key_files.h"
 
 /* ---- interrupted and short reads ---- */
 

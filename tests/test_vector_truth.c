@@ -18,6 +18,7 @@
 #include "common/random.h"
 #include "common/vector_file.h"
 #include "tests/directory_fixture.h"
+#include "tests/key_files.h"
 
 struct fixture {
     char directory[DIRECTORY_FIXTURE_BYTES];

@@ -11,6 +11,7 @@
 
 #include "common/memory.h"
 #include "query/client.h"
+#include "tools/top.h"
 
 enum {
     RATIOS_MAX = 32,
@@ -205,17 +206,16 @@ static void print_setting(const struct bench *bench)
 /* The daemon's worker threads, from its statistics; 0 when they do not say. */
 static uint32_t daemon_threads(struct client *client)
 {
-    static const char key[] = "\"threads\":";
     char *json = NULL;
-    uint32_t threads = 0;
+    struct top_sample *sample = NULL;
+    double threads = 0;
     struct error ignored;
-    if (client_stats(client, CLIENT_STATS_JSON, &json, &ignored) != STATUS_OK)
-        return 0;
-    const char *at = strstr(json, key);
-    if (at != NULL)
-        threads = (uint32_t)strtoul(at + strlen(key), NULL, 10);
+    if (client_stats(client, CLIENT_STATS_JSON, &json, &ignored) == STATUS_OK &&
+        top_sample_create(json, 0, &sample, &ignored) == STATUS_OK)
+        threads = top_sample_number(sample, "engine", "threads");
+    top_sample_destroy(sample);
     free(json);
-    return threads;
+    return threads > 0 && threads <= UINT32_MAX ? (uint32_t)threads : 0;
 }
 
 static enum status bench_connect(struct bench *bench, struct error *err)

@@ -131,13 +131,6 @@ static enum convert_format format_parse(const char *word)
     return strcmp(word, "diskann") == 0 ? CONVERT_DISKANN : CONVERT_RANGE;
 }
 
-static bool is_vector_path(const char *path)
-{
-    const struct vector_format *format;
-    struct error ignored;
-    return vector_format_of(path, &format, &ignored) == STATUS_OK;
-}
-
 /* Whether the two ends are ground truth. Ids are vectors only on the way to vectors. */
 static bool is_truth(const struct convert_options *options)
 {
@@ -147,7 +140,8 @@ static bool is_truth(const struct convert_options *options)
         file_has_suffix(options->input, ".ivecs") || file_has_suffix(options->input, ".ibin");
     return options->from == CONVERT_RANGE || options->to == CONVERT_RANGE ||
            options->distances != NULL || options->distances_output != NULL ||
-           !is_vector_path(options->input) || (ids && !is_vector_path(options->output));
+           !vector_format_is_known(options->input) ||
+           (ids && !vector_format_is_known(options->output));
 }
 
 static enum cmd_outcome check_files(const struct convert_options *options, struct error *err)

@@ -15,13 +15,6 @@
 #include "common/vector_format.h"
 #include "tools/convert.h"
 
-static bool is_vector_path(const char *path)
-{
-    const struct vector_format *format;
-    struct error ignored;
-    return vector_format_of(path, &format, &ignored) == STATUS_OK;
-}
-
 static enum status write_ids(const struct convert_options *options,
                              const struct ground_truth *truth, struct error *err)
 {
@@ -135,8 +128,8 @@ static enum status write_output(const struct convert_options *options,
 {
     if (options->to == CONVERT_RANGE)
         return write_range(options, truth, err);
-    return is_vector_path(options->output) ? write_ids(options, truth, err)
-                                           : write_truth(options, truth, err);
+    return vector_format_is_known(options->output) ? write_ids(options, truth, err)
+                                                   : write_truth(options, truth, err);
 }
 
 /* The two files belong together: half of what was asked for is not left behind. */
