@@ -599,6 +599,15 @@ if [[ $mode == release ]]; then
     says "RLIMIT_MEMLOCK 0" '"recall":'
 fi
 
+# Recall compares rows with rows; one line says so, whatever the number of points.
+if "$bin/nightjar" bench --index root/keyed --queries q.u8bin --groundtruth t.bin --search-list 20,40 \
+    --duration 0 >out 2>err && (($(wc -l <err) == 1)) &&
+    grep -qF 'warning: root/keyed: built with --keys' err; then
+    pass
+else
+    fail "bench of an index with keys: $(cat err)"
+fi
+
 # --- conversions -----------------------------------------------------------------------------------
 
 to() {

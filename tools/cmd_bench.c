@@ -44,6 +44,7 @@ struct bench {
     struct range_truth within; /* in its place, with a radius */
     struct recall_answers answers;
     uint32_t threads; /* of the engine, wherever it is; 0: a daemon that does not tell */
+    bool warned;      /* that hits are no rows */
 };
 
 void bench_result_merge(struct bench_result *to, const struct bench_result *from)
@@ -300,6 +301,18 @@ static enum status plan_run(struct bench *bench, const struct bench_plan *plan,
                                        : bench_socket_run(&bench->socket, plan, result, err);
 }
 
+/* Once: keys of a caller's are not the rows that ground truth has. */
+static void keys_warn(struct bench *bench)
+{
+    if (bench->warned || recall_answers_are_rows(&bench->answers, bench->target.vector_count))
+        return;
+    bench->warned = true;
+    fprintf(stderr,
+            "nightjar: warning: %s: built with --keys: its hits are keys, the ground truth has "
+            "rows, and recall says nothing\n",
+            bench->target.name);
+}
+
 static enum status point_run(struct bench *bench, uint32_t search_list, double ratio,
                              struct error *err)
 {
@@ -325,6 +338,7 @@ static enum status point_run(struct bench *bench, uint32_t search_list, double r
     if (status != STATUS_OK)
         return status;
 
+    keys_warn(bench);
     if (options->common.has_recall) {
         search_list = result.chosen.search_list;
         ratio = (double)result.chosen.search_ratio;
@@ -464,7 +478,8 @@ enum cmd_outcome cmd_bench(int argc, char **argv, struct error *err)
         .epilog = "Latencies run from submission to completion; with --rate, from when a query\n"
                   "was due. cpu_us is the time a worker spent on the query. A hit as near as\n"
                   "the k-th true neighbour counts as right. With --filter the ground truth is\n"
-                  "that of the vectors that match.",
+                  "that of the vectors that match. It has rows: of an index that was built with\n"
+                  "--keys, whose hits are keys, no recall can be measured.",
     };
     enum cmd_outcome outcome;
     if (!cmd_parse(&spec, argc, argv, NULL, &outcome, err))
