@@ -59,6 +59,10 @@ refused() {
         fail "$claim: exit $status, wanted $wanted with '$phrase'"
     fi
 }
+# How many the daemon has answered so far.
+queries_answered() {
+    "$bin/nightjar" stats --socket s --json | grep -o '"engine":{"queries":[0-9]*' | grep -o '[0-9]*$'
+}
 until_true() {
     local end=$((SECONDS + 120))
     until "$@" >/dev/null 2>&1; do
@@ -112,6 +116,13 @@ fi
 both 'pages to the end' "${ask[@]}" --limit 1 --pages 9 --filter 'year = 2003 and lang = "en"' --json
 counts 'pages to the end' 2 '"page":'
 counts 'pages to the end' 1 '"last":true'
+before=$(queries_answered)
+run nightjar search --socket s "${ask[@]}" -k 5 --limit 1 --pages 99 --filter 'year = 2003 and lang = "en"'
+if (($(queries_answered) == before + 3)); then # of 10 hits the third page has none
+    pass
+else
+    fail "pages to the end: asked $(($(queries_answered) - before)) times, wanted 3"
+fi
 
 # ---- keys ----
 both 'like a key' --like 17,42 -k 5 --search-list 600
@@ -170,6 +181,8 @@ for from in '--socket s' '--index root/gen'; do
     refused "$from: pages beyond the list" 2 'need a --search-list of 50' "${question[@]}" --pages 5
     refused "$from: keys that are none" 1 'is not a list of keys' search "${question[@]:1:2}" \
         --search-list 40 --like 17,x
+    refused "$from: some of the keys" 2 '--limit is for --queries' search "${question[@]:1:2}" \
+        --search-list 40 --like 17,18 --limit 1
     refused "$from: keys and queries" 2 'either --queries or --like' "${question[@]}" --like 17
 done
 refused 'a filter without attributes' 1 'this index has no attributes' search --index root/plain \
