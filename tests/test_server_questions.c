@@ -417,6 +417,11 @@ static void what_is_wrong_is_named_and_the_connection_goes_on(void **state)
     expect_refusal(f, &search, STATUS_INVALID, "radius -1");
     search.radius = NAN;
     expect_refusal(f, &search, STATUS_INVALID, "radius");
+    float far[2][SERVICE_DIM] = {{0}};
+    far[1][7] = -1e19f;
+    search = usual(f, 2);
+    search.vectors = far;
+    expect_refusal(f, &search, STATUS_INVALID, "query 1: query is too long a vector");
     char *text = calloc(1, CLIENT_FILTER_BYTES_MAX + 2);
     assert_non_null(text);
     memset(text, ' ', CLIENT_FILTER_BYTES_MAX + 1);
