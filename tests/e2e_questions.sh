@@ -161,6 +161,8 @@ for from in '--socket s' '--index root/gen'; do
     read -ra from_words <<<"$from"
     question=(search "${from_words[@]}" --queries q.u8bin --search-list 40)
     refused "$from: a predicate that is none" 1 'filter: column' "${question[@]}" --filter 'year >='
+    refused "$from: an empty predicate" 2 '--filter: the value is empty' "${question[@]}" --filter ''
+    refused "$from: a blank predicate" 1 'filter: column' "${question[@]}" --filter ' '
     refused "$from: an unknown column" 1 'unknown column "yeer"' "${question[@]}" --filter 'yeer = 3'
     refused "$from: a value of another type" 1 'filter: column' "${question[@]}" --filter 'year = "x"'
     refused "$from: a negative radius" 1 'radius' "${question[@]}" --radius -1

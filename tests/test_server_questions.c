@@ -400,6 +400,8 @@ static void what_is_wrong_is_named_and_the_connection_goes_on(void **state)
     static const struct {
         const char *filter, *words;
     } filters[] = {
+        {"", "the filter is empty"},
+        {" ", "filter: column"},
         {"year >=", "filter: column"},
         {"yeer = 2003", "filter: column 1: unknown column \"yeer\""},
         {"year = \"new\"", "filter: column"},
