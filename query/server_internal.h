@@ -69,7 +69,7 @@ struct request {
     uint32_t timeout_ms;
     uint32_t memory_class;
     _Atomic uint32_t remaining; /* queries not complete, + 1 until all are submitted */
-    _Atomic uint32_t failure;   /* first failed query's enum status */
+    _Atomic uint64_t failure;   /* of the first query that failed: its number << 32 | status */
     uint8_t *body;              /* queries or keys, cursors, filter */
     uint8_t *rooms;             /* of queries by key, and of a FETCH with vectors: see question.h */
     struct search_query *queries;

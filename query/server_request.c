@@ -143,8 +143,41 @@ static void request_answer_error(struct request *request, enum status status, co
     request_release(request);
 }
 
-/* What an operator asks about later: answers that miss blocks, and slow ones. */
-static void answer_log(const struct request *request, enum status failure)
+static uint64_t key_of(const struct request *request, uint32_t q)
+{
+    uint64_t key;
+    memcpy(&key, request->body + q * sizeof(key), sizeof(key));
+    return key;
+}
+
+/* What the ERROR says. Load is the whole frame's; what is damaged is one query's, and only queries
+ * by key fail for that: an operator looks for the key's page and block. */
+static void failure_tell(const struct request *request, enum status failure, uint32_t q,
+                         char text[ERROR_TEXT_BYTES])
+{
+    switch (failure) {
+    case STATUS_TIMEOUT:
+        snprintf(text, ERROR_TEXT_BYTES, "not done within its timeout of %u ms",
+                 request->timeout_ms);
+        break;
+    case STATUS_BUSY:
+        snprintf(text, ERROR_TEXT_BYTES,
+                 "more queries wait than can be answered in time: try again");
+        break;
+    case STATUS_IO:
+        snprintf(text, ERROR_TEXT_BYTES,
+                 "query %u: what is stored of key %" PRIu64 " could not be read, or is damaged", q,
+                 key_of(request, q));
+        break;
+    default:
+        snprintf(text, ERROR_TEXT_BYTES, "query %u: %s", q, status_name(failure));
+        break;
+    }
+}
+
+/* What an operator asks about later: answers that miss blocks or failed for one, and slow ones.
+ * `text`: of the failure. */
+static void answer_log(const struct request *request, enum status failure, const char *text)
 {
     struct server *server = request->server;
     uint64_t took_ns = clock_monotonic_ns() - request->arrived_ns;
@@ -154,43 +187,35 @@ static void answer_log(const struct request *request, enum status failure)
         flags |= request->queries[q].flags;
         reads += request->queries[q].stats.reads;
     }
-    bool degraded = (flags & SEARCH_DEGRADED) != 0;
+    bool degraded = (flags & SEARCH_DEGRADED) != 0 || failure == STATUS_IO;
     bool slow = slow_ms != 0 && took_ns >= slow_ms * UINT64_C(1000000);
     if ((degraded && server_may_log(server, SERVER_LOG_DEGRADED)) ||
         (slow && server_may_log(server, SERVER_LOG_SLOW)))
         log_warn(degraded ? "degraded" : "slow",
                  "trace=%016" PRIx64 " connection=%u request=%" PRIu64 " pid=%d generation=\"%s\""
-                 " status=%s queries=%u k=%u took_us=%" PRIu64 " reads=%u",
+                 " status=%s queries=%u k=%u took_us=%" PRIu64 " reads=%u%s%s%s",
                  request->trace_id, request->connection->number, request->id,
                  request->connection->pid, request->served->name, status_name(failure),
-                 request->query_count, request->k, took_ns / 1000, reads);
+                 request->query_count, request->k, took_ns / 1000, reads,
+                 failure ? " error=\"" : "", text, failure ? "\"" : "");
 }
 
 static void request_finish(struct request *request)
 {
-    char text[ERROR_TEXT_BYTES];
-    enum status failure =
-        (enum status)atomic_load_explicit(&request->failure, memory_order_relaxed);
-    answer_log(request, failure);
-    switch (failure) {
-    case STATUS_OK:
-        request_answer_encode(request);
-        connection_answer(request->connection, request->query_count, request->frame,
-                          request->frame_bytes);
-        request_release(request);
+    char text[ERROR_TEXT_BYTES] = "";
+    uint64_t noted = atomic_load_explicit(&request->failure, memory_order_relaxed);
+    enum status failure = (enum status)(noted & UINT32_MAX);
+    if (failure != STATUS_OK)
+        failure_tell(request, failure, (uint32_t)(noted >> 32), text);
+    answer_log(request, failure, text);
+    if (failure != STATUS_OK) {
+        request_answer_error(request, failure, text);
         return;
-    case STATUS_TIMEOUT:
-        snprintf(text, sizeof(text), "not done within its timeout of %u ms", request->timeout_ms);
-        break;
-    case STATUS_BUSY:
-        snprintf(text, sizeof(text), "more queries wait than can be answered in time: try again");
-        break;
-    default:
-        snprintf(text, sizeof(text), "the %s failed: %s", request->fetch.count ? "fetch" : "search",
-                 status_name(failure));
-        break;
     }
-    request_answer_error(request, failure, text);
+    request_answer_encode(request);
+    connection_answer(request->connection, request->query_count, request->frame,
+                      request->frame_bytes);
+    request_release(request);
 }
 
 /* `count` of the request's queries (or the submitter's share) are done. */
@@ -201,11 +226,12 @@ static void request_count_down(struct request *request, uint32_t count)
         request_finish(request);
 }
 
-static void request_note_failure(struct request *request, enum status status)
+static void request_note_failure(struct request *request, uint32_t q, enum status status)
 {
-    uint32_t none = STATUS_OK;
-    atomic_compare_exchange_strong_explicit(&request->failure, &none, (uint32_t)status,
-                                            memory_order_relaxed, memory_order_relaxed);
+    uint64_t none = STATUS_OK;
+    uint64_t noted = (uint64_t)q << 32 | (uint64_t)status;
+    atomic_compare_exchange_strong_explicit(&request->failure, &none, noted, memory_order_relaxed,
+                                            memory_order_relaxed);
 }
 
 /* On a worker. */
@@ -219,7 +245,7 @@ static void request_complete(struct search_query *query)
             return; /* and here again */
     }
     if (status != STATUS_OK)
-        request_note_failure(request, status);
+        request_note_failure(request, (uint32_t)(query - request->queries), status);
     request_count_down(request, 1);
 }
 
@@ -339,13 +365,6 @@ static enum status question_read(struct request *request, struct error *err)
     return status;
 }
 
-static uint64_t key_of(const struct request *request, uint32_t q)
-{
-    uint64_t key;
-    memcpy(&key, request->body + q * sizeof(key), sizeof(key));
-    return key;
-}
-
 static void *room_of(const struct request *request, uint32_t q)
 {
     const struct protocol_search *fixed = &request->asked.fixed;
@@ -425,7 +444,7 @@ void request_submit(struct request *request)
     while (submitted < count) {
         status = engine_submit(engine, &request->queries[submitted]);
         if (status != STATUS_OK) {
-            request_note_failure(request, status);
+            request_note_failure(request, submitted, status);
             break;
         }
         submitted++;

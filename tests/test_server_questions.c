@@ -11,10 +11,12 @@
 #include <cmocka.h>
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/log.h"
@@ -37,6 +39,7 @@ enum {
     K = 10,
     LIST = SERVICE_VECTORS, /* all of them: answers are exact */
     BATCH = 64,
+    DAMAGE_BYTES = 4096, /* a block, or a page of keys.bin */
     SOAK_QUERIES = 100000,
     SOAK_GROWTH_MAX = 16 << 20, /* bytes that memory may grow by over a soak */
 };
@@ -368,6 +371,109 @@ static void queries_by_key_that_find_no_room_are_busy_and_leave_nothing(void **s
     (void)ask(f, &search);
 }
 
+/* Spoils a block in the middle of nodes.blk or the second page of keys.bin of what is served, or
+ * puts it back. */
+static void damage(const struct fixture *f, const char *name, uint8_t *kept, size_t bytes,
+                   bool restore)
+{
+    char path[2 * SERVICE_PATH_BYTES];
+    struct stat file;
+    snprintf(path, sizeof(path), "%s/%s", f->data->generation, name);
+    int fd = open(path, O_RDWR);
+    assert_true(fd >= 0);
+    assert_int_equal(fstat(fd, &file), 0);
+    off_t at = strcmp(name, "keys.bin") == 0 ? 4096 : file.st_size / 8192 * 4096;
+    assert_true(at + (off_t)bytes <= file.st_size);
+    if (restore) {
+        assert_int_equal(pwrite(fd, kept, bytes, at), bytes);
+    } else {
+        uint8_t spoiled[DAMAGE_BYTES];
+        assert_int_equal(pread(fd, kept, bytes, at), bytes);
+        for (size_t i = 0; i < bytes; i++)
+            spoiled[i] = kept[i] ^ 0x5a;
+        assert_int_equal(pwrite(fd, spoiled, bytes, at), bytes);
+    }
+    close(fd);
+}
+
+static enum status fetch_some(struct fixture *f, const uint64_t *keys, uint32_t count,
+                              struct error *err)
+{
+    const struct client_fetch fetch = {.keys = keys, .count = count, .vectors = true};
+    struct client_fetched fetched;
+    return client_fetch(f->client, &fetch, &fetched, err);
+}
+
+/* What the daemon logs from here on goes to a file. */
+static int log_divert(const struct fixture *f, char path[SERVICE_PATH_BYTES + 8])
+{
+    snprintf(path, SERVICE_PATH_BYTES + 8, "%s/log", f->data->dir);
+    int before = dup(STDERR_FILENO);
+    int fd = open(path, O_CREAT | O_TRUNC | O_WRONLY, 0600);
+    assert_true(before >= 0 && fd >= 0 && dup2(fd, STDERR_FILENO) == STDERR_FILENO);
+    close(fd);
+    log_set_level(LOG_LEVEL_WARN);
+    return before;
+}
+
+static void log_restore(int before)
+{
+    log_set_level(LOG_LEVEL_NONE);
+    dup2(before, STDERR_FILENO);
+    close(before);
+}
+
+static void expect_logged(const char *path, const char *words)
+{
+    char text[4096] = "";
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    size_t length = fread(text, 1, sizeof(text) - 1, file);
+    fclose(file);
+    text[length] = '\0';
+    if (!strstr(text, "event=degraded ") || !strstr(text, words))
+        fail_msg("logged: %s; wanted: %s", text, words);
+}
+
+static void what_cannot_be_read_is_named_by_query_and_key(void **state)
+{
+    struct fixture *f = *state;
+    char words[100], log[SERVICE_PATH_BYTES + 8];
+    uint64_t keys[4] = {0}, bad = UINT64_MAX;
+    uint32_t good = 0;
+    uint8_t kept[DAMAGE_BYTES];
+    struct error err;
+    start(f, (struct service_options){0});
+    damage(f, "nodes.blk", kept, DAMAGE_BYTES, false);
+    int before = log_divert(f, log);
+    for (uint64_t key = SERVICE_VECTORS; key-- > 0;) { /* at last those of the first page */
+        if (fetch_some(f, &key, 1, &err) == STATUS_OK)
+            keys[good++ % 4] = key;
+        else if (bad == UINT64_MAX)
+            bad = key;
+    }
+    log_restore(before);
+    assert_true(good > 4 && bad != UINT64_MAX);
+    snprintf(words, sizeof(words), "query 0: what is stored of key %llu could not be read",
+             (unsigned long long)bad);
+    expect_logged(log, words);
+    keys[2] = bad;
+    words[6] = '2';
+    struct client_search search = usual(f, ARRAY_LENGTH(keys));
+    search.keys = keys;
+    expect_refusal(f, &search, STATUS_IO, words);
+    assert_int_equal(fetch_some(f, keys, ARRAY_LENGTH(keys), &err), STATUS_IO);
+    assert_non_null(strstr(err.text, words));
+    damage(f, "nodes.blk", kept, DAMAGE_BYTES, true);
+    assert_int_equal(fetch_some(f, keys, ARRAY_LENGTH(keys), &err), STATUS_OK);
+    damage(f, "keys.bin", kept, DAMAGE_BYTES, false);
+    keys[2] = SERVICE_VECTORS - 1;
+    const enum status of_page = fetch_some(f, keys, ARRAY_LENGTH(keys), &err);
+    damage(f, "keys.bin", kept, DAMAGE_BYTES, true);
+    assert_int_equal(of_page, STATUS_IO);
+    assert_non_null(strstr(err.text, "query 2: what is stored of key 599 could not be read"));
+}
+
 /* ---- recall targets ---- */
 
 /* Of a generation that was calibrated; of another the target is refused. */
@@ -603,6 +709,7 @@ int main(void)
         TEST(a_key_finds_its_vectors_neighbours_without_itself),
         TEST(what_is_stored_is_fetched_by_its_keys),
         TEST(queries_by_key_that_find_no_room_are_busy_and_leave_nothing),
+        TEST(what_cannot_be_read_is_named_by_query_and_key),
         TEST(a_recall_target_is_met_by_the_calibration_or_refused),
         TEST(what_is_wrong_is_named_and_the_connection_goes_on),
         TEST(a_generation_without_attributes_has_no_filters),
