@@ -27,6 +27,20 @@ _Static_assert((int)PROTOCOL_K_MAX <= (int)ENGINE_K_MAX,
 
 enum { REQUEST_ALIGN = 64 };
 
+/* What is in each request, gaps included, and what its answer takes at most. */
+#define REQUEST_COMMON_BYTES_MAX                                                                   \
+    (sizeof(struct request) + PROTOCOL_QUERIES_MAX * sizeof(struct search_query) +                 \
+     PROTOCOL_FRAME_BYTES_MAX + 5 * REQUEST_ALIGN)
+_Static_assert(REQUEST_COMMON_BYTES_MAX + PROTOCOL_FRAME_BYTES_MAX <= 1ull << REQUEST_CLASS_MAX,
+               "a frame of vectors must fit the largest class");
+_Static_assert(REQUEST_COMMON_BYTES_MAX +
+                       PROTOCOL_QUERIES_MAX * (QUESTION_ROOM_BYTES_MAX + sizeof(uint64_t) +
+                                               sizeof(struct protocol_cursor)) +
+                       PROTOCOL_FILTER_BYTES_MAX <=
+                   1ull << REQUEST_CLASS_MAX,
+               "and so must keys, whose vectors come in rooms of f32 whatever queries are");
+_Static_assert((int)PROTOCOL_KEYS_MAX <= (int)PROTOCOL_QUERIES_MAX, "a FETCH has no more");
+
 /* ---- memory ---- */
 
 struct request_layout {
@@ -304,9 +318,9 @@ enum status request_create(struct connection *connection, const struct request_h
  * byte there may have been a swap: a slow client does not keep the generation before alive. */
 static enum status request_attach(struct request *request, struct error *err)
 {
-    request->served = serving_acquire(request->server->params.serving);
-    if (!request->served)
-        return error_set(err, STATUS_BUSY, "the next generation is being opened: try again");
+    enum status status = serving_require(request->server->params.serving, &request->served, err);
+    if (status != STATUS_OK)
+        return status;
     const struct manifest *manifest = request->served->manifest;
     const struct protocol_search *fixed = &request->asked.fixed;
     enum element_type type = (enum element_type)fixed->element_type;
