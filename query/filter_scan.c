@@ -131,7 +131,8 @@ static uint64_t count_all(const struct filter *filter)
 uint64_t filter_scan_looks(const struct filter *filter)
 {
     const uint64_t length = filter->scan_length;
-    const uint64_t most = FILTER_TESTS_MAX / MAX(filter->leaf_count, 1);
+    const uint64_t tests = MAX(filter->leaf_count, 1);
+    const uint64_t most = MAX(FILTER_TESTS_MAX / tests, 1); /* of FILTER_TERMS_MAX: 256 */
     return length <= MIN(most, FILTER_COUNTED_MAX) ? length : MIN(most, FILTER_SAMPLE);
 }
 
