@@ -216,9 +216,10 @@ static enum status query_check_limits(const struct manifest *m, const struct sea
     const struct search_after *after = &query->after;
     if (query->within_radius && !isfinite(query->radius))
         return error_set(err, STATUS_INVALID, "radius is not a finite number");
-    if (query->within_radius && query->radius < 0.0f && m->metric != METRIC_IP)
-        return error_set(err, STATUS_INVALID, "radius is %g, but no %s distance is below 0",
-                         (double)query->radius, metric_name(m->metric));
+    /* Of cosine, a vector's distance to itself may be: 1 - cosine is rounded. */
+    if (query->within_radius && query->radius < 0.0f && m->metric == METRIC_L2)
+        return error_set(err, STATUS_INVALID, "radius is %g, but no l2 distance is below 0",
+                         (double)query->radius);
     if (after->set && isnan(after->distance))
         return error_set(err, STATUS_INVALID, "the page before ends at a distance that is NaN");
     if (after->set && (uint64_t)after->rank + query->k > query->search_list)

@@ -138,7 +138,7 @@ NODISCARD enum status engine_create(const struct engine_params *params, struct i
  * waited for without limit, after all queries were answered, since its buffer cannot be freed. */
 void engine_destroy(struct engine *engine);
 
-/* Of a search, checks k, L, W, ratio and that the vector is finite against the index:
+/* Of a search, checks k, L, W, ratio and that the vector has finite distances against the index:
  * STATUS_INVALID with the reason. A vector of NULL is one to come. Does not submit. */
 NODISCARD enum status engine_query_check(const struct engine *engine,
                                          const struct search_query *query, struct error *err);

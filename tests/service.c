@@ -26,6 +26,7 @@
 #include "common/random.h"
 #include "common/vector_file.h"
 #include "layout/publish.h"
+#include "tools/calibrate.h"
 
 enum {
     SEED = 20240611,
@@ -74,7 +75,7 @@ static void attributes_write(const char *path)
     assert_int_equal(fclose(file), 0);
 }
 
-/* attributes: a CSV file, or NULL. */
+/* attributes: a CSV file, and recall curves then, too; or NULL. */
 static void generation_make(const struct service_data *data, const char *name, uint64_t seed,
                             uint32_t code_bytes, const char *attributes)
 {
@@ -104,6 +105,7 @@ static void generation_make(const struct service_data *data, const char *name, u
                                   .threads = 1,
                                   .seed = 1,
                                   .navigation_share = 0.02,
+                                  .calibrate = attributes ? calibrate_run : NULL,
                                   .quiet = true};
     ASSERT_OK(build_attributes_look(&params, &err), err);
     ASSERT_OK(build_run(&params, NULL, &err), err);

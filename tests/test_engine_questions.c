@@ -140,6 +140,35 @@ static void nothing_within_a_radius_is_an_empty_answer(void **state)
 
 /* ---- pages ---- */
 
+/* 1 - cosine is rounded, so a vector may be nearer to itself than at 0. */
+static void the_radius_of_a_cosine_hit_may_be_below_0(void **state)
+{
+    const struct engine_fixture *f = *state;
+    const struct collection_spec spec = {ELEMENT_F32, METRIC_COSINE, 200, 24, 1, NULL, 0};
+    struct collection *c = collection_create(f->directory, "cosine", &spec);
+    struct index *index = collection_open(c, 0);
+    struct engine *engine = engine_plain(index);
+    const struct ask ask = {.k = 1, .search_list = 30};
+    uint32_t below = 0;
+    for (uint32_t row = 0; row < spec.count; row++) {
+        struct search_hit first, again;
+        struct search_query query = query_make(c, 0, &ask, &first);
+        query.vector = c->rows_f32 + (size_t)row * spec.dim;
+        ask_one(engine, &query);
+        below += first.distance < 0;
+        query.within_radius = true;
+        query.radius = first.distance;
+        query.hits = &again;
+        ask_one(engine, &query);
+        assert_int_equal(query.hit_count, 1);
+        assert_true(again.key == first.key && again.distance == first.distance);
+    }
+    assert_true(below > 0);
+    engine_destroy(engine);
+    index_release(index);
+    collection_destroy(c);
+}
+
 static void pages_go_on_without_repeating(void **state)
 {
     const struct engine_fixture *f = *state;
@@ -259,6 +288,7 @@ int main(void)
         cmocka_unit_test(all_within_a_radius_are_found),
         cmocka_unit_test(more_than_the_cap_within_a_radius_is_said),
         cmocka_unit_test(nothing_within_a_radius_is_an_empty_answer),
+        cmocka_unit_test(the_radius_of_a_cosine_hit_may_be_below_0),
         cmocka_unit_test(pages_go_on_without_repeating),
         cmocka_unit_test(after_the_last_there_is_nothing),
         cmocka_unit_test(an_excluded_node_is_no_hit_and_nothing_else_changes),
