@@ -3,6 +3,8 @@
  */
 #include "query/question.h"
 
+#include <assert.h>
+
 #include "common/memory.h"
 #include "query/recall_choice.h"
 
