@@ -15,6 +15,10 @@
  * when the kernel is done with it. Each slot can always have one read but for these; when they hold
  * all buffers, a query that needs one is parked, and answered without its blocks after as long as
  * it would wait for a read.
+ *
+ * A worker may stand still itself (a stopped process, a paused machine, swapping). That is no fault
+ * of the device: what has landed meanwhile is never given up, and a tick that is much too late
+ * gives up nothing.
  */
 #include <assert.h>
 #include <sched.h>
@@ -30,6 +34,7 @@ enum {
     STARTED_ALWAYS = 4, /* queries, whatever their deadlines */
     GIVEN_UP_MAX = 2,   /* reads a query waits for in vain: then the device hangs, not a block */
     SHARED_WHILE_YOUNG = 4, /* this part of the read timeout */
+    TICK_LATE = 4,          /* a tick later than this part of it: the worker stood still */
 };
 
 /* One writer, so a store after a load loses nothing. */
@@ -607,14 +612,15 @@ static bool took_too_long(const struct worker *w, uint64_t since_ns, uint64_t no
     return since_ns + w->read_timeout_ns <= now_ns;
 }
 
-static void slot_tick(struct worker *w, uint32_t number, uint64_t now_ns)
+static void slot_tick(struct worker *w, uint32_t number, uint64_t now_ns, bool gives_up)
 {
     struct slot *slot = &w->slots[number];
     if (!slot->search.query)
         return;
     if (past_deadline(slot->search.query, now_ns)) {
         finish_query(w, number, STATUS_TIMEOUT);
-    } else if (slot->parked_block != SEARCH_NO_BLOCK && took_too_long(w, slot->parked_ns, now_ns)) {
+    } else if (gives_up && slot->parked_block != SEARCH_NO_BLOCK &&
+               took_too_long(w, slot->parked_ns, now_ns)) {
         (void)slot_unpark(w, slot);
         slot_skipped(slot);
         slot->given_up = GIVEN_UP_MAX;
@@ -632,14 +638,36 @@ static void inbox_tick(struct worker *w, uint64_t now_ns)
     }
 }
 
+static bool oldest_took_too_long(const struct worker *w, uint64_t now_ns)
+{
+    return w->oldest_read != READ_NONE &&
+           took_too_long(w, w->reads[w->oldest_read].submitted_ns, now_ns);
+}
+
+/* Acts on all that has landed: no more than there are buffers. What is read for it since may land
+ * later. */
+static void take_landed(struct worker *w)
+{
+    struct block_completion done[COMPLETIONS];
+    size_t n, taken = 0;
+    do {
+        n = block_io_poll(w->io, false, 0, done, COMPLETIONS);
+        for (size_t i = 0; i < n; i++)
+            complete_read(w, &done[i]);
+        taken += n;
+    } while (n > 0 && taken < w->engine->buffer_count);
+}
+
 static void tick(struct worker *w, uint64_t now_ns)
 {
+    bool gives_up = now_ns <= w->next_tick_ns + w->read_timeout_ns / TICK_LATE;
     w->next_tick_ns = now_ns + w->tick_ns;
-    while (w->oldest_read != READ_NONE &&
-           took_too_long(w, w->reads[w->oldest_read].submitted_ns, now_ns))
+    if (w->parked_count > 0 || oldest_took_too_long(w, now_ns))
+        take_landed(w);
+    while (gives_up && oldest_took_too_long(w, now_ns))
         read_give_up(w, w->oldest_read, now_ns);
     for (uint32_t i = 0; i < w->engine->params.slots_per_thread; i++)
-        slot_tick(w, i, now_ns);
+        slot_tick(w, i, now_ns, gives_up);
     if (w->free_count == 0)
         inbox_tick(w, now_ns);
 }
