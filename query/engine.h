@@ -133,9 +133,10 @@ struct engine;
 /* Starts workers over `index` (a reference is taken). */
 NODISCARD enum status engine_create(const struct engine_params *params, struct index *index,
                                     struct engine **out, struct error *err);
-/* Completes everything submitted, stops the workers, frees. No engine_submit() may run beside it.
- * Reads that were given up are cancelled; one that the kernel neither completes nor cancels is
- * waited for without limit, after all queries were answered, since its buffer cannot be freed. */
+/* Completes everything submitted, also by a complete() meanwhile, stops the workers, frees. No
+ * other engine_submit() may run beside it. Reads that were given up are cancelled; one that the
+ * kernel neither completes nor cancels is waited for without limit, after all queries were
+ * answered, since its buffer cannot be freed. */
 void engine_destroy(struct engine *engine);
 
 /* Of a search, checks k, L, W, ratio and that the vector is finite against the index:

@@ -5,7 +5,7 @@
  * Locks: the inbox has its own; engine.start_lock guards the report of workers that start.
  * Everything else that crosses threads is an atomic: counters (relaxed, one writer each but where
  * said), worker.load (relaxed: a hint), queued (relaxed: a limit, exact because one fetch_add
- * decides), pace (relaxed: hints).
+ * decides), unanswered (see query_answered()), pace (relaxed: hints).
  */
 #ifndef NIGHTJAR_QUERY_ENGINE_INTERNAL_H
 #define NIGHTJAR_QUERY_ENGINE_INTERNAL_H
@@ -95,6 +95,7 @@ struct engine {
     uint32_t concurrency; /* queries that a worker has use for at once */
     struct worker *workers;
     atomic_uint queued;           /* in all inboxes */
+    atomic_uint unanswered;       /* submitted, their complete() not over: which may submit more */
     atomic_uint rotation;         /* where the search for a worker starts */
     atomic_uint_fast64_t refused; /* busy, as told on submitters' threads: many writers */
     /* start-up: workers report, engine_create() waits */
@@ -112,7 +113,7 @@ ALWAYS_INLINE uint32_t query_list(const struct search_query *query)
 }
 
 /* The thread of a worker: makes what it needs, reports, serves until it is told to stop and all is
- * answered. Afterwards no read is in flight. */
+ * answered, by the other workers too. Afterwards no read is in flight. */
 void *worker_main(void *worker);
 
 /* All that the worker allocates. */
@@ -121,7 +122,15 @@ enum status worker_init(struct worker *worker, struct error *err);
 /* Once the thread has ended. */
 void worker_fini(struct worker *worker);
 
+/* The query's complete() has returned, or it was not accepted. Release pairs with the acquire of a
+ * worker that finds none left and ends: what complete() submitted was counted before. */
+ALWAYS_INLINE void query_answered(struct engine *engine)
+{
+    atomic_fetch_sub_explicit(&engine->unanswered, 1, memory_order_release);
+}
+
 /* Completes a query that was never started. */
-void query_complete_unstarted(struct search_query *query, enum status status, uint64_t now_ns);
+void query_complete_unstarted(struct engine *engine, struct search_query *query, enum status status,
+                              uint64_t now_ns);
 
 #endif

@@ -328,7 +328,8 @@ static void load_drop(struct worker *w)
     atomic_fetch_sub_explicit(&w->load, 1, memory_order_relaxed);
 }
 
-void query_complete_unstarted(struct search_query *query, enum status status, uint64_t now_ns)
+void query_complete_unstarted(struct engine *engine, struct search_query *query, enum status status,
+                              uint64_t now_ns)
 {
     uint64_t waited_ns = now_ns - query->submitted_ns;
     query->status = status;
@@ -338,6 +339,7 @@ void query_complete_unstarted(struct search_query *query, enum status status, ui
     query->node = UINT32_MAX;
     query->stats = (struct search_stats){.queue_ns = waited_ns, .total_ns = waited_ns};
     query->complete(query);
+    query_answered(engine);
 }
 
 /* What is still in flight for the query is nobody's from now on. */
@@ -397,6 +399,7 @@ static void finish_query(struct worker *w, uint32_t number, enum status status)
     w->free_slots[w->free_count++] = number;
     load_drop(w);
     query->complete(query);
+    query_answered(w->engine);
 }
 
 /* Reads a query may have in flight now: what it asked for, or a share of what keeps the device
@@ -472,7 +475,7 @@ static void start_query(struct worker *w, struct search_query *query)
         count(&w->counters.timeouts, late);
         count(&w->counters.busy, !late);
         load_drop(w);
-        query_complete_unstarted(query, late ? STATUS_TIMEOUT : STATUS_BUSY, now_ns);
+        query_complete_unstarted(w->engine, query, late ? STATUS_TIMEOUT : STATUS_BUSY, now_ns);
         return;
     }
     uint32_t number = w->free_slots[--w->free_count];
@@ -713,22 +716,17 @@ static void worker_run(struct worker *w)
 {
     struct block_completion done[COMPLETIONS];
     for (;;) {
-        /* Acquire pairs with engine_destroy()'s release: every submit came before it. So this load
-         * comes before the look into the inbox: an inbox found empty after it stays empty. */
+        /* Acquire pairs with engine_destroy()'s release: every submit but those of a complete()
+         * came before it. So none unanswered after this load means that none will come. */
         bool stopping = atomic_load_explicit(&w->stopping, memory_order_acquire);
-        bool inbox_empty = false;
-        while (w->free_count > 0) {
-            struct search_query *query = inbox_next(w);
-            if (!query) {
-                inbox_empty = true;
-                break;
-            }
-            start_query(w, query);
-        }
-        bool active = active_count(w) > 0;
-        if (stopping && inbox_empty && !active)
+        if (stopping && atomic_load_explicit(&w->engine->unanswered, memory_order_acquire) == 0)
             break;
-        size_t n = block_io_poll(w->io, true, active ? w->tick_ns : UINT64_MAX, done, COMPLETIONS);
+        struct search_query *query;
+        while (w->free_count > 0 && (query = inbox_next(w)) != NULL)
+            start_query(w, query);
+        /* Nobody tells a worker that the last query of another is answered. */
+        bool looks = stopping || active_count(w) > 0;
+        size_t n = block_io_poll(w->io, true, looks ? w->tick_ns : UINT64_MAX, done, COMPLETIONS);
         for (size_t i = 0; i < n; i++)
             complete_read(w, &done[i]);
         if (n == 0)
