@@ -106,10 +106,23 @@ struct engine {
     struct error start_error;
 };
 
-/* What the time of a query grows with: L; 0 for a fetch, which takes that of two reads. */
+/* What the time of a query to come grows with: L; 0 for a fetch, which takes that of two reads.
+ * Within a radius it is the least that there will be. */
 ALWAYS_INLINE uint32_t query_list(const struct search_query *query)
 {
     return query->kind == SEARCH_FETCH ? 0 : query->search_list;
+}
+
+/* What the time of a search that is over grew with, in the same measure: within a radius what was
+ * read, for there L is a floor and hundreds of times as much no rarity. 0: nothing that tells of
+ * other queries, as where a scan looked at all that match a filter. */
+ALWAYS_INLINE uint32_t search_work(const struct search *search)
+{
+    const struct search_query *query = search->query;
+    if (search->filter.filter && search->filter.scanned)
+        return 0;
+    uint32_t read = search->stats.reads + search->stats.cache_hits;
+    return query->within_radius ? MAX(query->search_list, read) : query->search_list;
 }
 
 /* The thread of a worker: makes what it needs, reports, serves until it is told to stop and all is

@@ -391,9 +391,9 @@ static void finish_query(struct worker *w, uint32_t number, enum status status)
     query->stats = s->stats;
     query->stats.total_ns = now_ns - query->submitted_ns;
     count_query(w, query);
-    if (query->kind != SEARCH_FETCH)
-        engine_pace_took(&w->pace, now_ns - slot->started_ns, query->search_list,
-                         status != STATUS_OK);
+    uint32_t work = slot_fetches(slot) ? 0 : search_work(s);
+    if (work > 0)
+        engine_pace_took(&w->pace, now_ns - slot->started_ns, work, status != STATUS_OK);
     engine_pace_completed(&w->pace, now_ns, waiting_count(w) > 0);
     s->query = NULL;
     w->free_slots[w->free_count++] = number;

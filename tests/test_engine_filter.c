@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "common/random.h"
+#include "query/engine_internal.h"
 #include "query/filter_internal.h"
 #include "tests/engine_fixture.h"
 
@@ -322,6 +323,29 @@ static void a_scan_reads_for_matches_alone(void **state)
     engine_destroy(engine);
 }
 
+/* Its time is that of the filter, and grows with no list. */
+static void a_scan_tells_nothing_of_the_time_of_others(void **state)
+{
+    const struct fixture *f = *state;
+    struct search_hit hits[K];
+    for (int t = 0; t < TIERS; t++) {
+        struct engine *engine = engine_plain(f->tiers[t]);
+        const struct engine_pace *pace = &engine->workers[0].pace;
+        struct filter *filter = filter_of(f->tiers[t], "even < 100");
+        const struct ask ask = {.k = K, .search_list = K};
+        struct search_query query = query_make(f->collection, 0, &ask, hits);
+        query.filter = filter;
+        ask_one(engine, &query);
+        assert_int_equal(query.stats.filter_plan, SEARCH_FILTER_SCAN);
+        assert_int_equal(engine_pace_service_ns(pace, 1), 0);
+        query.filter = NULL;
+        ask_one(engine, &query);
+        assert_true(engine_pace_service_ns(pace, 1) > 0);
+        filter_free(filter);
+        engine_destroy(engine);
+    }
+}
+
 static void what_nothing_matches_takes_no_read(void **state)
 {
     const struct fixture *f = *state;
@@ -396,6 +420,7 @@ int main(void)
         cmocka_unit_test(a_traversal_passes_through_what_does_not_match),
         cmocka_unit_test(what_a_traversal_does_not_meet_is_scanned_for),
         cmocka_unit_test(a_scan_reads_for_matches_alone),
+        cmocka_unit_test(a_scan_tells_nothing_of_the_time_of_others),
         cmocka_unit_test(what_nothing_matches_takes_no_read),
         cmocka_unit_test(filters_go_with_radius_and_pages),
     };
