@@ -25,6 +25,8 @@ enum {
     NAVIGATION_SEEN = 1 << 10,
     READS_PER_LIST = 4, /* blocks a query may read, as a multiple of L: a bound, not a target */
     READS_EXTRA = 64,
+    /* And L more for a scan after a traversal. */
+    BLOCKS_MAX = (READS_PER_LIST + 1) * ENGINE_SEARCH_LIST_MAX + READS_EXTRA,
 };
 
 /* Codes are no exact distances: within a radius, candidates up to so many times it are read where
@@ -76,7 +78,7 @@ static bool frontier_alloc(struct frontier *f)
 
 static uint32_t blocks_slots_max(void)
 {
-    return blocks_slots(READS_PER_LIST * ENGINE_SEARCH_LIST_MAX + READS_EXTRA);
+    return blocks_slots(BLOCKS_MAX);
 }
 
 /* The sets are for the longest lists. Most searches touch a small part of them, so they are pages
@@ -205,7 +207,7 @@ static void limits_set(struct search *s)
     }
     s->blocks_count = 0;
     s->blocks_limit = READS_PER_LIST * capacity + READS_EXTRA;
-    s->blocks_mask = blocks_slots(s->blocks_limit) - 1;
+    s->blocks_mask = blocks_slots(s->blocks_limit + (query->filter ? s->list : 0)) - 1;
     s->seen_mask = seen_slots(capacity) - 1;
     memset(s->blocks, 0xff, ((size_t)s->blocks_mask + 1) * sizeof(*s->blocks));
     memset(s->seen, 0xff, ((size_t)s->seen_mask + 1) * sizeof(*s->seen));

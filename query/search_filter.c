@@ -135,6 +135,7 @@ bool search_filter_goes_on(struct search *s)
     if (s->filter.scanned || s->late || query->within_radius || query->hit_count >= query->k)
         return false;
     s->filter.scan_due = true;
+    s->blocks_limit += s->list; /* the traversal may have used it up */
     return true;
 }
 

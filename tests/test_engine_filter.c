@@ -323,6 +323,75 @@ static void a_scan_reads_for_matches_alone(void **state)
     engine_destroy(engine);
 }
 
+enum { TALL_ROWS = 5000, TALL_DIM = 2100, TALL_LABELS = 12, TALL_RARE = 6 };
+
+static bool tall_has(uint32_t row, uint32_t label)
+{
+    return row % (TALL_ROWS / TALL_RARE) != 7 * label;
+}
+
+/* Rows that have every label but, rarely, one. */
+static void tall_attributes_write(const char *path)
+{
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fprintf(file, "tags:labels\n");
+    for (uint32_t row = 0; row < TALL_ROWS; row++) {
+        for (uint32_t label = 0; label < TALL_LABELS; label++)
+            if (tall_has(row, label))
+                fprintf(file, "%st%u", label == !tall_has(row, 0) ? "" : "|", label);
+        fputc('\n', file);
+    }
+    assert_int_equal(fclose(file), 0);
+}
+
+/* Where a block has one record, the traversal may spend all the reads that a query is allowed: the
+ * scan after it has reads of its own. */
+static void a_scan_after_a_traversal_reads_what_it_finds(void **state)
+{
+    const struct fixture *f = *state;
+    static const uint32_t widths[] = {1, 16};
+    const char *csv = fixture_path(f->directory, "tall.csv");
+    tall_attributes_write(csv);
+    /* Without structure, so that the traversal goes on improving. */
+    uint8_t *rows = malloc((size_t)TALL_ROWS * TALL_DIM);
+    assert_non_null(rows);
+    for (size_t i = 0; i < (size_t)TALL_ROWS * TALL_DIM; i++)
+        rows[i] = (uint8_t)random_at(10, i);
+    const struct collection_spec spec = {ELEMENT_U8, METRIC_L2, TALL_ROWS, TALL_DIM, 1, rows, 16};
+    struct collection *tall = collection_create_with(f->directory, "tall", &spec, csv);
+    struct index *index = collection_open(tall, 0);
+    assert_int_equal(index_manifest(index)->geometry.nodes_per_block, 1);
+    struct engine *engine = engine_plain(index);
+    uint32_t unmet = 0;
+    for (uint32_t label = 0; label < TALL_LABELS; label++) {
+        char text[32];
+        snprintf(text, sizeof(text), "not tags = \"t%u\"", label);
+        struct filter *filter = filter_of(index, text);
+        filter->match_estimate = TALL_ROWS;
+        for (uint32_t i = 0; i < TALL_RARE * ARRAY_LENGTH(widths); i++) {
+            const uint32_t k = 1 + i / ARRAY_LENGTH(widths);
+            struct search_hit hits[TALL_RARE];
+            const struct ask ask = {
+                .k = k, .search_list = k, .beam_width = widths[i % ARRAY_LENGTH(widths)]};
+            struct search_query query = query_make(tall, 0, &ask, hits);
+            query.filter = filter;
+            ask_one(engine, &query);
+            answer_check(tall, &query, 0);
+            assert_int_equal(query.stats.filter_plan, SEARCH_FILTER_TRAVERSAL);
+            unmet += query.hit_count != k;
+            for (uint32_t j = 0; j < query.hit_count; j++)
+                assert_false(tall_has((uint32_t)hits[j].key, label));
+        }
+        filter_free(filter);
+    }
+    assert_int_equal(unmet, 0);
+    engine_destroy(engine);
+    index_release(index);
+    collection_destroy(tall);
+    free(rows);
+}
+
 /* Its time is that of the filter, and grows with no list. */
 static void a_scan_tells_nothing_of_the_time_of_others(void **state)
 {
@@ -419,6 +488,7 @@ int main(void)
         cmocka_unit_test(every_filter_finds_what_matches),
         cmocka_unit_test(a_traversal_passes_through_what_does_not_match),
         cmocka_unit_test(what_a_traversal_does_not_meet_is_scanned_for),
+        cmocka_unit_test(a_scan_after_a_traversal_reads_what_it_finds),
         cmocka_unit_test(a_scan_reads_for_matches_alone),
         cmocka_unit_test(a_scan_tells_nothing_of_the_time_of_others),
         cmocka_unit_test(what_nothing_matches_takes_no_read),
