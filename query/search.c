@@ -339,11 +339,14 @@ static uint32_t next_read(struct search *s, uint32_t width)
     return SEARCH_NO_BLOCK;
 }
 
-/* Within a radius: there may be more than what was looked at. */
+/* Within a radius: there may be more than what was looked at, since the search ended before the end
+ * of the frontier, or since that was full of candidates within, and had no room for others. */
 static void note_truncation(struct search *s)
 {
     struct frontier *f = &s->frontier;
     uint32_t place = index_lists_in_memory(s->index) ? frontier_next_unread(f) : frontier_next(f);
+    if (place == FRONTIER_NONE && f->size == f->capacity)
+        place = f->size - 1;
     if (place != FRONTIER_NONE && frontier_distance(f->entries[place]) <= s->query->radius)
         s->flags |= SEARCH_TRUNCATED;
 }

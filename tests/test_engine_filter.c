@@ -482,6 +482,30 @@ static void filters_go_with_radius_and_pages(void **state)
     }
 }
 
+/* More candidates within than there is room for: k of them are found, and it is said. */
+static void more_within_a_radius_than_there_is_room_for_is_said(void **state)
+{
+    const struct fixture *f = *state;
+    static struct search_hit hits[ENGINE_K_MAX];
+    static const char *const texts[] = {NULL, "even < 5000", "even >= 1000"};
+    for (int t = 0; t < TIERS; t++) {
+        struct engine *engine = engine_plain(f->tiers[t]);
+        for (size_t i = 0; i < ARRAY_LENGTH(texts); i++) {
+            struct filter *filter = texts[i] ? filter_of(f->tiers[t], texts[i]) : NULL;
+            const struct ask ask = {.k = ENGINE_K_MAX, .search_list = 100};
+            struct search_query query = query_make(f->collection, 0, &ask, hits);
+            query.filter = filter;
+            query.within_radius = true;
+            query.radius = (float)collection_kth_distance(f->collection, 0, ROWS) * 2.0f;
+            ask_one(engine, &query);
+            assert_int_equal(query.flags, SEARCH_TRUNCATED);
+            assert_true(query.hit_count <= ENGINE_K_MAX);
+            filter_free(filter);
+        }
+        engine_destroy(engine);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -493,6 +517,7 @@ int main(void)
         cmocka_unit_test(a_scan_tells_nothing_of_the_time_of_others),
         cmocka_unit_test(what_nothing_matches_takes_no_read),
         cmocka_unit_test(filters_go_with_radius_and_pages),
+        cmocka_unit_test(more_within_a_radius_than_there_is_room_for_is_said),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
