@@ -61,7 +61,8 @@ struct search {
     struct frontier frontier;
     uint32_t list;  /* L: so many of the frontier are worth it wherever they are */
     float reach;    /* code distance up to which all others are: within a radius; else -INFINITY */
-    float nearest;  /* exact distance of the nearest record seen; within a radius only */
+    float nearest;  /* exact distance of the nearest record seen, but an excluded one; within a
+                       radius only */
     uint32_t *seen; /* scored nodes; forgets on collision */
     uint32_t seen_mask;
     uint32_t *blocks; /* blocks asked for; exact, open addressing */

@@ -76,7 +76,8 @@ static void score_records(struct search *s, const struct block_view *view)
                   view->geometry->vector_bytes, view->record_count, exact);
     s->stats.exact_distances += view->record_count;
     for (uint32_t slot = 0; slot < view->record_count; slot++) {
-        s->nearest = MIN(s->nearest, exact[slot]);
+        if (!search_excludes(s, view->first_node + slot))
+            s->nearest = MIN(s->nearest, exact[slot]);
         if (query->hit_count < query->k || exact[slot] <= query->hits[query->k - 1].distance ||
             query->within_radius)
             search_hit(s, exact[slot], block_key(view, slot), view->first_node + slot);
