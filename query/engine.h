@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "common/compiler.h"
 #include "common/error.h"
 #include "query/block_io.h"
 #include "query/histogram.h"
@@ -115,6 +116,12 @@ struct search_query {
     uint64_t submitted_ns;
     struct search_query *newer, *older; /* of the same lane of the inbox */
 };
+
+/* Whether the query is past its deadline. */
+ALWAYS_INLINE bool engine_query_late(const struct search_query *query, uint64_t now_ns)
+{
+    return query->deadline_ns != 0 && now_ns > query->deadline_ns;
+}
 
 struct engine_params {
     uint32_t threads;          /* 0: one a CPU this process may use */

@@ -54,11 +54,6 @@ static uint32_t waiting_count(const struct worker *w)
     return atomic_load_explicit(&w->inbox.count, memory_order_relaxed);
 }
 
-static bool past_deadline(const struct search_query *query, uint64_t now_ns)
-{
-    return query->deadline_ns != 0 && now_ns > query->deadline_ns;
-}
-
 /* ---- what a slot runs ---- */
 
 static bool slot_fetches(const struct slot *slot)
@@ -469,9 +464,10 @@ static bool start_is_vain(const struct worker *w, const struct search_query *que
 static void start_query(struct worker *w, struct search_query *query)
 {
     uint64_t now_ns = clock_monotonic_ns();
-    bool late = past_deadline(query, now_ns);
+    bool late = engine_query_late(query, now_ns);
     if (late || start_is_vain(w, query, now_ns)) {
         count(&w->counters.queries, late);
+        count(&w->counters.fetches, late && query->kind == SEARCH_FETCH);
         count(&w->counters.timeouts, late);
         count(&w->counters.busy, !late);
         load_drop(w);
@@ -534,7 +530,7 @@ static void slot_receive(struct worker *w, struct slot *slot, const struct read 
 {
     if (!arrival)
         slot_failed(slot);
-    else if (past_deadline(slot->search.query, w->now_ns))
+    else if (engine_query_late(slot->search.query, w->now_ns))
         slot->search.in_flight--;
     else
         slot_arrived(slot, read, arrival);
@@ -542,7 +538,7 @@ static void slot_receive(struct worker *w, struct slot *slot, const struct read 
 
 static void slot_go_on(struct worker *w, uint32_t number, uint64_t now_ns)
 {
-    if (past_deadline(w->slots[number].search.query, now_ns))
+    if (engine_query_late(w->slots[number].search.query, now_ns))
         finish_query(w, number, STATUS_TIMEOUT);
     else
         advance(w, number, now_ns);
@@ -561,7 +557,7 @@ static void complete_read(struct worker *w, const struct block_completion *done)
     const struct search *s = &w->slots[read->slot].search;
     union arrival arrival;
     bool arrived = read_arrived(w, done, &arrival);
-    bool wanted = read->first_waiter != SLOT_NONE || !past_deadline(s->query, now_ns);
+    bool wanted = read->first_waiter != SLOT_NONE || !engine_query_late(s->query, now_ns);
     histogram_record(&w->counters.read_latency, now_ns - read->submitted_ns);
     read_unlink(w, number);
     if (!arrived && !read->retried && wanted) {
@@ -620,7 +616,7 @@ static void slot_tick(struct worker *w, uint32_t number, uint64_t now_ns, bool g
     struct slot *slot = &w->slots[number];
     if (!slot->search.query)
         return;
-    if (past_deadline(slot->search.query, now_ns)) {
+    if (engine_query_late(slot->search.query, now_ns)) {
         finish_query(w, number, STATUS_TIMEOUT);
     } else if (gives_up && slot->parked_block != SEARCH_NO_BLOCK &&
                took_too_long(w, slot->parked_ns, now_ns)) {

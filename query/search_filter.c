@@ -122,7 +122,7 @@ void search_filter_scan(struct search *s)
     while (!done) {
         uint32_t count = filter_scan_next(&scan, SCAN_LOOK, s->scratch->ids, SEARCH_BATCH, &done);
         scan_take(s, count);
-        if (s->query->deadline_ns != 0 && clock_monotonic_ns() > s->query->deadline_ns) {
+        if (engine_query_late(s->query, clock_monotonic_ns())) {
             s->late = true;
             return;
         }

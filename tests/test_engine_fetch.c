@@ -599,6 +599,21 @@ static void all_are_answered_when_the_engine_ends(void **state)
     fetches_free(&got);
 }
 
+static void a_fetch_that_comes_too_late_is_counted_as_one(void **state)
+{
+    const struct fixture *f = *state;
+    struct engine *engine = engine_plain(f->small.cold);
+    struct search_query query = {
+        .kind = SEARCH_FETCH, .key = f->small.keys[0], .found = true, .deadline_ns = 1};
+    engine_search_all(engine, &query, 1, 0);
+    assert_int_equal(query.status, STATUS_TIMEOUT);
+    assert_false(query.found);
+    assert_int_equal(stats_of(engine).queries, 1);
+    assert_int_equal(stats_of(engine).fetches, 1);
+    assert_int_equal(stats_of(engine).timeouts, 1);
+    engine_destroy(engine);
+}
+
 struct follower {
     struct engine *engine;
     atomic_uint *answered;
@@ -663,6 +678,7 @@ int main(void)
         cmocka_unit_test(a_hung_read_is_given_up_or_ended_by_the_deadline),
         cmocka_unit_test(a_node_of_another_key_is_an_error),
         cmocka_unit_test(fetches_and_searches_do_not_disturb_each_other),
+        cmocka_unit_test(a_fetch_that_comes_too_late_is_counted_as_one),
         cmocka_unit_test(all_are_answered_when_the_engine_ends),
         cmocka_unit_test(what_a_query_leads_to_is_answered_when_the_engine_ends),
     };
