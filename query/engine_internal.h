@@ -50,6 +50,7 @@ struct slot {
     struct search search;
     struct fetch fetch;
     uint64_t started_ns;
+    bool paused;           /* its search has work to do without waiting for a read */
     uint32_t parked_block; /* or page, wanted while no buffer is free; SEARCH_NO_BLOCK: none */
     uint64_t parked_ns;    /* since when */
     uint32_t given_up;     /* its reads that took too long */
@@ -73,6 +74,9 @@ struct worker {
     uint32_t *free_slots;
     uint32_t free_count;
     uint32_t parked_count; /* slots with a parked block */
+    uint32_t paused_count; /* slots whose search pauses */
+    uint32_t paused_turn;  /* the slot that goes on next, or the first paused one behind it */
+    uint32_t paused_parts; /* that this one has had in a row */
     uint8_t *buffers;
     struct read *reads;   /* [buffer_count], beside buffers */
     uint32_t *free_reads; /* [buffer_count], a ring: longest free first */

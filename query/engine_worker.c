@@ -34,6 +34,7 @@ enum {
     STARTED_ALWAYS = 4, /* queries, whatever their deadlines */
     GIVEN_UP_MAX = 2,   /* reads a query waits for in vain: then the device hangs, not a block */
     SHARED_WHILE_YOUNG = 4, /* this part of the read timeout */
+    PAUSED_PARTS = 32,      /* of a search in a row, while others wait for their turn */
     TICK_LATE = 4,          /* a tick later than this part of it: the worker stood still */
 };
 
@@ -353,6 +354,12 @@ static void slot_abandon(struct worker *w, uint32_t number)
     }
 }
 
+static void slot_set_paused(struct worker *w, struct slot *slot, bool paused)
+{
+    w->paused_count += (uint32_t)paused - (uint32_t)slot->paused;
+    slot->paused = paused;
+}
+
 static void count_query(struct worker *w, const struct search_query *query)
 {
     struct engine_counters *c = &w->counters;
@@ -379,6 +386,7 @@ static void finish_query(struct worker *w, uint32_t number, enum status status)
     struct search_query *query = s->query;
     uint64_t now_ns = clock_monotonic_ns();
     w->now_ns = now_ns;
+    slot_set_paused(w, slot, false);
     if (s->in_flight > 0)
         slot_abandon(w, number);
     query->status = status;
@@ -449,7 +457,8 @@ static void advance(struct worker *w, uint32_t number, uint64_t since_ns)
     w->now_ns = now_ns;
     stamp_reads(w, started, now_ns);
     s->stats.cpu_ns += now_ns - since_ns;
-    if (s->in_flight == 0)
+    slot_set_paused(w, slot, !slot_fetches(slot) && search_pauses(s));
+    if (s->in_flight == 0 && !slot->paused)
         finish_query(w, number, slot_end_status(slot));
 }
 
@@ -657,6 +666,23 @@ static void take_landed(struct worker *w)
     } while (n > 0 && taken < w->engine->buffer_count);
 }
 
+/* One part of one search, after what has landed for others. A search keeps its turn until it is
+ * over, since at a turn a part all would end late; but not for long where others pause. */
+static void paused_go_on(struct worker *w)
+{
+    take_landed(w);
+    uint32_t slots = w->engine->params.slots_per_thread;
+    uint32_t number = w->paused_turn;
+    assert(w->paused_count > 0); /* none has a read that could have ended it */
+    while (!w->slots[number].paused)
+        number = (number + 1) % slots;
+    w->paused_parts = number == w->paused_turn ? w->paused_parts + 1 : 1;
+    advance(w, number, clock_monotonic_ns());
+    bool keeps = w->slots[number].paused && w->paused_parts < PAUSED_PARTS;
+    w->paused_turn = keeps ? number : (number + 1) % slots;
+    w->paused_parts = keeps ? w->paused_parts : 0;
+}
+
 static void tick(struct worker *w, uint64_t now_ns)
 {
     bool gives_up = now_ns <= w->next_tick_ns + w->read_timeout_ns / TICK_LATE;
@@ -722,11 +748,14 @@ static void worker_run(struct worker *w)
             start_query(w, query);
         /* Nobody tells a worker that the last query of another is answered. */
         bool looks = stopping || active_count(w) > 0;
-        size_t n = block_io_poll(w->io, true, looks ? w->tick_ns : UINT64_MAX, done, COMPLETIONS);
+        bool waits = w->paused_count == 0;
+        size_t n = block_io_poll(w->io, waits, looks ? w->tick_ns : UINT64_MAX, done, COMPLETIONS);
         for (size_t i = 0; i < n; i++)
             complete_read(w, &done[i]);
         if (n == 0)
             w->now_ns = clock_monotonic_ns();
+        if (!waits)
+            paused_go_on(w);
         if (w->now_ns >= w->next_tick_ns)
             tick(w, w->now_ns);
     }

@@ -258,7 +258,8 @@ bool search_past(const struct search *s, float code_distance)
 /* A candidate that does not match, to be read before those that do: now counted as read. */
 static bool next_passage(struct search *s, uint32_t *node)
 {
-    if (!s->filter.filter || s->filter.scanned || index_lists_in_memory(s->index))
+    const struct search_filter *filter = &s->filter;
+    if (!filter->filter || filter->scan_due || filter->scanned || index_lists_in_memory(s->index))
         return false;
     uint32_t place = search_filter_passage(s);
     if (place == FRONTIER_NONE)
@@ -279,7 +280,7 @@ static bool next_candidate(struct search *s, uint32_t *node)
         search_filter_scan(s);
     if (in_memory && !s->filter.scanned)
         search_expand(s);
-    if (s->late)
+    if (s->late || s->filter.scan_due)
         return false;
     uint32_t place = in_memory ? frontier_next_unread(f) : frontier_next(f);
     if (place == FRONTIER_NONE || !search_ranks(s, place, f->entries[place]) ||
@@ -363,7 +364,7 @@ uint32_t search_next_read(struct search *s, uint32_t width)
         if (block != SEARCH_NO_BLOCK)
             return block;
     }
-    if (s->in_flight == 0 && s->query->within_radius)
+    if (s->in_flight == 0 && s->query->within_radius && !search_pauses(s))
         note_truncation(s);
     return SEARCH_NO_BLOCK;
 }

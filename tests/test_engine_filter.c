@@ -392,6 +392,51 @@ static void a_scan_after_a_traversal_reads_what_it_finds(void **state)
     free(rows);
 }
 
+/* A scan is made in parts; what it finds is the same with others between them, and no others have
+ * to wait for its end. */
+static void a_scan_pauses_for_others(void **state)
+{
+    const struct fixture *f = *state;
+    enum { SCANS = 6, COUNT = 3 * SCANS };
+    const struct engine_params params = {.threads = 1, .slots_per_thread = COUNT};
+    for (int t = 0; t < TIERS; t++) {
+        struct search_hit alone[COUNT][K], hits[COUNT][K];
+        struct search_query queries[COUNT], expected[COUNT];
+        struct filter *filter = filter_of(f->tiers[t], "even < 5000 or even >= 5000");
+        struct engine *engine = engine_start(f->tiers[t], &params);
+        for (uint32_t q = 0; q < COUNT; q++) {
+            const struct ask ask = {.k = K, .search_list = 200, .beam_width = 1};
+            expected[q] = query_make(f->collection, q, &ask, alone[q]);
+            expected[q].filter = q % 3 == 0 ? filter : NULL;
+            filter->match_estimate = 1; /* so that it is scanned */
+            queries[q] = expected[q];
+            queries[q].hits = hits[q];
+            ask_one(engine, &expected[q]);
+            assert_int_equal(expected[q].hit_count, K);
+        }
+        engine_search_all(engine, queries, COUNT, 0);
+        for (uint32_t q = 0; q < COUNT; q++)
+            assert_same_hits(&queries[q], &expected[q]);
+        struct search_scratch scratch = {0};
+        struct search search;
+        struct error err;
+        ASSERT_STATUS_OK(search_scratch_init(&scratch, &err), err);
+        ASSERT_STATUS_OK(search_init(&search, f->tiers[t], &scratch, &err), err);
+        search_start(&search, &queries[0]);
+        assert_int_equal(search_next_read(&search, 1), SEARCH_NO_BLOCK);
+        assert_true(search_pauses(&search));
+        assert_in_range(search.stats.code_distances, 1, ROWS / 2);
+        queries[0].deadline_ns = 1;
+        assert_int_equal(search_next_read(&search, 1), SEARCH_NO_BLOCK);
+        assert_true(search.late);
+        assert_false(search_pauses(&search));
+        search_fini(&search);
+        search_scratch_fini(&scratch);
+        filter_free(filter);
+        engine_destroy(engine);
+    }
+}
+
 /* Its time is that of the filter, and grows with no list. */
 static void a_scan_tells_nothing_of_the_time_of_others(void **state)
 {
@@ -514,6 +559,7 @@ int main(void)
         cmocka_unit_test(what_a_traversal_does_not_meet_is_scanned_for),
         cmocka_unit_test(a_scan_after_a_traversal_reads_what_it_finds),
         cmocka_unit_test(a_scan_reads_for_matches_alone),
+        cmocka_unit_test(a_scan_pauses_for_others),
         cmocka_unit_test(a_scan_tells_nothing_of_the_time_of_others),
         cmocka_unit_test(what_nothing_matches_takes_no_read),
         cmocka_unit_test(filters_go_with_radius_and_pages),
