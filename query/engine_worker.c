@@ -666,20 +666,24 @@ static void take_landed(struct worker *w)
     } while (n > 0 && taken < w->engine->buffer_count);
 }
 
+static uint32_t slot_behind(const struct worker *w, uint32_t number)
+{
+    return number + 1 < w->engine->params.slots_per_thread ? number + 1 : 0;
+}
+
 /* One part of one search, after what has landed for others. A search keeps its turn until it is
  * over, since at a turn a part all would end late; but not for long where others pause. */
 static void paused_go_on(struct worker *w)
 {
     take_landed(w);
-    uint32_t slots = w->engine->params.slots_per_thread;
     uint32_t number = w->paused_turn;
     assert(w->paused_count > 0); /* none has a read that could have ended it */
     while (!w->slots[number].paused)
-        number = (number + 1) % slots;
+        number = slot_behind(w, number);
     w->paused_parts = number == w->paused_turn ? w->paused_parts + 1 : 1;
     advance(w, number, clock_monotonic_ns());
     bool keeps = w->slots[number].paused && w->paused_parts < PAUSED_PARTS;
-    w->paused_turn = keeps ? number : (number + 1) % slots;
+    w->paused_turn = keeps ? number : slot_behind(w, number);
     w->paused_parts = keeps ? w->paused_parts : 0;
 }
 
