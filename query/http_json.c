@@ -251,6 +251,11 @@ void http_json_put_float(FILE *out, float value)
         fputs("null", out);
 }
 
+void http_json_put_key(FILE *out, uint64_t key)
+{
+    fprintf(out, key > HTTP_JSON_KEY_NUMBER_MAX ? "\"%" PRIu64 "\"" : "%" PRIu64, key);
+}
+
 void http_json_put_bool(FILE *out, const char *name, bool value)
 {
     fprintf(out, ",\"%s\":%s", name, value ? "true" : "false");

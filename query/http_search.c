@@ -281,7 +281,9 @@ static void put_next(FILE *out, const struct search_query *query)
     if (last)
         return;
     const struct search_hit *hit = &query->hits[query->hit_count - 1];
-    fprintf(out, ",\"next\":{\"key\":%" PRIu64 ",\"distance\":", hit->key);
+    fputs(",\"next\":{\"key\":", out);
+    http_json_put_key(out, hit->key);
+    fputs(",\"distance\":", out);
     http_json_put_float(out, hit->distance);
     fprintf(out, ",\"rank\":%" PRIu32 "}", query->after.rank + query->hit_count);
 }

@@ -178,6 +178,20 @@ static void a_page_says_where_the_next_begins(void **state)
     assert_int_equal(http_search_format(&context, &query, 1, &text, &err), STATUS_OK);
     assert_non_null(strstr(text, "\"last\":true,\"reads\":0}]"));
     free(text);
+    /* As it is taken back. */
+    const struct {
+        uint64_t key;
+        const char *text;
+    } keys[] = {{HTTP_JSON_KEY_NUMBER_MAX, "\"next\":{\"key\":9007199254740991,"},
+                {HTTP_JSON_KEY_NUMBER_MAX + 1, "\"next\":{\"key\":\"9007199254740992\","},
+                {UINT64_MAX, "\"next\":{\"key\":\"18446744073709551615\","}};
+    query.hit_count = 2;
+    for (size_t i = 0; i < ARRAY_LENGTH(keys); i++) {
+        hits[1].key = keys[i].key;
+        assert_int_equal(http_search_format(&context, &query, 1, &text, &err), STATUS_OK);
+        assert_non_null(strstr(text, keys[i].text));
+        free(text);
+    }
 }
 
 int main(void)
