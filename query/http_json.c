@@ -165,10 +165,10 @@ enum status http_json_list(const struct cJSON *one, const struct cJSON *many,
     return STATUS_OK;
 }
 
-/* As many as the index may have, of which a number says no more than 2^53. */
+/* Whole numbers up to the limit are those that no other text of digits is read as. */
 enum status http_json_key(const struct cJSON *item, uint64_t *out, struct error *err)
 {
-    const double most = 9007199254740992.0;
+    const double most = (double)HTTP_JSON_KEY_NUMBER_MAX;
     if (cJSON_IsNumber(item) && item->valuedouble >= 0 && item->valuedouble <= most &&
         item->valuedouble == floor(item->valuedouble)) {
         *out = (uint64_t)item->valuedouble;
@@ -181,7 +181,8 @@ enum status http_json_key(const struct cJSON *item, uint64_t *out, struct error 
     if (end && *end == '\0' && errno == 0)
         return STATUS_OK;
     return error_set(err, STATUS_INVALID,
-                     "a key is a whole number, at most 2^53, or a string of its digits");
+                     "a key is a whole number, at most %" PRIu64 ", or a string of its digits",
+                     HTTP_JSON_KEY_NUMBER_MAX);
 }
 
 enum status http_json_keys(const struct http_json_list *list, uint64_t **out, struct error *err)

@@ -75,6 +75,7 @@ static void what_is_wrong_is_named(void **state)
         {"{\"key\":1,\"k\":1}", "no member is called \"k\""},
         {"{\"key\":1,\"vector\":true}", "no member is called \"vector\""},
         {"{\"key\":-1}", "a key is a whole number"},
+        {"{\"key\":9007199254740993}", "a key is a whole number, at most 9007199254740991"},
         {"{\"key\":9007199254740994}", "a key is a whole number"},
         {"{\"keys\":[1,\"x\"]}", "a key is a whole number"},
         {"{\"keys\":[[1]]}", "a key is a whole number"},

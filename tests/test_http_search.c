@@ -94,14 +94,15 @@ static void what_is_asked_beside_vectors_is_read(void **state)
     (void)state;
     struct http_search search;
     struct error err;
-    assert_int_equal(parse("{\"keys\":[17,\"18446744073709551615\"],\"filter\":\"a = 1\","
-                           "\"radius\":-0.5,\"recall\":0.9,"
-                           "\"after\":[null,{\"key\":3,\"distance\":1.5,\"rank\":10}]}",
-                           &search, &err),
-                     STATUS_OK);
+    assert_int_equal(
+        parse("{\"keys\":[9007199254740991,\"18446744073709551615\"],\"filter\":\"a = 1\","
+              "\"radius\":-0.5,\"recall\":0.9,"
+              "\"after\":[null,{\"key\":3,\"distance\":1.5,\"rank\":10}]}",
+              &search, &err),
+        STATUS_OK);
     assert_null(search.vectors);
     assert_int_equal(search.query_count, 2);
-    assert_true(search.keys[0] == 17 && search.keys[1] == UINT64_MAX);
+    assert_true(search.keys[0] == HTTP_JSON_KEY_NUMBER_MAX && search.keys[1] == UINT64_MAX);
     assert_string_equal(search.filter, "a = 1");
     assert_true(search.within_radius && search.radius == -0.5f);
     assert_true(search.recall_target == 0.9f && search.search_list == 0);
@@ -128,6 +129,11 @@ static void what_is_wrong_beside_vectors_is_named(void **state)
         {"{\"keys\":[]}", "0 queries"},
         {"{\"key\":-1}", "a key is a whole number"},
         {"{\"key\":1.5}", "a key is a whole number"},
+        {"{\"key\":9007199254740992}", "at most 9007199254740991, or a string of its digits"},
+        {"{\"key\":9007199254740993}", "at most 9007199254740991"}, /* read as the one before */
+        {"{\"keys\":[1,9007199254740993]}", "at most 9007199254740991"},
+        {"{\"key\":1,\"after\":{\"key\":9007199254740993,\"distance\":1,\"rank\":1}}",
+         "at most 9007199254740991"},
         {"{\"key\":18446744073709551615}", "or a string of its digits"},
         {"{\"key\":\"18446744073709551616\"}", "a key is a whole number"},
         {"{\"key\":\"-1\"}", "a key is a whole number"},
