@@ -2,7 +2,8 @@
  * http_json.c - see http_json.h.
  *
  * The parser is cJSON, which allocates a struct for each value and recurses for each level. So the
- * text is scanned first: it may be no deeper than a request is, nor have more values.
+ * text is scanned first: it may be no deeper than a request is, nor have more values. And its
+ * strings end with a NUL, so that none may be within.
  */
 #include "query/http_json.h"
 
@@ -21,6 +22,23 @@ enum {
 
 /* ---- limits, before anything is allocated ---- */
 
+/* Whether the parser's string would end at text[i], within quotes, and what follows be dropped:
+ * where it finds a NUL, and where \u is followed by what is no digit, which it takes for 0. An
+ * escape that the text cuts off is its to refuse. */
+static bool cuts_string(const char *text, size_t length, size_t i)
+{
+    enum { ESCAPE_BYTES = 6 };
+    bool zero = true;
+    if (text[i] != '\\' || length - i < ESCAPE_BYTES || text[i + 1] != 'u')
+        return text[i] == '\0';
+    for (size_t d = i + 2; d < i + ESCAPE_BYTES; d++) {
+        if (!isxdigit((unsigned char)text[d]))
+            return true;
+        zero = zero && text[d] == '0';
+    }
+    return zero;
+}
+
 /* Brackets that do not match are the parser's to refuse. */
 static enum status scan(const char *text, size_t length, struct error *err)
 {
@@ -30,6 +48,9 @@ static enum status scan(const char *text, size_t length, struct error *err)
     for (size_t i = 0; i < length; i++) {
         char c = text[i];
         if (quoted) {
+            if (cuts_string(text, length, i))
+                return error_set(err, STATUS_INVALID,
+                                 "byte %zu: a string has no NUL, and four digits after \\u", i);
             if (c == '\\')
                 i++;
             else if (c == '"')
