@@ -54,6 +54,8 @@ static enum status filter_read(const struct members *members, struct http_search
         return STATUS_OK;
     if (!cJSON_IsString(item))
         return error_set(err, STATUS_INVALID, "filter: want a string");
+    if (item->valuestring[0] == '\0')
+        return error_set(err, STATUS_INVALID, "the filter is empty: leave it out to have none");
     search->filter = strdup(item->valuestring);
     if (!search->filter)
         return error_set(err, STATUS_NO_MEMORY, "no memory for a filter");

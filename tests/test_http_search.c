@@ -140,6 +140,7 @@ static void what_is_wrong_beside_vectors_is_named(void **state)
         {"{\"key\":\"1x\"}", "a key is a whole number"},
         {"{\"key\":\"\"}", "a key is a whole number"},
         {"{\"key\":1,\"filter\":1}", "filter: want a string"},
+        {"{\"key\":1,\"filter\":\"\"}", "the filter is empty"},
         {"{\"key\":1,\"filter\":\"a = 1\\u0000 and b = 2\"}", "byte 24: a string has no NUL"},
         {"{\"key\":\"1\\u00002\"}", "byte 9: a string has no NUL"},
         {"{\"key\":1,\"radius\":\"1\"}", "radius: want a finite"},
