@@ -80,7 +80,7 @@ TEST_SRC    := $(wildcard tests/test_*.c)
 FUZZ_SRC    := $(wildcard tests/fuzz_*.c)
 SOAK_SRC    := $(wildcard tests/soak_*.c)
 # What soak programs take of what tests share: that which needs no cmocka.
-SOAK_PARTS  := tests/answer_check.c tests/daemon_facts.c
+SOAK_PARTS  := tests/answer_check.c tests/daemon_facts.c tests/key_files.c
 SUPPORT_SRC := $(filter-out $(TEST_SRC) $(FUZZ_SRC) $(SOAK_SRC),$(wildcard tests/*.c))
 ALL_SRC     := $(wildcard common/*.c layout/*.c builder/*.c query/*.c tools/*.c tests/*.c)
 ALL_HEADERS := $(wildcard common/*.h layout/*.h builder/*.h query/*.h tools/*.h tests/*.h)

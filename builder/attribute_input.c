@@ -1,6 +1,6 @@
 /*
- * attribute_input.c - see attribute_input.h. A cell is checked and appended to its column's file as
- * it comes; memory grows with distinct labels alone.
+ * attribute_input.c - see attribute_input.h. A cell is checked (attribute_cell.h) and appended to
+ * its column's file as it comes; memory grows with distinct labels alone.
  */
 #include "builder/attribute_input.h"
 
@@ -12,15 +12,12 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "builder/attribute_cell.h"
 #include "builder/csv.h"
 #include "builder/label_table.h"
 #include "common/file_io.h"
-#include "common/utf8.h"
 
-enum {
-    ROWS_BETWEEN_CHECKS = 1 << 14, /* of the wish to stop: some 10 ms */
-    SHOWN_BYTES = 40,              /* of a value in a message */
-};
+enum { ROWS_BETWEEN_CHECKS = 1 << 14 }; /* of the wish to stop: some 10 ms */
 
 static const struct work_piece ingest_piece = {BUILD_STAGE_INGEST, WORK_WHOLE};
 
@@ -31,14 +28,14 @@ struct column {
     struct attribute_input_column *info;
     struct label_table labels;
     struct work_output *values;
-    uint32_t *cell; /* [cell_capacity] numbers of the present cell's labels */
-    uint32_t cell_capacity;
+    struct attribute_labels cell; /* of the present one */
 };
 
 struct input {
     const struct attribute_input_params *params;
     const struct build_monitor *monitor;
     struct csv *csv;
+    struct attribute_header header;
     struct attribute_info info;
     struct column columns[ATTRIBUTES_COLUMNS_MAX];
     uint64_t row; /* that is read, from 0 */
@@ -51,121 +48,26 @@ void attribute_part_name(const char *kind, uint32_t column, char part[WORK_PART_
     snprintf(part, WORK_PART_BYTES, "%s-%u", kind, column);
 }
 
-/* ---- messages ---- */
-
-/* A value as a message has it: ASCII, and not long. */
-static const char *shown(const char *text, size_t length, char to[SHOWN_BYTES + 4])
-{
-    const size_t kept = MIN(length, (size_t)SHOWN_BYTES);
-    for (size_t i = 0; i < kept; i++)
-        to[i] = text[i] >= ' ' && text[i] <= '~' ? text[i] : '?';
-    snprintf(to + kept, 4, "%s", kept < length ? "..." : "");
-    return to;
-}
-
-/* Puts file, line and column before `reason`; what is no fault of a cell is whole already. */
-static enum status cell_fault(const char *path, uint64_t line, const char *column,
-                              const struct error *reason, struct error *err)
-{
-    if (reason->status != STATUS_INVALID)
-        return error_set(err, reason->status, "%s", reason->text);
-    return error_set(err, STATUS_INVALID, "%s: line %" PRIu64 ": column %s: %s", file_label(path),
-                     line, column, reason->text);
-}
-
-/* "\"year\"" or, in a header, its number. */
-static const char *column_label(const struct attribute_info *info, uint32_t number, bool named,
-                                char to[ATTRIBUTE_NAME_MAX + 4])
-{
-    if (named && number < info->column_count)
-        snprintf(to, ATTRIBUTE_NAME_MAX + 4, "\"%s\"", info->columns[number].name);
-    else
-        snprintf(to, ATTRIBUTE_NAME_MAX + 4, "%u", number + 1);
-    return to;
-}
-
-/* ---- header ---- */
-
-static enum status header_cell(struct attribute_info *info, const struct csv_cell *cell,
-                               struct error *err)
-{
-    char text[SHOWN_BYTES + 4];
-    const char *colon = memchr(cell->text, ':', cell->length);
-    enum attribute_kind kind;
-    if (info->column_count == ATTRIBUTES_COLUMNS_MAX)
-        return error_set(err, STATUS_INVALID, "more than %d columns", ATTRIBUTES_COLUMNS_MAX);
-    if (colon == NULL)
-        return error_set(err, STATUS_INVALID, "\"%s\" is no NAME:TYPE",
-                         shown(cell->text, cell->length, text));
-    const size_t name_bytes = (size_t)(colon - cell->text);
-    const size_t type_bytes = cell->length - name_bytes - 1;
-    if (!attribute_name_valid(cell->text, name_bytes))
-        return error_set(err, STATUS_INVALID,
-                         "\"%s\" is no name: 1..%d of A-Z a-z 0-9 _, not first a digit, and not "
-                         "and, or, not, in, any, all",
-                         shown(cell->text, name_bytes, text), ATTRIBUTE_NAME_MAX);
-    if (!attribute_kind_parse(colon + 1, type_bytes, &kind))
-        return error_set(err, STATUS_INVALID, "\"%s\" is no type; u64, i64 or labels is wanted",
-                         shown(colon + 1, type_bytes, text));
-    struct attribute_input_column *column = &info->columns[info->column_count];
-    memcpy(column->name, cell->text, name_bytes);
-    for (uint32_t c = 0; c < info->column_count; c++)
-        if (strcmp(info->columns[c].name, column->name) == 0)
-            return error_set(err, STATUS_INVALID, "\"%s\" is the name of column %u too",
-                             column->name, c + 1);
-    column->kind = (uint32_t)kind;
-    column->least = kind == ATTRIBUTE_LABELS ? 0 : UINT64_MAX;
-    info->column_count++;
-    return STATUS_OK;
-}
-
-/* *info is zeros. */
-static enum status header_read(struct csv *csv, const char *path, struct attribute_info *info,
-                               struct error *err)
-{
-    struct csv_cell cell = {0};
-    do {
-        struct error reason = {0};
-        char label[ATTRIBUTE_NAME_MAX + 4];
-        const uint32_t number = info->column_count;
-        bool more = false;
-        enum status status = csv_next(csv, &cell, &more, &reason);
-        if (status == STATUS_OK && !more)
-            return error_set(err, STATUS_INVALID,
-                             "%s: is empty; a first line of NAME:TYPE cells is wanted",
-                             file_label(path));
-        if (status == STATUS_OK)
-            status = header_cell(info, &cell, &reason);
-        if (status != STATUS_OK)
-            return cell_fault(path, cell.line, column_label(info, number, false, label), &reason,
-                              err);
-    } while (!cell.row_end);
-    return STATUS_OK;
-}
-
 enum status attribute_extent_look(const char *path, struct attribute_extent *extent,
                                   struct error *err)
 {
     struct csv *csv = NULL;
     struct stat file;
-    struct attribute_info *info = calloc(1, sizeof(*info));
-    if (info == NULL)
-        return error_set(err, STATUS_NO_MEMORY, "%s: out of memory", file_label(path));
+    struct attribute_header header;
     enum status status = csv_open(path, &csv, err);
     if (status == STATUS_OK)
-        status = header_read(csv, path, info, err);
+        status = attribute_header_read(csv, path, &header, err);
     if (status == STATUS_OK && stat(path, &file) != 0)
         status = error_set_os(err, errno, "%s: cannot be looked at", file_label(path));
     if (status == STATUS_OK) {
         *extent = (struct attribute_extent){.file_bytes = (uint64_t)file.st_size};
-        for (uint32_t c = 0; c < info->column_count; c++) {
-            const bool labels = info->columns[c].kind == ATTRIBUTE_LABELS;
+        for (uint32_t c = 0; c < header.column_count; c++) {
+            const bool labels = header.columns[c].kind == ATTRIBUTE_LABELS;
             extent->label_columns += labels;
             extent->number_columns += !labels;
         }
     }
     csv_close(csv);
-    free(info);
     return status;
 }
 
@@ -237,164 +139,62 @@ static enum status output_open(struct input *in, const char *part, struct work_o
 static enum status columns_open(struct input *in, struct error *err)
 {
     enum status status = STATUS_OK;
+    in->info.column_count = in->header.column_count;
     for (uint32_t c = 0; status == STATUS_OK && c < in->info.column_count; c++) {
+        const enum attribute_kind kind = in->header.columns[c].kind;
+        struct attribute_input_column *info = &in->info.columns[c];
         char part[WORK_PART_BYTES];
         attribute_part_name("values", c, part);
-        in->columns[c].info = &in->info.columns[c];
+        memcpy(info->name, in->header.columns[c].name, sizeof(info->name));
+        info->kind = (uint32_t)kind;
+        info->least = kind == ATTRIBUTE_LABELS ? 0 : UINT64_MAX;
+        in->columns[c].info = info;
         status = output_open(in, part, &in->columns[c].values, err);
     }
     return status;
 }
 
-/* ---- numbers ---- */
-
-/* Digits alone; false beyond u64. */
-static bool digits_parse(const char *text, size_t length, uint64_t *value)
-{
-    uint64_t sum = 0;
-    for (size_t i = 0; i < length; i++) {
-        if (text[i] < '0' || text[i] > '9')
-            return false;
-        const uint64_t digit = (uint64_t)(text[i] - '0');
-        if (sum > (UINT64_MAX - digit) / 10)
-            return false;
-        sum = sum * 10 + digit;
-    }
-    *value = sum;
-    return length > 0;
-}
-
-static bool number_parse(enum attribute_kind kind, const struct csv_cell *cell, uint64_t *value)
-{
-    const bool negative = kind == ATTRIBUTE_I64 && cell->length > 0 && cell->text[0] == '-';
-    if (!digits_parse(cell->text + negative, cell->length - negative, value))
-        return false;
-    if (kind == ATTRIBUTE_I64 && *value > (uint64_t)INT64_MAX + negative)
-        return false;
-    if (negative)
-        *value = -*value;
-    return true;
-}
+/* ---- cells ---- */
 
 static enum status number_cell(struct column *column, const struct csv_cell *cell, bool kept,
                                struct error *err)
 {
-    char text[SHOWN_BYTES + 4];
     const enum attribute_kind kind = (enum attribute_kind)column->info->kind;
     uint64_t value;
-    if (cell->length == 0)
-        return error_set(err, STATUS_INVALID, "no %s: every row needs one",
-                         attribute_kind_name(kind));
-    if (!number_parse(kind, cell, &value))
-        return error_set(err, STATUS_INVALID, "\"%s\" is no %s",
-                         shown(cell->text, cell->length, text), attribute_kind_name(kind));
-    if (!kept)
-        return STATUS_OK;
+    enum status status = attribute_number_parse(kind, cell, &value, err);
+    if (status != STATUS_OK || !kept)
+        return status;
     const uint64_t rank = attribute_rank(kind, value);
     column->info->least = MIN(column->info->least, rank);
     column->info->most = MAX(column->info->most, rank);
     return work_output_append(column->values, &rank, sizeof(rank), err);
 }
 
-/* ---- labels ---- */
-
-/* The label at *at is unescaped where it lies; *at moves behind it and its bar. *last: no bar
- * followed. */
-static enum status label_next(char *text, size_t length, size_t *at, size_t *label_bytes,
-                              bool *last, struct error *err)
-{
-    char *to = text + *at;
-    size_t from = *at;
-    *label_bytes = 0;
-    while (from < length && text[from] != '|') {
-        if (text[from] == '\\') {
-            from++;
-            if (from == length || (text[from] != '|' && text[from] != '\\'))
-                return error_set(err, STATUS_INVALID,
-                                 "a backslash stands before neither | nor backslash");
-        }
-        to[(*label_bytes)++] = text[from++];
-    }
-    *last = from == length;
-    *at = from + 1;
-    return STATUS_OK;
-}
-
-static enum status label_check(const char *text, size_t length, struct error *err)
-{
-    char part[SHOWN_BYTES + 4];
-    if (length == 0)
-        return error_set(err, STATUS_INVALID, "a label is empty");
-    if (length > ATTRIBUTE_LABEL_MAX)
-        return error_set(err, STATUS_INVALID, "label \"%s\" has %zu bytes, at most %d are allowed",
-                         shown(text, length, part), length, ATTRIBUTE_LABEL_MAX);
-    if (!utf8_valid(text, length))
-        return error_set(err, STATUS_INVALID, "label \"%s\" is not UTF-8",
-                         shown(text, length, part));
-    if (memchr(text, 0, length) != NULL)
-        return error_set(err, STATUS_INVALID, "label \"%s\" has a NUL in it",
-                         shown(text, length, part));
-    return STATUS_OK;
-}
-
-static enum status cell_grow(struct column *column, struct error *err)
-{
-    const uint32_t capacity = MAX(column->cell_capacity * 2, 16u);
-    uint32_t *cell = realloc(column->cell, capacity * sizeof(*cell));
-    if (cell == NULL)
-        return error_set(err, STATUS_NO_MEMORY, "no memory for %u labels of a row", capacity);
-    column->cell = cell;
-    column->cell_capacity = capacity;
-    return STATUS_OK;
-}
-
-/* Adds the label to the cell's, unless it is there. */
-static enum status label_take(struct column *column, uint32_t row, const char *text, size_t length,
-                              uint32_t *count, struct error *err)
-{
-    uint32_t number;
-    enum status status = label_table_number(&column->labels, text, length, &number, err);
-    if (status != STATUS_OK)
-        return status;
-    struct label *label = &column->labels.labels[number];
-    if (label->row == row)
-        return STATUS_OK;
-    label->row = row;
-    label->rows++;
-    if (*count == ATTRIBUTE_NODE_LABELS_MAX)
-        return error_set(err, STATUS_INVALID, "more than %d labels", ATTRIBUTE_NODE_LABELS_MAX);
-    if (*count == column->cell_capacity)
-        status = cell_grow(column, err);
-    if (status == STATUS_OK)
-        column->cell[(*count)++] = number;
-    return status;
-}
-
 static enum status labels_cell(struct column *column, const struct csv_cell *cell, uint64_t row,
                                bool kept, struct error *err)
 {
-    uint32_t count = 0;
-    size_t at = 0;
-    bool last = cell->length == 0;
-    while (!last) {
-        const char *text = cell->text + at;
-        size_t length;
-        enum status status = label_next(cell->text, cell->length, &at, &length, &last, err);
-        if (status == STATUS_OK)
-            status = label_check(text, length, err);
-        if (status == STATUS_OK && kept)
-            status = label_take(column, (uint32_t)row, text, length, &count, err);
-        if (status != STATUS_OK)
-            return status;
-    }
-    if (!kept)
-        return STATUS_OK;
-    const uint16_t head = (uint16_t)count;
-    column->info->memberships += count;
-    enum status status = work_output_append(column->values, &head, sizeof(head), err);
-    return status == STATUS_OK && count > 0
-               ? work_output_append(column->values, column->cell, count * sizeof(uint32_t), err)
+    struct attribute_labels *labels = &column->cell;
+    enum status status =
+        attribute_labels_parse(cell, (uint32_t)row, kept ? &column->labels : NULL, labels, err);
+    if (status != STATUS_OK || !kept)
+        return status;
+    const uint16_t head = (uint16_t)labels->count;
+    column->info->memberships += labels->count;
+    status = work_output_append(column->values, &head, sizeof(head), err);
+    return status == STATUS_OK && head > 0
+               ? work_output_append(column->values, labels->numbers, head * sizeof(uint32_t), err)
                : status;
+}
+
+/* Rows beyond those of the vectors are checked and counted, not kept. */
+static enum status cell_take(void *context, uint32_t number, const struct csv_cell *cell,
+                             struct error *err)
+{
+    struct input *in = context;
+    struct column *column = &in->columns[number];
+    const bool kept = in->row < in->params->rows;
+    return column->info->kind == ATTRIBUTE_LABELS ? labels_cell(column, cell, in->row, kept, err)
+                                                  : number_cell(column, cell, kept, err);
 }
 
 /* The table's sections, in sorted order. */
@@ -455,56 +255,13 @@ static enum status labels_finish(struct input *in, uint32_t number, struct error
 
 /* ---- rows ---- */
 
-/* A row ends after `found` cells, or goes on after as many as there are columns. */
-static enum status row_width_fault(const struct input *in, uint64_t line, uint32_t found,
-                                   struct error *err)
-{
-    return error_set(err, STATUS_INVALID, "%s: line %" PRIu64 ": %s%u cells, the header has %u",
-                     file_label(in->params->path), line,
-                     found < in->info.column_count ? "" : "more than ", found,
-                     in->info.column_count);
-}
-
-/* Rows beyond those of the vectors are checked and counted, not kept. */
-static enum status cell_take(struct input *in, uint32_t number, const struct csv_cell *cell,
-                             struct error *err)
-{
-    struct column *column = &in->columns[number];
-    const bool kept = in->row < in->params->rows;
-    return column->info->kind == ATTRIBUTE_LABELS ? labels_cell(column, cell, in->row, kept, err)
-                                                  : number_cell(column, cell, kept, err);
-}
-
-/* *more is false if there is none. */
-static enum status row_read(struct input *in, bool *more, struct error *err)
-{
-    const char *path = in->params->path;
-    struct csv_cell cell = {0};
-    for (uint32_t number = 0; number == 0 || !cell.row_end; number++) {
-        struct error reason = {0};
-        char label[ATTRIBUTE_NAME_MAX + 4];
-        enum status status = csv_next(in->csv, &cell, more, &reason);
-        if (status == STATUS_OK && !*more)
-            return STATUS_OK;
-        if (status == STATUS_OK && number == in->info.column_count)
-            return row_width_fault(in, cell.line, number, err);
-        if (status == STATUS_OK && cell.row_end && number + 1 < in->info.column_count)
-            return row_width_fault(in, cell.line, number + 1, err);
-        if (status == STATUS_OK)
-            status = cell_take(in, number, &cell, &reason);
-        if (status != STATUS_OK)
-            return cell_fault(path, cell.line, column_label(&in->info, number, true, label),
-                              &reason, err);
-    }
-    return STATUS_OK;
-}
-
 static enum status rows_read(struct input *in, struct error *err)
 {
+    const struct attribute_rows rows = {in->csv, in->params->path, &in->header, cell_take, in};
     bool more = true;
     enum status status = STATUS_OK;
     while (status == STATUS_OK && more) {
-        status = row_read(in, &more, err);
+        status = attribute_row_read(&rows, &more, err);
         in->row += more;
         if (status == STATUS_OK && in->row % ROWS_BETWEEN_CHECKS == 0)
             status = build_monitor_check(in->monitor, err);
@@ -539,7 +296,7 @@ enum status attribute_input_read(const struct attribute_input_params *params,
     in->output_count = output_count;
     enum status status = csv_open(params->path, &in->csv, err);
     if (status == STATUS_OK)
-        status = header_read(in->csv, params->path, &in->info, err);
+        status = attribute_header_read(in->csv, params->path, &in->header, err);
     if (status == STATUS_OK)
         status = columns_open(in, err);
     if (status == STATUS_OK)
@@ -553,7 +310,7 @@ enum status attribute_input_read(const struct attribute_input_params *params,
         *digest = csv_digest(in->csv);
     for (uint32_t c = 0; c < ATTRIBUTES_COLUMNS_MAX; c++) {
         label_table_fini(&in->columns[c].labels);
-        free(in->columns[c].cell);
+        free(in->columns[c].cell.numbers);
     }
     csv_close(in->csv);
     free(in);

@@ -486,7 +486,7 @@ static enum status build_begin(struct build *b, struct error *err)
     status = build_code_bytes_resolve(&b->params, &b->shape, err);
     if (status == STATUS_OK && b->params.tune_queries != NULL)
         status =
-            tune_queries_load(b->params.tune_queries, &b->shape, b->params.metric, &b->tune, err);
+            tune_queries_load(b->params.tune_queries, b->file, b->params.metric, &b->tune, err);
     b->params.tune_count = b->tune.count;
     if (status == STATUS_OK)
         status = block_check_asked(b, err);

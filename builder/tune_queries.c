@@ -37,19 +37,20 @@ static enum status rows_read(const struct vector_file *file, const char *path, e
     return status;
 }
 
-enum status tune_queries_load(const char *path, const struct vector_shape *shape,
-                              enum metric metric, struct tune_queries *out, struct error *err)
+enum status tune_queries_load(const char *path, const struct vector_file *input, enum metric metric,
+                              struct tune_queries *out, struct error *err)
 {
-    struct tune_queries queries = {.row_bytes = element_vector_bytes(shape->type, shape->dim)};
+    const struct vector_shape given = vector_file_shape_given(input);
+    const enum element_type stored = vector_file_shape(input).type;
+    struct tune_queries queries = {.row_bytes = element_vector_bytes(stored, given.dim)};
     struct vector_file *file = NULL;
     enum status status = vector_file_open(path, &file, err);
     if (status != STATUS_OK)
         return status;
-    if (vector_file_shape(file).type != shape->type)
-        status = vector_file_store_as(file, shape->type, err);
     const struct vector_shape found = vector_file_shape(file);
+    status = shape_check(path, &found, &given, err);
     if (status == STATUS_OK)
-        status = shape_check(path, &found, shape, err);
+        status = vector_file_store_as(file, stored, err);
     if (status == STATUS_OK) {
         queries.count = (uint32_t)MIN(found.count, (uint64_t)TUNE_QUERIES_MAX);
         queries.rows = malloc(queries.count * queries.row_bytes);

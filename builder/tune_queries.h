@@ -24,9 +24,10 @@ struct tune_queries {
     struct digest128 digest; /* of `rows`; 0: none */
 };
 
-/* Reads the queries of file `path` for an input of `shape`. STATUS_INVALID: another dimension or
- * type, no row, or a row that a search would refuse. On success *out is the caller's. */
-NODISCARD enum status tune_queries_load(const char *path, const struct vector_shape *shape,
+/* Reads the queries of file `path`, which are of the type that `input` is given in, as those of the
+ * input are read. STATUS_INVALID: another dimension or type, no row, or a row that a search would
+ * refuse. On success *out is the caller's. */
+NODISCARD enum status tune_queries_load(const char *path, const struct vector_file *input,
                                         enum metric metric, struct tune_queries *out,
                                         struct error *err);
 void tune_queries_free(struct tune_queries *queries);

@@ -29,6 +29,7 @@
 
 #include "builder/work_internal.h"
 #include "common/file_io.h"
+#include "common/load.h"
 #include "common/memory.h"
 
 #define RECORD_MAGIC "NJPIECE" /* with its NUL: 8 bytes */
@@ -143,15 +144,6 @@ static const uint8_t *take(struct rest *rest, size_t bytes)
     return taken;
 }
 
-static bool all_zero(const void *data, size_t bytes)
-{
-    const uint8_t *p = data;
-    for (size_t i = 0; i < bytes; i++)
-        if (p[i] != 0)
-            return false;
-    return true;
-}
-
 /* Each of the following returns what is wrong, or NULL. */
 
 static const char *head_take(const struct work *work, struct rest *rest, struct work_record *record)
@@ -181,7 +173,7 @@ static const char *head_take(const struct work *work, struct rest *rest, struct 
     if (!info)
         return "is too short for its info";
     record->info = info;
-    return all_zero(info + head.info_bytes, padded_bytes - head.info_bytes)
+    return bytes_are_zero(info + head.info_bytes, padded_bytes - head.info_bytes)
                ? NULL
                : "has info that is not padded with zeros";
 }
@@ -195,7 +187,7 @@ static const char *file_take(struct rest *rest, struct work_record_file *out)
     memcpy(&file, entry, sizeof(file));
     size_t length = strnlen(file.part, sizeof(file.part));
     if (length == sizeof(file.part) || !work_part_valid(file.part) ||
-        !all_zero(file.part + length, sizeof(file.part) - length) || file.reserved != 0)
+        !bytes_are_zero(file.part + length, sizeof(file.part) - length) || file.reserved != 0)
         return "names a file in a way that is not ours";
     if (file.section_count == 0 || file.section_count > WORK_SECTIONS_MAX)
         return "has a file with an impossible count of sections";

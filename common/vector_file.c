@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
@@ -277,6 +278,16 @@ static enum status read_given(const struct vector_file *file, uint64_t first, ui
     return STATUS_OK;
 }
 
+/* bf16 rounds what is nearly f16's maximum to 65536, beyond it; so such a value becomes the largest
+ * bf16 that f16 holds, and what is stored can be given back as it was given. No other value is
+ * changed by more than the rounding that follows. */
+static void limit_to_f16(float *values, uint32_t dim)
+{
+    const float most = 65280;
+    for (uint32_t i = 0; i < dim; i++)
+        values[i] = fminf(fmaxf(values[i], -most), most);
+}
+
 enum status vector_file_convert(const struct vector_file *file, uint64_t index, const void *given,
                                 void *row, struct error *err)
 {
@@ -289,6 +300,8 @@ enum status vector_file_convert(const struct vector_file *file, uint64_t index, 
         return error_set(err, STATUS_INVALID, "%s: row %" PRIu64 " has %s at dimension %zu",
                          file_label(file->path), index,
                          values[bad] != values[bad] ? "a NaN" : "an infinity", bad);
+    if (type == ELEMENT_F16 && file->stored == ELEMENT_BF16)
+        limit_to_f16(values, dim);
     element_vector_from_f32(file->stored, values, dim, row);
     if (!element_vector_all_finite(file->stored, row, dim, &bad))
         return error_set(

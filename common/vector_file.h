@@ -64,8 +64,9 @@ NODISCARD enum status vector_file_read_strided(const struct vector_file *file, u
 NODISCARD enum status vector_file_read_given(const struct vector_file *file, uint64_t first,
                                              uint64_t count, void *rows, struct error *err);
 
-/* Row `index`, as given, to the type that rows are read as. A value that is not finite, or that the
- * type does not reach, is STATUS_INVALID: "PATH: row R has 70000 at dimension D, beyond f16". */
+/* Row `index`, as given, to the type that rows are read as; what that has is never beyond the type
+ * given. A value that is not finite, or that the type does not reach, is STATUS_INVALID:
+ * "PATH: row R has 70000 at dimension D, beyond f16". */
 NODISCARD enum status vector_file_convert(const struct vector_file *file, uint64_t index,
                                           const void *given, void *row, struct error *err);
 
@@ -94,8 +95,8 @@ NODISCARD enum status vector_writer_open_bin(const char *path, struct vector_sha
                                              struct vector_writer **out, struct error *err);
 NODISCARD enum status vector_writer_append(struct vector_writer *writer, const void *rows,
                                            uint64_t count, struct error *err);
-/* All announced rows must have been appended. Frees the writer on success; on failure the caller
- * aborts it. */
+/* All announced rows must have been appended. Frees the writer in any case; what fails is removed
+ * as by vector_writer_abort(). */
 NODISCARD enum status vector_writer_finish(struct vector_writer *writer, struct error *err);
 /* Removes the temporary file and frees. NULL is fine. */
 void vector_writer_abort(struct vector_writer *writer);
@@ -119,22 +120,14 @@ NODISCARD enum status key_file_read_range(const struct key_file *file, uint64_t 
 NODISCARD enum status key_file_check(const struct key_file *file, const atomic_int *cancel,
                                      struct error *err);
 
-/* Opens, checks, reads every key and closes. *keys is malloc'd, the caller's. */
-NODISCARD enum status key_file_read(const char *path, uint64_t expected_count, uint64_t **keys,
-                                    struct error *err);
-
-/* Writes `count` (1..UINT32_MAX) keys as .u64bin, atomically as vector_writer does. */
-NODISCARD enum status key_file_write(const char *path, const uint64_t *keys, uint64_t count,
-                                     struct error *err);
-
-/* The same for keys that come part by part, as with vector_writer. One thread at a time. */
+/* Keys that come part by part, as .u64bin (count 1..UINT32_MAX), atomically as with vector_writer.
+ * One thread at a time. */
 struct key_writer;
 NODISCARD enum status key_writer_open(const char *path, uint64_t count, struct key_writer **out,
                                       struct error *err);
 NODISCARD enum status key_writer_append(struct key_writer *writer, const uint64_t *keys,
                                         uint64_t count, struct error *err);
-/* All announced keys must have been appended. Frees the writer on success; on failure the caller
- * aborts it. */
+/* As vector_writer_finish(). */
 NODISCARD enum status key_writer_finish(struct key_writer *writer, struct error *err);
 /* NULL is fine. */
 void key_writer_abort(struct key_writer *writer);

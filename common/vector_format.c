@@ -5,9 +5,9 @@
 #include "common/vector_format.h"
 
 #include <inttypes.h>
-#include <string.h>
 
 #include "common/file_io.h"
+#include "common/load.h"
 
 static const struct vector_format formats[] = {
     {".u8bin", VECTOR_BIN, ELEMENT_U8},   {".i8bin", VECTOR_BIN, ELEMENT_I8},
@@ -29,6 +29,13 @@ enum status vector_format_of(const char *path, const struct vector_format **out,
                      "%s: not a vector file by its name; wanted .u8bin, .i8bin, .f16bin, .fbin, "
                      ".ibin, .bvecs, .fvecs, .ivecs or .npy",
                      file_label(path));
+}
+
+bool vector_format_is_known(const char *path)
+{
+    const struct vector_format *format;
+    struct error ignored;
+    return vector_format_of(path, &format, &ignored) == STATUS_OK;
 }
 
 static uint32_t dim_max_of(enum element_type type)
@@ -60,13 +67,6 @@ enum status vector_layout_check(const char *path, struct vector_layout *layout, 
                          file_label(path), shape->count, stored);
     layout->file_bytes = total;
     return STATUS_OK;
-}
-
-static uint32_t load_u32(const uint8_t *bytes)
-{
-    uint32_t value;
-    memcpy(&value, bytes, sizeof(value));
-    return value;
 }
 
 enum status vector_bin_parse(const char *path, const struct vector_format *format,

@@ -5,6 +5,7 @@
 #ifndef NIGHTJAR_COMMON_VECTOR_FORMAT_H
 #define NIGHTJAR_COMMON_VECTOR_FORMAT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -32,6 +33,9 @@ struct vector_format {
 /* Format by the suffix of `path`; STATUS_INVALID with the list of suffixes for any other. */
 NODISCARD enum status vector_format_of(const char *path, const struct vector_format **out,
                                        struct error *err);
+
+/* Whether `path` has one of those suffixes. */
+bool vector_format_is_known(const char *path);
 
 /* Where rows are. */
 struct vector_layout {

@@ -190,35 +190,6 @@ out:
     return status;
 }
 
-enum status key_file_read(const char *path, uint64_t expected_count, uint64_t **keys,
-                          struct error *err)
-{
-    struct key_file *file;
-    uint64_t *read = NULL;
-    enum status status = key_file_open(path, expected_count, &file, err);
-    if (status != STATUS_OK)
-        return status;
-    status = key_file_check(file, NULL, err);
-    if (status != STATUS_OK)
-        goto out;
-    size_t bytes = (size_t)file->count * sizeof(*read);
-    read = malloc(bytes);
-    if (!read) {
-        status = error_set(err, STATUS_NO_MEMORY, "%s: cannot allocate %zu bytes for its keys",
-                           file_label(path), bytes);
-        goto out;
-    }
-    status = key_file_read_range(file, 0, file->count, read, err);
-    if (status == STATUS_OK) {
-        *keys = read;
-        read = NULL;
-    }
-out:
-    free(read);
-    key_file_close(file);
-    return status;
-}
-
 /* A header and up to two arrays, all or nothing. */
 static enum status write_whole(const char *path, const uint32_t header[2],
                                const void *const data[2], const size_t bytes[2], struct error *err)
@@ -285,12 +256,14 @@ enum status key_writer_append(struct key_writer *writer, const uint64_t *keys, u
 
 enum status key_writer_finish(struct key_writer *writer, struct error *err)
 {
+    enum status status = STATUS_OK;
     if (writer->appended != writer->count)
-        return error_set(err, STATUS_INVALID, "%s: %" PRIu64 " keys written, %" PRIu64 " announced",
-                         file_label(writer->output.path), writer->appended, writer->count);
-    enum status status = file_output_commit(&writer->output, err);
+        status =
+            error_set(err, STATUS_INVALID, "%s: %" PRIu64 " keys written, %" PRIu64 " announced",
+                      file_label(writer->output.path), writer->appended, writer->count);
     if (status == STATUS_OK)
-        free(writer);
+        status = file_output_commit(&writer->output, err);
+    key_writer_abort(writer); /* of what is committed nothing is left to remove */
     return status;
 }
 
@@ -300,21 +273,6 @@ void key_writer_abort(struct key_writer *writer)
         return;
     file_output_abort(&writer->output);
     free(writer);
-}
-
-enum status key_file_write(const char *path, const uint64_t *keys, uint64_t count,
-                           struct error *err)
-{
-    struct key_writer *writer = NULL;
-    enum status status = key_writer_open(path, count, &writer, err);
-    if (status != STATUS_OK)
-        return status;
-    status = key_writer_append(writer, keys, count, err);
-    if (status == STATUS_OK)
-        status = key_writer_finish(writer, err);
-    if (status != STATUS_OK)
-        key_writer_abort(writer);
-    return status;
 }
 
 uint32_t ground_truth_existing(const struct ground_truth *truth, uint32_t query, uint32_t k)

@@ -123,13 +123,14 @@ enum status vector_writer_append(struct vector_writer *writer, const void *rows,
 
 enum status vector_writer_finish(struct vector_writer *writer, struct error *err)
 {
+    enum status status = STATUS_OK;
     if (writer->appended != writer->layout.shape.count)
-        return error_set(err, STATUS_INVALID, "%s: %" PRIu64 " rows written, %" PRIu64 " announced",
-                         file_label(writer->output.path), writer->appended,
-                         writer->layout.shape.count);
-    enum status status = file_output_commit(&writer->output, err);
+        status = error_set(
+            err, STATUS_INVALID, "%s: %" PRIu64 " rows written, %" PRIu64 " announced",
+            file_label(writer->output.path), writer->appended, writer->layout.shape.count);
     if (status == STATUS_OK)
-        free(writer);
+        status = file_output_commit(&writer->output, err);
+    vector_writer_abort(writer); /* of what is committed nothing is left to remove */
     return status;
 }
 

@@ -11,6 +11,7 @@
 #include <inttypes.h>
 #include <strings.h>
 
+#include "common/load.h"
 #include "common/memory.h"
 
 enum {
@@ -220,15 +221,6 @@ void attributes_head_encode(const struct attributes_shape *shape, void *bytes)
     }
 }
 
-static bool all_zero(const void *bytes, size_t count)
-{
-    const uint8_t *byte = bytes;
-    for (size_t i = 0; i < count; i++)
-        if (byte[i] != 0)
-            return false;
-    return true;
-}
-
 static enum status header_check(const struct attributes_header *header, struct error *err)
 {
     if (header->magic != ATTRIBUTES_MAGIC)
@@ -245,7 +237,7 @@ static enum status header_check(const struct attributes_header *header, struct e
                          "attributes: %" PRIu64 " vectors in %" PRIu64 " nodes, must be at most "
                          "as many and %u",
                          header->vector_count, header->node_limit, UINT32_MAX);
-    if (header->zero != 0 || !all_zero(header->reserved, sizeof(header->reserved)))
+    if (header->zero != 0 || !bytes_are_zero(header->reserved, sizeof(header->reserved)))
         return error_set(err, STATUS_CORRUPT, "attributes: reserved bytes are not zero");
     return STATUS_OK;
 }
@@ -270,7 +262,7 @@ static enum status entry_check(const struct attributes_entry *entry, uint32_t nu
 {
     const size_t length = strnlen(entry->name, sizeof(entry->name));
     if (!attribute_name_valid(entry->name, length) ||
-        !all_zero(entry->name + length, sizeof(entry->name) - length))
+        !bytes_are_zero(entry->name + length, sizeof(entry->name) - length))
         return error_set(err, STATUS_CORRUPT, "attributes: the name of column %u is none", number);
     if (entry->kind < ATTRIBUTE_U64 || entry->kind > ATTRIBUTE_LABELS)
         return error_set(err, STATUS_CORRUPT,
@@ -283,7 +275,7 @@ static enum status entry_check(const struct attributes_entry *entry, uint32_t nu
                          " memberships are none of %s",
                          entry->name, entry->width, entry->label_count, entry->text_bytes,
                          entry->memberships, attribute_kind_name((enum attribute_kind)entry->kind));
-    if (!all_zero(entry->reserved, sizeof(entry->reserved)))
+    if (!bytes_are_zero(entry->reserved, sizeof(entry->reserved)))
         return error_set(err, STATUS_CORRUPT,
                          "attributes: column \"%s\": reserved bytes are not zero", entry->name);
     return STATUS_OK;
@@ -388,8 +380,8 @@ static enum status numbers_decode(const struct attributes *attributes, const uin
         return column_fault(column->name, "its order names a node that is not there", err);
     const uint64_t values_end = places->values + attributes->node_limit * column->width;
     const uint64_t order_end = places->order + attributes->vector_count * sizeof(uint32_t);
-    if (!all_zero(bytes + values_end, places->order - values_end) ||
-        !all_zero(bytes + order_end, places->end - order_end))
+    if (!bytes_are_zero(bytes + values_end, places->order - values_end) ||
+        !bytes_are_zero(bytes + order_end, places->end - order_end))
         return column_fault(column->name, "bytes between its arrays are not zero", err);
     return STATUS_OK;
 }
@@ -408,7 +400,7 @@ static bool labels_padding_zero(const struct attributes *attributes, const uint8
         {places->postings + members, places->end},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(ends); i++)
-        if (!all_zero(bytes + ends[i][0], ends[i][1] - ends[i][0]))
+        if (!bytes_are_zero(bytes + ends[i][0], ends[i][1] - ends[i][0]))
             return false;
     return true;
 }

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "common/cpu.h"
+#include "common/load.h"
 #include "common/random.h"
 #include "layout/block_hash.h"
 
@@ -38,27 +39,6 @@ enum {
     GAP_BITS_MAX = 32,
     LIST_FAULT = BLOCK_DEGREE_MAX + 1, /* "degree" of a list that cannot be decoded */
 };
-
-ALWAYS_INLINE uint16_t load_u16(const uint8_t *bytes)
-{
-    uint16_t value;
-    memcpy(&value, bytes, sizeof(value));
-    return value;
-}
-
-ALWAYS_INLINE uint32_t load_u32(const uint8_t *bytes)
-{
-    uint32_t value;
-    memcpy(&value, bytes, sizeof(value));
-    return value;
-}
-
-ALWAYS_INLINE uint64_t load_u64(const uint8_t *bytes)
-{
-    uint64_t value;
-    memcpy(&value, bytes, sizeof(value));
-    return value;
-}
 
 /* ---- geometry and sizes ---- */
 

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "common/cpu.h"
+#include "common/load.h"
 #include "common/random.h"
 #include "layout/block_hash.h"
 
@@ -131,15 +132,6 @@ static bool are_below(const uint32_t *nodes, uint32_t count, uint32_t limit)
     return good;
 }
 
-static bool are_zero(const void *bytes, size_t count)
-{
-    const uint8_t *from = bytes;
-    uint8_t set = 0;
-    for (size_t i = 0; i < count; i++)
-        set |= from[i];
-    return set == 0;
-}
-
 static enum keys_fault header_check(const struct page_header *header, uint64_t checksum,
                                     uint32_t count)
 {
@@ -161,8 +153,8 @@ enum keys_fault keys_page_open(const struct keys_shape *shape, uint32_t page, co
         return KEYS_FAULT_ORDER;
     if (!are_below(from->nodes, count, shape->node_limit))
         return KEYS_FAULT_NODE;
-    if (!are_zero(from->keys + count, unused * sizeof(*from->keys)) ||
-        !are_zero(from->nodes + count, unused * sizeof(*from->nodes)))
+    if (!bytes_are_zero(from->keys + count, unused * sizeof(*from->keys)) ||
+        !bytes_are_zero(from->nodes + count, unused * sizeof(*from->nodes)))
         return KEYS_FAULT_PADDING;
     *view = (struct keys_page){from->keys, from->nodes, count};
     return KEYS_OK;
@@ -179,7 +171,7 @@ enum keys_fault keys_directory_open(const struct keys_shape *shape, uint32_t pag
         return fault;
     if (!ascend(from->firsts, count))
         return KEYS_FAULT_ORDER;
-    if (!are_zero(from->firsts + count, (KEYS_PAGE_FIRSTS - count) * sizeof(*from->firsts)))
+    if (!bytes_are_zero(from->firsts + count, (KEYS_PAGE_FIRSTS - count) * sizeof(*from->firsts)))
         return KEYS_FAULT_PADDING;
     memcpy(firsts, from->firsts, count * sizeof(*firsts));
     return KEYS_OK;

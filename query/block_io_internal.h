@@ -29,9 +29,9 @@ struct block_io_request {
  * Wakes the owner without a system call unless it sleeps. One atomic word, changed only by
  * read-modify-write operations, so all changes are in one order and none is lost:
  *
- *   AWAKE    --owner, before it sleeps-->  SLEEPING
- *   any      --waker-->                    WOKEN; the waker that replaced SLEEPING writes the
- * eventfd any      --owner, when it returns-->   AWAKE
+ * - AWAKE -> SLEEPING: the owner, before it sleeps
+ * - any -> WOKEN: a waker; the one that replaced SLEEPING writes the eventfd
+ * - any -> AWAKE: the owner, when it returns
  *
  * A waker that comes before the owner's step to SLEEPING makes that step fail; one that comes after
  * writes the eventfd, which the owner's wait includes. A late write at worst ends one later wait

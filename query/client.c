@@ -437,6 +437,8 @@ static enum status search_check(const struct client *client, const struct client
     if (search->query_count < 1 || search->query_count > hello->queries_max)
         return error_set(err, STATUS_INVALID, "%u queries in a request, wanted 1..%u",
                          search->query_count, hello->queries_max);
+    if (search->filter && search->filter[0] == '\0') /* on the wire that is no filter */
+        return error_set(err, STATUS_INVALID, "the filter is empty");
     if (search->filter &&
         strnlen(search->filter, PROTOCOL_FILTER_BYTES_MAX + 1) > PROTOCOL_FILTER_BYTES_MAX)
         return error_set(err, STATUS_INVALID, "the filter has more than %d bytes",

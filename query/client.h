@@ -62,7 +62,7 @@ struct client_search {
     /* What follows needs CLIENT_EXTENDED. Zeros: none of it. */
     const uint64_t *keys; /* query_count, instead of vectors: those of the index that have these
                            * keys, which are themselves no hits */
-    const char *filter;   /* hits match it; NULL: no filter */
+    const char *filter;   /* hits match it; NULL: no filter; "" is none, and refused */
     bool within_radius;   /* hits are within `radius`, the k nearest if there are more */
     float radius;         /* a distance of the metric; l2: squared */
     const struct client_cursor *cursors; /* query_count; NULL: no pages. search_list must be at

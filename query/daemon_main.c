@@ -246,6 +246,14 @@ static enum status serving_start(struct daemon *daemon, struct error *err)
     return serving_create(&params, &daemon->serving, err);
 }
 
+/* What an idle daemon may be asked at a time: a frame of more queries than may wait would be BUSY
+ * for ever, and clients go by what they are told. */
+static uint32_t window_of(const struct daemon_options *options)
+{
+    const uint32_t window = SERVER_WINDOW_DEFAULT;
+    return options->queue_limit ? MIN(options->queue_limit, window) : window;
+}
+
 static enum status server_start(struct daemon *daemon, struct error *err)
 {
     const struct daemon_options *options = &daemon->options;
@@ -256,6 +264,7 @@ static enum status server_start(struct daemon *daemon, struct error *err)
         .reload_fd = daemon->reload_fd,
         .peers = &options->peers,
         .connections_max = options->connections_max,
+        .window = window_of(options),
         .stall_ms = options->stall_ms,
         .timeout_ms = options->timeout_ms,
         .slow_ms = options->slow_ms,

@@ -88,7 +88,8 @@ static enum args_result options_scan(struct daemon_options *options, struct word
          .target = &options->queue_limit,
          .value_name = "N",
          .max = 1 << 20,
-         .help = "queries that may wait before BUSY is answered (default: 4096)"},
+         .help = "queries that may wait before BUSY is answered, and most of a request (default: "
+                 "4096)"},
         {.name = "max-connections",
          .kind = ARGS_U32,
          .target = &options->connections_max,

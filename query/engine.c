@@ -75,6 +75,8 @@ enum status engine_submit(struct engine *engine, struct search_query *query)
     uint64_t now_ns = clock_monotonic_ns();
     query->submitted_ns = now_ns;
     bool accepted = !wait_is_vain(w, query);
+    /* Before a worker can answer it, so that none ends meanwhile. */
+    atomic_fetch_add_explicit(&engine->unanswered, 1, memory_order_relaxed);
     if (accepted && place_take(engine)) {
         atomic_fetch_add_explicit(&w->load, 1, memory_order_relaxed);
         inbox_push(&w->inbox, query);
@@ -84,13 +86,15 @@ enum status engine_submit(struct engine *engine, struct search_query *query)
     }
     if (!accepted || replaced)
         atomic_fetch_add_explicit(&engine->refused, 1, memory_order_relaxed);
-    if (!accepted)
+    if (!accepted) {
+        query_answered(engine);
         return STATUS_BUSY;
+    }
     /* The query may be done by now, and its memory be gone. */
     if (!pthread_equal(pthread_self(), w->thread))
         block_io_wake(w->io);
     if (replaced)
-        query_complete_unstarted(replaced, STATUS_BUSY, now_ns);
+        query_complete_unstarted(engine, replaced, STATUS_BUSY, now_ns);
     return STATUS_OK;
 }
 
@@ -183,23 +187,33 @@ enum status engine_create(const struct engine_params *params, struct index *inde
     return STATUS_OK;
 }
 
+/* All are told before one is waited for: none ends before the last query of all is answered. */
+static void workers_stop(struct engine *engine)
+{
+    for (uint32_t i = 0; i < engine->started; i++) {
+        struct worker *w = &engine->workers[i];
+        atomic_store_explicit(&w->stopping, true, memory_order_release);
+        /* A worker that failed to start has no io and is on its way out by itself. */
+        if (w->io)
+            block_io_wake(w->io);
+    }
+    for (uint32_t i = 0; i < engine->started; i++)
+        pthread_join(engine->workers[i].thread, NULL);
+}
+
 void engine_destroy(struct engine *engine)
 {
     if (!engine)
         return;
     workers_wait_ready(engine);
+    workers_stop(engine);
+    /* Only now: the complete() of one worker's query may have submitted another to any worker. */
     for (uint32_t i = 0; engine->workers && i < engine->params.threads; i++) {
         struct worker *w = &engine->workers[i];
         if (!w->engine)
             continue;
-        if (w->started) {
-            atomic_store_explicit(&w->stopping, true, memory_order_release);
-            /* A worker that failed to start has no io and is on its way out by itself. */
-            if (w->io)
-                block_io_wake(w->io);
-            pthread_join(w->thread, NULL);
+        if (w->started)
             worker_fini(w);
-        }
         inbox_fini(&w->inbox);
     }
     free(engine->workers);
@@ -216,9 +230,10 @@ static enum status query_check_limits(const struct manifest *m, const struct sea
     const struct search_after *after = &query->after;
     if (query->within_radius && !isfinite(query->radius))
         return error_set(err, STATUS_INVALID, "radius is not a finite number");
-    if (query->within_radius && query->radius < 0.0f && m->metric != METRIC_IP)
-        return error_set(err, STATUS_INVALID, "radius is %g, but no %s distance is below 0",
-                         (double)query->radius, metric_name(m->metric));
+    /* Of cosine, a vector's distance to itself may be: 1 - cosine is rounded. */
+    if (query->within_radius && query->radius < 0.0f && m->metric == METRIC_L2)
+        return error_set(err, STATUS_INVALID, "radius is %g, but no l2 distance is below 0",
+                         (double)query->radius);
     if (after->set && isnan(after->distance))
         return error_set(err, STATUS_INVALID, "the page before ends at a distance that is NaN");
     if (after->set && (uint64_t)after->rank + query->k > query->search_list)

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "common/compiler.h"
 #include "common/error.h"
 #include "query/block_io.h"
 #include "query/histogram.h"
@@ -116,6 +117,12 @@ struct search_query {
     struct search_query *newer, *older; /* of the same lane of the inbox */
 };
 
+/* Whether the query is past its deadline. */
+ALWAYS_INLINE bool engine_query_late(const struct search_query *query, uint64_t now_ns)
+{
+    return query->deadline_ns != 0 && now_ns > query->deadline_ns;
+}
+
 struct engine_params {
     uint32_t threads;          /* 0: one a CPU this process may use */
     bool pin;                  /* pin each worker to a CPU */
@@ -133,12 +140,13 @@ struct engine;
 /* Starts workers over `index` (a reference is taken). */
 NODISCARD enum status engine_create(const struct engine_params *params, struct index *index,
                                     struct engine **out, struct error *err);
-/* Completes everything submitted, stops the workers, frees. No engine_submit() may run beside it.
- * Reads that were given up are cancelled; one that the kernel neither completes nor cancels is
- * waited for without limit, after all queries were answered, since its buffer cannot be freed. */
+/* Completes everything submitted, also by a complete() meanwhile, stops the workers, frees. No
+ * other engine_submit() may run beside it. Reads that were given up are cancelled; one that the
+ * kernel neither completes nor cancels is waited for without limit, after all queries were
+ * answered, since its buffer cannot be freed. */
 void engine_destroy(struct engine *engine);
 
-/* Of a search, checks k, L, W, ratio and that the vector is finite against the index:
+/* Of a search, checks k, L, W, ratio and that the vector has finite distances against the index:
  * STATUS_INVALID with the reason. A vector of NULL is one to come. Does not submit. */
 NODISCARD enum status engine_query_check(const struct engine *engine,
                                          const struct search_query *query, struct error *err);

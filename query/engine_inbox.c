@@ -105,7 +105,7 @@ struct search_query *inbox_take_late(struct inbox *inbox, uint64_t now_ns)
     pthread_mutex_lock(&inbox->lock);
     for (uint64_t left = inbox->waiting; left && !query; left &= left - 1) {
         struct search_query *oldest = inbox->lanes[__builtin_ctzll(left)].oldest;
-        if (oldest->deadline_ns != 0 && oldest->deadline_ns < now_ns)
+        if (engine_query_late(oldest, now_ns))
             query = lane_remove(inbox, oldest);
     }
     pthread_mutex_unlock(&inbox->lock);

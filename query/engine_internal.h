@@ -5,7 +5,7 @@
  * Locks: the inbox has its own; engine.start_lock guards the report of workers that start.
  * Everything else that crosses threads is an atomic: counters (relaxed, one writer each but where
  * said), worker.load (relaxed: a hint), queued (relaxed: a limit, exact because one fetch_add
- * decides), pace (relaxed: hints).
+ * decides), unanswered (see query_answered()), pace (relaxed: hints).
  */
 #ifndef NIGHTJAR_QUERY_ENGINE_INTERNAL_H
 #define NIGHTJAR_QUERY_ENGINE_INTERNAL_H
@@ -50,6 +50,7 @@ struct slot {
     struct search search;
     struct fetch fetch;
     uint64_t started_ns;
+    bool paused;           /* its search has work to do without waiting for a read */
     uint32_t parked_block; /* or page, wanted while no buffer is free; SEARCH_NO_BLOCK: none */
     uint64_t parked_ns;    /* since when */
     uint32_t given_up;     /* its reads that took too long */
@@ -73,6 +74,9 @@ struct worker {
     uint32_t *free_slots;
     uint32_t free_count;
     uint32_t parked_count; /* slots with a parked block */
+    uint32_t paused_count; /* slots whose search pauses */
+    uint32_t paused_turn;  /* the slot that goes on next, or the first paused one behind it */
+    uint32_t paused_parts; /* that this one has had in a row */
     uint8_t *buffers;
     struct read *reads;   /* [buffer_count], beside buffers */
     uint32_t *free_reads; /* [buffer_count], a ring: longest free first */
@@ -95,6 +99,7 @@ struct engine {
     uint32_t concurrency; /* queries that a worker has use for at once */
     struct worker *workers;
     atomic_uint queued;           /* in all inboxes */
+    atomic_uint unanswered;       /* submitted, their complete() not over: which may submit more */
     atomic_uint rotation;         /* where the search for a worker starts */
     atomic_uint_fast64_t refused; /* busy, as told on submitters' threads: many writers */
     /* start-up: workers report, engine_create() waits */
@@ -105,14 +110,27 @@ struct engine {
     struct error start_error;
 };
 
-/* What the time of a query grows with: L; 0 for a fetch, which takes that of two reads. */
+/* What the time of a query to come grows with: L; 0 for a fetch, which takes that of two reads.
+ * Within a radius it is the least that there will be. */
 ALWAYS_INLINE uint32_t query_list(const struct search_query *query)
 {
     return query->kind == SEARCH_FETCH ? 0 : query->search_list;
 }
 
+/* What the time of a search that is over grew with, in the same measure: within a radius what was
+ * read, for there L is a floor and hundreds of times as much no rarity. 0: nothing that tells of
+ * other queries, as where a scan looked at all that match a filter. */
+ALWAYS_INLINE uint32_t search_work(const struct search *search)
+{
+    const struct search_query *query = search->query;
+    if (search->filter.filter && search->filter.scanned)
+        return 0;
+    uint32_t read = search->stats.reads + search->stats.cache_hits;
+    return query->within_radius ? MAX(query->search_list, read) : query->search_list;
+}
+
 /* The thread of a worker: makes what it needs, reports, serves until it is told to stop and all is
- * answered. Afterwards no read is in flight. */
+ * answered, by the other workers too. Afterwards no read is in flight. */
 void *worker_main(void *worker);
 
 /* All that the worker allocates. */
@@ -121,7 +139,15 @@ enum status worker_init(struct worker *worker, struct error *err);
 /* Once the thread has ended. */
 void worker_fini(struct worker *worker);
 
+/* The query's complete() has returned, or it was not accepted. Release pairs with the acquire of a
+ * worker that finds none left and ends: what complete() submitted was counted before. */
+ALWAYS_INLINE void query_answered(struct engine *engine)
+{
+    atomic_fetch_sub_explicit(&engine->unanswered, 1, memory_order_release);
+}
+
 /* Completes a query that was never started. */
-void query_complete_unstarted(struct search_query *query, enum status status, uint64_t now_ns);
+void query_complete_unstarted(struct engine *engine, struct search_query *query, enum status status,
+                              uint64_t now_ns);
 
 #endif

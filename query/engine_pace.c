@@ -43,12 +43,12 @@ void engine_pace_completed(struct engine_pace *pace, uint64_t now_ns, bool waiti
     pace->last_ns = waiting ? now_ns : 0;
 }
 
-void engine_pace_took(struct engine_pace *pace, uint64_t duration_ns, uint32_t search_list,
+void engine_pace_took(struct engine_pace *pace, uint64_t duration_ns, uint32_t candidates,
                       bool given_up)
 {
     /* How much longer it would have taken is not known. Without a guess the mean would be one of
      * those that were quick enough, and as many more be begun and given up. */
-    uint64_t sample = duration_ns / search_list * (given_up ? GIVEN_UP_FACTOR : 1);
+    uint64_t sample = duration_ns / candidates * (given_up ? GIVEN_UP_FACTOR : 1);
     uint64_t mean = get(&pace->candidate_ns);
     if (given_up && sample <= mean)
         return;
@@ -63,9 +63,9 @@ void engine_pace_took(struct engine_pace *pace, uint64_t duration_ns, uint32_t s
     set(&pace->candidate_ns, average(mean, sample, SERVICE_SHIFT));
 }
 
-uint64_t engine_pace_service_ns(const struct engine_pace *pace, uint32_t search_list)
+uint64_t engine_pace_service_ns(const struct engine_pace *pace, uint32_t candidates)
 {
-    return (get(&pace->candidate_ns) + DEVIATIONS_KEPT * get(&pace->deviation_ns)) * search_list;
+    return (get(&pace->candidate_ns) + DEVIATIONS_KEPT * get(&pace->deviation_ns)) * candidates;
 }
 
 uint64_t engine_pace_wait_ns(const struct engine_pace *pace, uint32_t ahead)

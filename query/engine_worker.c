@@ -15,6 +15,10 @@
  * when the kernel is done with it. Each slot can always have one read but for these; when they hold
  * all buffers, a query that needs one is parked, and answered without its blocks after as long as
  * it would wait for a read.
+ *
+ * A worker may stand still itself (a stopped process, a paused machine, swapping). That is no fault
+ * of the device: what has landed meanwhile is never given up, and a tick that is much too late
+ * gives up nothing.
  */
 #include <assert.h>
 #include <sched.h>
@@ -30,6 +34,8 @@ enum {
     STARTED_ALWAYS = 4, /* queries, whatever their deadlines */
     GIVEN_UP_MAX = 2,   /* reads a query waits for in vain: then the device hangs, not a block */
     SHARED_WHILE_YOUNG = 4, /* this part of the read timeout */
+    PAUSED_PARTS = 32,      /* of a search in a row, while others wait for their turn */
+    TICK_LATE = 4,          /* a tick later than this part of it: the worker stood still */
 };
 
 /* One writer, so a store after a load loses nothing. */
@@ -47,11 +53,6 @@ static uint32_t active_count(const struct worker *w)
 static uint32_t waiting_count(const struct worker *w)
 {
     return atomic_load_explicit(&w->inbox.count, memory_order_relaxed);
-}
-
-static bool past_deadline(const struct search_query *query, uint64_t now_ns)
-{
-    return query->deadline_ns != 0 && now_ns > query->deadline_ns;
 }
 
 /* ---- what a slot runs ---- */
@@ -323,7 +324,8 @@ static void load_drop(struct worker *w)
     atomic_fetch_sub_explicit(&w->load, 1, memory_order_relaxed);
 }
 
-void query_complete_unstarted(struct search_query *query, enum status status, uint64_t now_ns)
+void query_complete_unstarted(struct engine *engine, struct search_query *query, enum status status,
+                              uint64_t now_ns)
 {
     uint64_t waited_ns = now_ns - query->submitted_ns;
     query->status = status;
@@ -333,6 +335,7 @@ void query_complete_unstarted(struct search_query *query, enum status status, ui
     query->node = UINT32_MAX;
     query->stats = (struct search_stats){.queue_ns = waited_ns, .total_ns = waited_ns};
     query->complete(query);
+    query_answered(engine);
 }
 
 /* What is still in flight for the query is nobody's from now on. */
@@ -349,6 +352,12 @@ static void slot_abandon(struct worker *w, uint32_t number)
         if (w->reads[read].slot == number && !read_pass_on(w, read))
             read_orphan(w, read);
     }
+}
+
+static void slot_set_paused(struct worker *w, struct slot *slot, bool paused)
+{
+    w->paused_count += (uint32_t)paused - (uint32_t)slot->paused;
+    slot->paused = paused;
 }
 
 static void count_query(struct worker *w, const struct search_query *query)
@@ -377,6 +386,7 @@ static void finish_query(struct worker *w, uint32_t number, enum status status)
     struct search_query *query = s->query;
     uint64_t now_ns = clock_monotonic_ns();
     w->now_ns = now_ns;
+    slot_set_paused(w, slot, false);
     if (s->in_flight > 0)
         slot_abandon(w, number);
     query->status = status;
@@ -384,14 +394,15 @@ static void finish_query(struct worker *w, uint32_t number, enum status status)
     query->stats = s->stats;
     query->stats.total_ns = now_ns - query->submitted_ns;
     count_query(w, query);
-    if (query->kind != SEARCH_FETCH)
-        engine_pace_took(&w->pace, now_ns - slot->started_ns, query->search_list,
-                         status != STATUS_OK);
+    uint32_t work = slot_fetches(slot) ? 0 : search_work(s);
+    if (work > 0)
+        engine_pace_took(&w->pace, now_ns - slot->started_ns, work, status != STATUS_OK);
     engine_pace_completed(&w->pace, now_ns, waiting_count(w) > 0);
     s->query = NULL;
     w->free_slots[w->free_count++] = number;
     load_drop(w);
     query->complete(query);
+    query_answered(w->engine);
 }
 
 /* Reads a query may have in flight now: what it asked for, or a share of what keeps the device
@@ -446,7 +457,8 @@ static void advance(struct worker *w, uint32_t number, uint64_t since_ns)
     w->now_ns = now_ns;
     stamp_reads(w, started, now_ns);
     s->stats.cpu_ns += now_ns - since_ns;
-    if (s->in_flight == 0)
+    slot_set_paused(w, slot, !slot_fetches(slot) && search_pauses(s));
+    if (s->in_flight == 0 && !slot->paused)
         finish_query(w, number, slot_end_status(slot));
 }
 
@@ -461,13 +473,14 @@ static bool start_is_vain(const struct worker *w, const struct search_query *que
 static void start_query(struct worker *w, struct search_query *query)
 {
     uint64_t now_ns = clock_monotonic_ns();
-    bool late = past_deadline(query, now_ns);
+    bool late = engine_query_late(query, now_ns);
     if (late || start_is_vain(w, query, now_ns)) {
         count(&w->counters.queries, late);
+        count(&w->counters.fetches, late && query->kind == SEARCH_FETCH);
         count(&w->counters.timeouts, late);
         count(&w->counters.busy, !late);
         load_drop(w);
-        query_complete_unstarted(query, late ? STATUS_TIMEOUT : STATUS_BUSY, now_ns);
+        query_complete_unstarted(w->engine, query, late ? STATUS_TIMEOUT : STATUS_BUSY, now_ns);
         return;
     }
     uint32_t number = w->free_slots[--w->free_count];
@@ -526,7 +539,7 @@ static void slot_receive(struct worker *w, struct slot *slot, const struct read 
 {
     if (!arrival)
         slot_failed(slot);
-    else if (past_deadline(slot->search.query, w->now_ns))
+    else if (engine_query_late(slot->search.query, w->now_ns))
         slot->search.in_flight--;
     else
         slot_arrived(slot, read, arrival);
@@ -534,7 +547,7 @@ static void slot_receive(struct worker *w, struct slot *slot, const struct read 
 
 static void slot_go_on(struct worker *w, uint32_t number, uint64_t now_ns)
 {
-    if (past_deadline(w->slots[number].search.query, now_ns))
+    if (engine_query_late(w->slots[number].search.query, now_ns))
         finish_query(w, number, STATUS_TIMEOUT);
     else
         advance(w, number, now_ns);
@@ -553,7 +566,7 @@ static void complete_read(struct worker *w, const struct block_completion *done)
     const struct search *s = &w->slots[read->slot].search;
     union arrival arrival;
     bool arrived = read_arrived(w, done, &arrival);
-    bool wanted = read->first_waiter != SLOT_NONE || !past_deadline(s->query, now_ns);
+    bool wanted = read->first_waiter != SLOT_NONE || !engine_query_late(s->query, now_ns);
     histogram_record(&w->counters.read_latency, now_ns - read->submitted_ns);
     read_unlink(w, number);
     if (!arrived && !read->retried && wanted) {
@@ -607,14 +620,15 @@ static bool took_too_long(const struct worker *w, uint64_t since_ns, uint64_t no
     return since_ns + w->read_timeout_ns <= now_ns;
 }
 
-static void slot_tick(struct worker *w, uint32_t number, uint64_t now_ns)
+static void slot_tick(struct worker *w, uint32_t number, uint64_t now_ns, bool gives_up)
 {
     struct slot *slot = &w->slots[number];
     if (!slot->search.query)
         return;
-    if (past_deadline(slot->search.query, now_ns)) {
+    if (engine_query_late(slot->search.query, now_ns)) {
         finish_query(w, number, STATUS_TIMEOUT);
-    } else if (slot->parked_block != SEARCH_NO_BLOCK && took_too_long(w, slot->parked_ns, now_ns)) {
+    } else if (gives_up && slot->parked_block != SEARCH_NO_BLOCK &&
+               took_too_long(w, slot->parked_ns, now_ns)) {
         (void)slot_unpark(w, slot);
         slot_skipped(slot);
         slot->given_up = GIVEN_UP_MAX;
@@ -632,14 +646,57 @@ static void inbox_tick(struct worker *w, uint64_t now_ns)
     }
 }
 
+static bool oldest_took_too_long(const struct worker *w, uint64_t now_ns)
+{
+    return w->oldest_read != READ_NONE &&
+           took_too_long(w, w->reads[w->oldest_read].submitted_ns, now_ns);
+}
+
+/* Acts on all that has landed: no more than there are buffers. What is read for it since may land
+ * later. */
+static void take_landed(struct worker *w)
+{
+    struct block_completion done[COMPLETIONS];
+    size_t n, taken = 0;
+    do {
+        n = block_io_poll(w->io, false, 0, done, COMPLETIONS);
+        for (size_t i = 0; i < n; i++)
+            complete_read(w, &done[i]);
+        taken += n;
+    } while (n > 0 && taken < w->engine->buffer_count);
+}
+
+static uint32_t slot_behind(const struct worker *w, uint32_t number)
+{
+    return number + 1 < w->engine->params.slots_per_thread ? number + 1 : 0;
+}
+
+/* One part of one search, after what has landed for others. A search keeps its turn until it is
+ * over, since at a turn a part all would end late; but not for long where others pause. */
+static void paused_go_on(struct worker *w)
+{
+    take_landed(w);
+    uint32_t number = w->paused_turn;
+    assert(w->paused_count > 0); /* none has a read that could have ended it */
+    while (!w->slots[number].paused)
+        number = slot_behind(w, number);
+    w->paused_parts = number == w->paused_turn ? w->paused_parts + 1 : 1;
+    advance(w, number, clock_monotonic_ns());
+    bool keeps = w->slots[number].paused && w->paused_parts < PAUSED_PARTS;
+    w->paused_turn = keeps ? number : slot_behind(w, number);
+    w->paused_parts = keeps ? w->paused_parts : 0;
+}
+
 static void tick(struct worker *w, uint64_t now_ns)
 {
+    bool gives_up = now_ns <= w->next_tick_ns + w->read_timeout_ns / TICK_LATE;
     w->next_tick_ns = now_ns + w->tick_ns;
-    while (w->oldest_read != READ_NONE &&
-           took_too_long(w, w->reads[w->oldest_read].submitted_ns, now_ns))
+    if (w->parked_count > 0 || oldest_took_too_long(w, now_ns))
+        take_landed(w);
+    while (gives_up && oldest_took_too_long(w, now_ns))
         read_give_up(w, w->oldest_read, now_ns);
     for (uint32_t i = 0; i < w->engine->params.slots_per_thread; i++)
-        slot_tick(w, i, now_ns);
+        slot_tick(w, i, now_ns, gives_up);
     if (w->free_count == 0)
         inbox_tick(w, now_ns);
 }
@@ -685,26 +742,24 @@ static void worker_run(struct worker *w)
 {
     struct block_completion done[COMPLETIONS];
     for (;;) {
-        /* Acquire pairs with engine_destroy()'s release: every submit came before it. So this load
-         * comes before the look into the inbox: an inbox found empty after it stays empty. */
+        /* Acquire pairs with engine_destroy()'s release: every submit but those of a complete()
+         * came before it. So none unanswered after this load means that none will come. */
         bool stopping = atomic_load_explicit(&w->stopping, memory_order_acquire);
-        bool inbox_empty = false;
-        while (w->free_count > 0) {
-            struct search_query *query = inbox_next(w);
-            if (!query) {
-                inbox_empty = true;
-                break;
-            }
-            start_query(w, query);
-        }
-        bool active = active_count(w) > 0;
-        if (stopping && inbox_empty && !active)
+        if (stopping && atomic_load_explicit(&w->engine->unanswered, memory_order_acquire) == 0)
             break;
-        size_t n = block_io_poll(w->io, true, active ? w->tick_ns : UINT64_MAX, done, COMPLETIONS);
+        struct search_query *query;
+        while (w->free_count > 0 && (query = inbox_next(w)) != NULL)
+            start_query(w, query);
+        /* Nobody tells a worker that the last query of another is answered. */
+        bool looks = stopping || active_count(w) > 0;
+        bool waits = w->paused_count == 0;
+        size_t n = block_io_poll(w->io, waits, looks ? w->tick_ns : UINT64_MAX, done, COMPLETIONS);
         for (size_t i = 0; i < n; i++)
             complete_read(w, &done[i]);
         if (n == 0)
             w->now_ns = clock_monotonic_ns();
+        if (!waits)
+            paused_go_on(w);
         if (w->now_ns >= w->next_tick_ns)
             tick(w, w->now_ns);
     }

@@ -36,6 +36,7 @@ enum {
     FILTER_VALUES_MAX = 1024,  /* in one list */
     FILTER_COUNTED_MAX = 4096, /* a scan no longer than that is counted, not sampled */
     FILTER_SAMPLE = 1024,
+    FILTER_TESTS_MAX = 1 << 16, /* of many terms fewer nodes are counted or sampled */
 };
 
 struct filter;
@@ -44,7 +45,8 @@ struct filter;
  * filter. STATUS_INVALID with one line that names the place, in characters from 1: "filter: column
  * 14: unknown column \"yeer\" (columns: year, lang, tags)"; STATUS_NO_MEMORY. *out is written on
  * success only. A label that no vector has is fine: nothing matches it. A fraction of a millisecond
- * for the estimate, more for lists of hundreds of numbers (two binary searches each). */
+ * for the estimate, whatever the filter, since it does FILTER_TESTS_MAX tests at most; more for
+ * lists of hundreds of numbers (two binary searches each). */
 NODISCARD enum status filter_compile(const char *text, size_t length,
                                      const struct attributes *attributes, struct filter **out,
                                      struct error *err);
@@ -63,7 +65,8 @@ uint64_t filter_scan_length(const struct filter *filter);
 
 /* How many vectors match. Exact where one number's range or one label decides, and where a scan is
  * no longer than FILTER_COUNTED_MAX; else from FILTER_SAMPLE nodes of the scan, at least 1 and at
- * most scan length and vector count. Deterministic, computed by filter_compile(). */
+ * most scan length and vector count. A filter of more than 16 (64) tests is counted (sampled) on
+ * FILTER_TESTS_MAX / tests nodes instead. Deterministic, computed by filter_compile(). */
 uint64_t filter_match_estimate(const struct filter *filter);
 
 /* ---- enumeration ---- */

@@ -54,7 +54,7 @@ struct filter_tree {
     uint16_t root;
     struct filter_interval *intervals; /* grows */
     size_t interval_count, interval_capacity;
-    uint32_t *labels; /* [FILTER_LABELS_MAX] */
+    uint32_t *labels; /* [FILTER_LABELS_MAX] as parsed; grows as tests become one */
     uint32_t label_count;
 };
 
@@ -138,6 +138,10 @@ struct filter {
 NODISCARD enum status filter_plan(struct filter_tree *tree, struct filter *filter, uint64_t *exact,
                                   struct error *err);
 
+/* How many nodes of the scan an estimate looks at: all, or a sample. A compile is on the thread
+ * that reads all sockets, so nodes times tests is bounded. A node is tested once more where it may
+ * be in several runs. */
+uint64_t filter_scan_looks(const struct filter *filter);
 /* By counting or sampling the scan. */
 uint64_t filter_scan_estimate(const struct filter *filter);
 

@@ -2,10 +2,11 @@
  * filter_plan.c - a filter's tree becomes a chain of tests and a list of runs of nodes.
  *
  * First the tree is simplified, from the leaves up: numbers become the intervals that some vector's
- * value is in, tests of one column of numbers in one group become a single test, what is always or
- * never true goes, and groups of a kind in one another are one group. Then, with each test's share
- * of matches known from orders and postings, a group's tests are put in the order in which the
- * expected cost is least, taking them as independent.
+ * value is in, tests of one column in one group become a single test (all of numbers; of labels
+ * those that a list of labels can say), what is always or never true goes, and groups of a kind in
+ * one another are one group. Then, with each test's share of matches known from orders and
+ * postings, a group's tests are put in the order in which the expected cost is least, taking them
+ * as independent.
  *
  * Runs: a number has ranges of its order, a label its posting; of terms that must all hold, the one
  * with the least to look at; of terms of which one must hold, all. Where that is no less than all
@@ -261,14 +262,89 @@ static enum status numbers_merge(struct filter_tree *tree, bool all, struct memb
     return number_simplify(tree, node, err);
 }
 
-static enum status all_numbers_merge(struct filter_tree *tree, bool all, struct members *members,
-                                     struct error *err)
+/* A group's tests of one label each, or of the kind that the group makes of labels, say together
+ * what one list does: to have this one or that is to have any, to lack this one and that is not to
+ * have any; to have this one and that is to have all, to lack this one or that is not to have all.
+ */
+static enum filter_node_kind labels_kind(bool all, bool negated)
+{
+    return all != negated ? FILTER_ALL : FILTER_ANY;
+}
+
+static bool same_labels(const struct filter_tree *tree, bool all, uint16_t a, uint16_t b)
+{
+    const struct filter_node *x = &tree->nodes[a];
+    const struct filter_node *y = &tree->nodes[b];
+    const enum filter_node_kind kind = labels_kind(all, x->negated);
+    return (x->kind == kind || (x->kind == FILTER_ANY && x->count == 1)) &&
+           (y->kind == kind || (y->kind == FILTER_ANY && y->count == 1)) &&
+           x->column == y->column && x->negated == y->negated;
+}
+
+/* Room for all labels of the group's tests once more. */
+static enum status labels_reserve(struct filter_tree *tree, const struct members *members,
+                                  struct error *err)
+{
+    size_t wanted = tree->label_count;
+    for (uint32_t i = 0; i < members->count; i++) {
+        const struct filter_node *node = &tree->nodes[members->nodes[i]];
+        if (node->kind == FILTER_ANY || node->kind == FILTER_ALL)
+            wanted += node->count;
+    }
+    void *grown = realloc(tree->labels, wanted * sizeof(*tree->labels));
+    if (!grown)
+        return error_set(err, STATUS_NO_MEMORY, "filter: no memory for it");
+    tree->labels = grown;
+    return STATUS_OK;
+}
+
+/* Makes the one at `at` a test for all of the group's that go with it. */
+static enum status labels_merge(struct filter_tree *tree, bool all, struct members *members,
+                                uint32_t at, struct error *err)
+{
+    struct filter_node *target = &tree->nodes[members->nodes[at]];
+    const uint32_t first = tree->label_count;
+    uint32_t kept = 0;
+    enum status status = labels_reserve(tree, members, err);
+    if (status != STATUS_OK)
+        return status;
+    for (uint32_t i = 0; i < members->count; i++) {
+        const uint16_t member = members->nodes[i];
+        const struct filter_node *node = &tree->nodes[member];
+        const bool merges = i >= at && same_labels(tree, all, members->nodes[at], member);
+        if (merges) {
+            memcpy(tree->labels + tree->label_count, tree->labels + node->first,
+                   node->count * sizeof(*tree->labels));
+            tree->label_count += node->count;
+        }
+        if (!merges || i == at)
+            members->nodes[kept++] = member;
+    }
+    members->count = kept;
+    target->kind = labels_kind(all, target->negated);
+    target->unknown = false;
+    target->first = first;
+    target->count = tree->label_count - first;
+    labels_simplify(tree, target);
+    return STATUS_OK;
+}
+
+/* So that what a filter costs to test grows with its columns, not with its terms. */
+static enum status tests_merge(struct filter_tree *tree, bool all, struct members *members,
+                               struct error *err)
 {
     for (uint32_t i = 0; i < members->count; i++) {
-        bool alone = true;
-        for (uint32_t j = i + 1; alone && j < members->count; j++)
-            alone = !same_number(tree, members->nodes[i], members->nodes[j]);
-        enum status status = alone ? STATUS_OK : numbers_merge(tree, all, members, i, err);
+        bool numbers = false;
+        bool labels = false;
+        for (uint32_t j = i + 1; !numbers && !labels && j < members->count; j++) {
+            numbers = same_number(tree, members->nodes[i], members->nodes[j]);
+            labels = same_labels(tree, all, members->nodes[i], members->nodes[j]);
+        }
+        enum status status = STATUS_OK;
+        if (numbers)
+            status = numbers_merge(tree, all, members, i, err);
+        else if (labels)
+            status = labels_merge(tree, all, members, i, err);
         if (status != STATUS_OK)
             return status;
     }
@@ -344,7 +420,7 @@ static enum status group_simplify(struct filter_tree *tree, uint16_t index, stru
         status = node_simplify(tree, members.nodes[i], err);
     bool open = status == STATUS_OK && members_flatten(tree, kind, &members);
     if (open)
-        status = all_numbers_merge(tree, kind == FILTER_AND, &members, err);
+        status = tests_merge(tree, kind == FILTER_AND, &members, err);
     /* Merging may have made some that always or never match. */
     open = open && status == STATUS_OK && members_flatten(tree, kind, &members);
     if (!open || members.count == 0) {

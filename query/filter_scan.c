@@ -128,19 +128,28 @@ static uint64_t count_all(const struct filter *filter)
     return matches;
 }
 
+uint64_t filter_scan_looks(const struct filter *filter)
+{
+    const uint64_t length = filter->scan_length;
+    const uint64_t tests = MAX(filter->leaf_count, 1);
+    const uint64_t most = MAX(FILTER_TESTS_MAX / tests, 1); /* of FILTER_TERMS_MAX: 256 */
+    return length <= MIN(most, FILTER_COUNTED_MAX) ? length : MIN(most, FILTER_SAMPLE);
+}
+
 uint64_t filter_scan_estimate(const struct filter *filter)
 {
     const uint64_t length = filter->scan_length;
-    if (length <= FILTER_COUNTED_MAX)
+    const uint64_t looks = filter_scan_looks(filter);
+    if (looks == length)
         return count_all(filter);
     /* A place at random in each part: nodes come in blocks, whose period could be that of parts. */
     uint64_t found = 0;
     uint32_t node;
-    for (uint64_t i = 0; i < FILTER_SAMPLE; i++) {
-        const uint64_t begin = scaled(i, length, FILTER_SAMPLE);
-        const uint64_t end = scaled(i + 1, length, FILTER_SAMPLE);
+    for (uint64_t i = 0; i < looks; i++) {
+        const uint64_t begin = scaled(i, length, looks);
+        const uint64_t end = scaled(i + 1, length, looks);
         found += look_at(filter, begin + random_below(length, i, end - begin), &node);
     }
-    const uint64_t estimate = scaled(found, length, FILTER_SAMPLE);
+    const uint64_t estimate = scaled(found, length, looks);
     return MIN(MAX(estimate, 1), filter->attributes->vector_count);
 }

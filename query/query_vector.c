@@ -3,6 +3,7 @@
  */
 #include "query/query_vector.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 enum status query_vector_init(struct query_vector *self, const struct manifest *manifest,
@@ -40,6 +41,17 @@ static bool has_direction(const struct distance *distance, enum element_type giv
     return distance_query_scale(distance, converted) != 0;
 }
 
+/* As a build refuses rows: then no distance to one of those, and nothing that a search computes on
+ * the way, is beyond f32. Cosine computes in double where it must. */
+static bool is_too_long(const struct distance *distance, enum element_type given,
+                        const void *vector)
+{
+    if (distance->metric == METRIC_COSINE || given != ELEMENT_F32)
+        return false;
+    const float norm = sqrtf(distance_query_squared(distance, vector));
+    return !isfinite(4.0f * norm * norm);
+}
+
 enum status query_vector_check(const struct manifest *manifest, const struct distance *distance,
                                const struct search_query *query, struct error *err)
 {
@@ -50,6 +62,9 @@ enum status query_vector_check(const struct manifest *manifest, const struct dis
                          element_name(distance->query_type));
     if (!element_all_finite(given, query->vector, manifest->dim, &bad))
         return error_set(err, STATUS_INVALID, "query has a NaN or infinity at dimension %zu", bad);
+    if (is_too_long(distance, given, query->vector))
+        return error_set(err, STATUS_INVALID,
+                         "query is too long a vector: four times its squared norm exceeds f32");
     if (manifest->metric == METRIC_COSINE && !has_direction(distance, given, query->vector))
         return error_set(err, STATUS_INVALID,
                          "query is a zero vector, which has no direction under cosine");

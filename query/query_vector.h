@@ -29,8 +29,8 @@ void query_vector_fini(struct query_vector *self);
  */
 const void *query_vector_load(struct query_vector *self, const struct search_query *query);
 
-/* STATUS_INVALID: the vector is not finite, or has no direction under cosine, or is f32 for an
- * index that compares no f32. */
+/* STATUS_INVALID: the vector is not finite, or so long that distances to it are not, or has no
+ * direction under cosine, or is f32 for an index that compares no f32. */
 NODISCARD enum status query_vector_check(const struct manifest *manifest,
                                          const struct distance *distance,
                                          const struct search_query *query, struct error *err);

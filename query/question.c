@@ -4,7 +4,6 @@
 #include "query/question.h"
 
 #include <assert.h>
-#include <string.h>
 
 #include "common/memory.h"
 #include "query/recall_choice.h"
@@ -93,6 +92,8 @@ struct room {
     struct search_stats fetch; /* what that took */
 };
 _Static_assert(sizeof(struct room) % sizeof(uint64_t) == 0, "the vector is aligned");
+_Static_assert(sizeof(struct room) + VECTOR_DIM_MAX * sizeof(float) == QUESTION_ROOM_BYTES_MAX,
+               "no room is larger");
 
 static struct room *room_of(const struct search_query *query)
 {

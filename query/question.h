@@ -55,6 +55,7 @@ const char *question_plan_name(enum search_filter_plan plan);
 
 /* Bytes of room, 8-byte aligned, for what is fetched of one key. */
 size_t question_room_bytes(uint32_t dim);
+#define QUESTION_ROOM_BYTES_MAX (sizeof(struct search_stats) + VECTOR_DIM_MAX * sizeof(float))
 
 /* Makes *query, a copy of the question's `common` with what else is its own, checked without a
  * vector, fetch the one that has `key` into `room`. */

@@ -25,6 +25,8 @@ enum {
     NAVIGATION_SEEN = 1 << 10,
     READS_PER_LIST = 4, /* blocks a query may read, as a multiple of L: a bound, not a target */
     READS_EXTRA = 64,
+    /* And L more for a scan after a traversal. */
+    BLOCKS_MAX = (READS_PER_LIST + 1) * ENGINE_SEARCH_LIST_MAX + READS_EXTRA,
 };
 
 /* Codes are no exact distances: within a radius, candidates up to so many times it are read where
@@ -76,7 +78,7 @@ static bool frontier_alloc(struct frontier *f)
 
 static uint32_t blocks_slots_max(void)
 {
-    return blocks_slots(READS_PER_LIST * ENGINE_SEARCH_LIST_MAX + READS_EXTRA);
+    return blocks_slots(BLOCKS_MAX);
 }
 
 /* The sets are for the longest lists. Most searches touch a small part of them, so they are pages
@@ -205,7 +207,7 @@ static void limits_set(struct search *s)
     }
     s->blocks_count = 0;
     s->blocks_limit = READS_PER_LIST * capacity + READS_EXTRA;
-    s->blocks_mask = blocks_slots(s->blocks_limit) - 1;
+    s->blocks_mask = blocks_slots(s->blocks_limit + (query->filter ? s->list : 0)) - 1;
     s->seen_mask = seen_slots(capacity) - 1;
     memset(s->blocks, 0xff, ((size_t)s->blocks_mask + 1) * sizeof(*s->blocks));
     memset(s->seen, 0xff, ((size_t)s->seen_mask + 1) * sizeof(*s->seen));
@@ -256,7 +258,8 @@ bool search_past(const struct search *s, float code_distance)
 /* A candidate that does not match, to be read before those that do: now counted as read. */
 static bool next_passage(struct search *s, uint32_t *node)
 {
-    if (!s->filter.filter || s->filter.scanned || index_lists_in_memory(s->index))
+    const struct search_filter *filter = &s->filter;
+    if (!filter->filter || filter->scan_due || filter->scanned || index_lists_in_memory(s->index))
         return false;
     uint32_t place = search_filter_passage(s);
     if (place == FRONTIER_NONE)
@@ -277,7 +280,7 @@ static bool next_candidate(struct search *s, uint32_t *node)
         search_filter_scan(s);
     if (in_memory && !s->filter.scanned)
         search_expand(s);
-    if (s->late)
+    if (s->late || s->filter.scan_due)
         return false;
     uint32_t place = in_memory ? frontier_next_unread(f) : frontier_next(f);
     if (place == FRONTIER_NONE || !search_ranks(s, place, f->entries[place]) ||
@@ -337,11 +340,14 @@ static uint32_t next_read(struct search *s, uint32_t width)
     return SEARCH_NO_BLOCK;
 }
 
-/* Within a radius: there may be more than what was looked at. */
+/* Within a radius: there may be more than what was looked at, since the search ended before the end
+ * of the frontier, or since that was full of candidates within, and had no room for others. */
 static void note_truncation(struct search *s)
 {
     struct frontier *f = &s->frontier;
     uint32_t place = index_lists_in_memory(s->index) ? frontier_next_unread(f) : frontier_next(f);
+    if (place == FRONTIER_NONE && f->size == f->capacity)
+        place = f->size - 1;
     if (place != FRONTIER_NONE && frontier_distance(f->entries[place]) <= s->query->radius)
         s->flags |= SEARCH_TRUNCATED;
 }
@@ -358,7 +364,7 @@ uint32_t search_next_read(struct search *s, uint32_t width)
         if (block != SEARCH_NO_BLOCK)
             return block;
     }
-    if (s->in_flight == 0 && s->query->within_radius)
+    if (s->in_flight == 0 && s->query->within_radius && !search_pauses(s))
         note_truncation(s);
     return SEARCH_NO_BLOCK;
 }

@@ -3,7 +3,8 @@
  * to one worker thread and never blocks.
  *
  *   search_start(), then search_next_read() until it gives no block; search_block() for each read
- * that lands, and search_next_read() again; done when there is no block to read and none in flight.
+ * that lands, and search_next_read() again; done when there is no block to read, none in flight,
+ * and no pause.
  *
  * Entry points come from the navigation graph. Then the best candidates' blocks are read, up to
  * `width` at a time; each block is acted on as it lands (search_block): every record is scored
@@ -25,6 +26,7 @@
 #define NIGHTJAR_QUERY_SEARCH_H
 
 #include "query/engine.h"
+#include "query/filter.h"
 #include "query/frontier.h"
 #include "query/index_internal.h"
 #include "query/query_vector.h"
@@ -47,8 +49,9 @@ struct search_filter {
     uint32_t way_count;
     uint32_t gain;  /* by the block at hand: candidates that match and are among the best k */
     int32_t credit; /* for further such blocks, in hundredths of one */
-    bool scan_due;  /* the frontier is to be filled by a scan */
-    bool scanned;   /* it was: nothing is to be expanded */
+    bool scan_due;  /* the frontier is to be filled by a scan, or is being */
+    bool scanned;   /* by one that has begun, or is over: nothing is to be expanded */
+    struct filter_scan scan; /* where it is, if it has begun */
 };
 
 struct search {
@@ -61,7 +64,8 @@ struct search {
     struct frontier frontier;
     uint32_t list;  /* L: so many of the frontier are worth it wherever they are */
     float reach;    /* code distance up to which all others are: within a radius; else -INFINITY */
-    float nearest;  /* exact distance of the nearest record seen; within a radius only */
+    float nearest;  /* exact distance of the nearest record seen, but an excluded one; within a
+                       radius only */
     uint32_t *seen; /* scored nodes; forgets on collision */
     uint32_t seen_mask;
     uint32_t *blocks; /* blocks asked for; exact, open addressing */
@@ -88,9 +92,17 @@ enum { SEARCH_NO_BLOCK = UINT32_MAX };
 
 /* The next block to read while fewer than `width` reads are in flight, counting it as in flight; or
  * SEARCH_NO_BLOCK. Cached blocks are acted on inside, without a read. The search is over when this
- * gives SEARCH_NO_BLOCK with nothing in flight: the hits are then final in query->hits. While
- * expanding from memory it looks at the query's deadline now and then, and sets `late`. */
+ * gives SEARCH_NO_BLOCK with nothing in flight, but where search_pauses(): the hits are then final
+ * in query->hits. While expanding from memory it looks at the query's deadline now and then, and
+ * sets `late`. */
 uint32_t search_next_read(struct search *search, uint32_t width);
+
+/* Whether the search has paused in the midst of a scan, so that others are not kept waiting by it:
+ * search_next_read() goes on with it. Nothing is in flight then. */
+ALWAYS_INLINE bool search_pauses(const struct search *search)
+{
+    return search->filter.filter && search->filter.scan_due && !search->late;
+}
 
 /* A read has landed: `view` is the verified block. */
 void search_block(struct search *search, const struct block_view *view);

@@ -51,7 +51,7 @@ void search_hit(struct search *s, float exact, uint64_t key, uint32_t node)
     struct search_hit *hits = query->hits;
     uint32_t count = query->hit_count;
     bool full = count == query->k;
-    if (full && !query->within_radius && hit_before(&hits[count - 1], exact, key))
+    if (full && !query->within_radius && !(exact <= hits[count - 1].distance))
         return;
     if (!hit_wanted(s, exact, key, node))
         return;
@@ -70,16 +70,14 @@ void search_hit(struct search *s, float exact, uint64_t key, uint32_t node)
 
 static void score_records(struct search *s, const struct block_view *view)
 {
-    const struct search_query *query = s->query;
     float *exact = s->scratch->exact;
     distance_rows(&s->index->distance, s->vector, s->query_scale, view->vectors,
                   view->geometry->vector_bytes, view->record_count, exact);
     s->stats.exact_distances += view->record_count;
     for (uint32_t slot = 0; slot < view->record_count; slot++) {
-        s->nearest = MIN(s->nearest, exact[slot]);
-        if (query->hit_count < query->k || exact[slot] <= query->hits[query->k - 1].distance ||
-            query->within_radius)
-            search_hit(s, exact[slot], block_key(view, slot), view->first_node + slot);
+        if (!search_excludes(s, view->first_node + slot))
+            s->nearest = MIN(s->nearest, exact[slot]);
+        search_hit(s, exact[slot], block_key(view, slot), view->first_node + slot);
     }
 }
 

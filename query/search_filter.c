@@ -3,7 +3,8 @@
  *
  * Scan: everything that matches is listed from the attributes, estimated from codes, and the best L
  * are read. No read is spent on anything else, and nothing that matches is overlooked; the price is
- * CPU time for each vector that matches.
+ * CPU time for each vector that matches. Since among a billion that may be seconds, a scan is made
+ * in parts, with a pause after each.
  *
  * Traversal: a beam search whose frontier has only what matches. A block that is read for a match
  * holds mates, and lists, that do not match and lead on all the same: they are expanded as far as
@@ -22,7 +23,7 @@
 
 enum {
     SCAN_ALWAYS = 4096,      /* a scan of no more than this takes less than some reads do */
-    SCAN_LOOK = 1 << 16,     /* nodes that a scan looks at between two looks at the clock */
+    SCAN_LOOK = 1 << 14,     /* nodes that a part of a scan looks at: up to a millisecond */
     PASSAGE_LIST = 64,       /* candidates that do not match, with lists in blocks */
     PASSAGE_LIST_MAX = 2048, /* with lists in memory */
     ENTRIES = 64,            /* entry points that match */
@@ -113,20 +114,16 @@ static void scan_take(struct search *s, uint32_t count)
 
 void search_filter_scan(struct search *s)
 {
-    struct filter_scan scan;
-    bool done = false;
-    s->filter.scan_due = false;
-    s->filter.scanned = true;
-    frontier_reset(&s->frontier, s->frontier.capacity);
-    filter_scan_begin(s->filter.filter, &scan);
-    while (!done) {
-        uint32_t count = filter_scan_next(&scan, SCAN_LOOK, s->scratch->ids, SEARCH_BATCH, &done);
-        scan_take(s, count);
-        if (s->query->deadline_ns != 0 && clock_monotonic_ns() > s->query->deadline_ns) {
-            s->late = true;
-            return;
-        }
+    struct search_filter *f = &s->filter;
+    bool done;
+    if (!f->scanned) {
+        f->scanned = true;
+        frontier_reset(&s->frontier, s->frontier.capacity);
+        filter_scan_begin(f->filter, &f->scan);
     }
+    scan_take(s, filter_scan_next(&f->scan, SCAN_LOOK, s->scratch->ids, SEARCH_BATCH, &done));
+    f->scan_due = !done;
+    s->late = engine_query_late(s->query, clock_monotonic_ns());
 }
 
 bool search_filter_goes_on(struct search *s)
@@ -135,6 +132,7 @@ bool search_filter_goes_on(struct search *s)
     if (s->filter.scanned || s->late || query->within_radius || query->hit_count >= query->k)
         return false;
     s->filter.scan_due = true;
+    s->blocks_limit += s->list; /* the traversal may have used it up */
     return true;
 }
 

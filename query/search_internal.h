@@ -102,7 +102,8 @@ void search_filter_start(struct search *s);
 /* Offers some that match as entry points: they may lie where nothing near the query leads to. */
 void search_filter_enter(struct search *s);
 
-/* Fills the frontier with the best of all that match. May set s->late. */
+/* Fills the frontier with the best of all that match, or goes on to: a part at a time. While parts
+ * are left, the scan stays due. May set s->late. */
 void search_filter_scan(struct search *s);
 
 /* Place of the candidate in `passage` whose block is to be read before the next of the frontier,

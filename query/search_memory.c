@@ -76,11 +76,6 @@ static uint32_t expand_take(struct search *s, struct list_place *places)
     return count;
 }
 
-static bool past_deadline(const struct search *s)
-{
-    return s->query->deadline_ns != 0 && clock_monotonic_ns() > s->query->deadline_ns;
-}
-
 /* A list is three loads that wait for one another (block, offset, list), so some are fetched side
  * by side. */
 void search_expand(struct search *s)
@@ -88,7 +83,7 @@ void search_expand(struct search *s)
     struct list_place places[EXPAND_BATCH];
     uint32_t taken, steps = 0;
     while ((taken = expand_take(s, places)) > 0) {
-        if (++steps % LATE_STEPS == 0 && past_deadline(s)) {
+        if (++steps % LATE_STEPS == 0 && engine_query_late(s->query, clock_monotonic_ns())) {
             s->late = true;
             return;
         }
@@ -122,7 +117,6 @@ void search_expand(struct search *s)
 void search_score(struct search *s, uint32_t node)
 {
     const struct index *index = s->index;
-    const struct search_query *query = s->query;
     struct block_view view;
     uint32_t block = index_block_of(index, node);
     block_view_trusted(&index->geometry, block, index_cached_block(index, block), &view);
@@ -135,7 +129,5 @@ void search_score(struct search *s, uint32_t node)
     s->stats.exact_distances++;
     s->stats.cache_hits++;
     s->nearest = MIN(s->nearest, exact);
-    if (query->hit_count < query->k || exact <= query->hits[query->k - 1].distance ||
-        query->within_radius)
-        search_hit(s, exact, block_key(&view, slot), node);
+    search_hit(s, exact, block_key(&view, slot), node);
 }

@@ -72,7 +72,7 @@ void server_destroy(struct server *server);
 struct server_stats {
     uint64_t uptime_ns;
     uint32_t connections;        /* gauge */
-    uint32_t requests_in_flight; /* gauge: SEARCH frames, those being received included */
+    uint32_t requests_in_flight; /* gauge: SEARCH and FETCH frames, those being received included */
     uint64_t connections_accepted;
     uint64_t connections_refused; /* over connections_max */
     uint64_t connections_denied;  /* not allowed by server_params.peers */

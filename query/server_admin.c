@@ -13,11 +13,6 @@
 #include "query/http.h"
 #include "query/stats.h"
 
-static enum status nothing_live(struct error *err)
-{
-    return error_set(err, STATUS_BUSY, "the next generation is being opened: try again");
-}
-
 enum status admin_hello(struct connection *connection, const struct protocol_header *header,
                         const void *payload, struct error *err)
 {
@@ -26,9 +21,10 @@ enum status admin_hello(struct connection *connection, const struct protocol_hea
     enum status status = protocol_hello_decode(payload, header->payload_bytes, &hello, err);
     if (status != STATUS_OK)
         return status;
-    struct served *served = serving_acquire(server->params.serving);
-    if (!served)
-        return nothing_live(err);
+    struct served *served = NULL;
+    status = serving_require(server->params.serving, &served, err);
+    if (status != STATUS_OK)
+        return status;
     const struct manifest *manifest = served->manifest;
     const struct protocol_hello_ok ok = {
         .vector_count = manifest->vector_count,
@@ -59,9 +55,10 @@ enum status server_stats_text(struct server *server, enum protocol_stats_format 
                               struct error *err)
 {
     struct stats stats = {0};
-    struct served *served = serving_acquire(server->params.serving);
-    if (!served)
-        return nothing_live(err);
+    struct served *served = NULL;
+    enum status status = serving_require(server->params.serving, &served, err);
+    if (status != STATUS_OK)
+        return status;
     stats.name = served->name;
     stats.manifest = served->manifest;
     stats.attributes = index_attributes(served->index);
@@ -73,9 +70,8 @@ enum status server_stats_text(struct server *server, enum protocol_stats_format 
         http_counters_get(server->params.http, &stats.http);
     stats.resident_bytes = memory_rss();
     stats.peak_resident_bytes = memory_peak_rss();
-    enum status status = format == PROTOCOL_STATS_PROMETHEUS
-                             ? stats_prometheus_format(&stats, text, err)
-                             : stats_json_format(&stats, text, err);
+    status = format == PROTOCOL_STATS_PROMETHEUS ? stats_prometheus_format(&stats, text, err)
+                                                 : stats_json_format(&stats, text, err);
     served_release(served);
     return status;
 }

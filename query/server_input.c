@@ -97,9 +97,10 @@ static enum input_state frame_admin(struct connection *connection,
 /* What is live now says what a request must look like. */
 static enum status shape_now(struct server *server, struct protocol_shape *out, struct error *err)
 {
-    struct served *served = serving_acquire(server->params.serving);
-    if (!served)
-        return error_set(err, STATUS_BUSY, "the next generation is being opened: try again");
+    struct served *served = NULL;
+    enum status status = serving_require(server->params.serving, &served, err);
+    if (status != STATUS_OK)
+        return status;
     *out = server_shape(server, served);
     served_release(served);
     return STATUS_OK;
@@ -248,7 +249,7 @@ static bool input_receive(struct connection *connection)
         room = (size_t)MIN(filling->body_bytes - connection->filled_bytes,
                            (uint64_t)CONNECTION_RECEIVE_MAX);
     } else {
-        /* What is left over is less than a header and a fixed part. */
+        /* What is left over is less than a header and a head. */
         uint32_t held = input_held(connection);
         memmove(connection->input, input_at(connection, 0), held);
         connection->input_start = 0;

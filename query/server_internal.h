@@ -5,9 +5,11 @@
  * server_admin.c (what is asked about the daemon itself).
  *
  * Threads. The epoll thread runs everything but request_complete(), which an engine worker calls.
- * Fields say who may touch them. Locks, in the order they may nest: connection.mutex  output, flow
- * control and interest of one connection; held over a non-blocking send(2), never over anything
- * that waits server.lock       request free lists, resume list, requests in flight
+ * Fields say who may touch them. Locks, in the order they may nest:
+ *
+ * - connection.mutex: output, flow control and interest of one connection; held over a non-blocking
+ *   send(2), never over anything that waits
+ * - server.lock: request free lists, resume list, requests in flight
  */
 #ifndef NIGHTJAR_QUERY_SERVER_INTERNAL_H
 #define NIGHTJAR_QUERY_SERVER_INTERNAL_H
@@ -25,7 +27,7 @@
 #include "query/serving.h"
 
 enum {
-    CONNECTION_INPUT_BYTES = 32 << 10,  /* > 64: a SEARCH header and its fixed part */
+    CONNECTION_INPUT_BYTES = 32 << 10,
     CONNECTION_FRAMES_PER_WAKE = 64,    /* then other connections get their turn */
     CONNECTION_RECEIVE_MAX = 256 << 10, /* bytes of a large frame taken a wake, likewise */
     CONNECTION_OUTPUT_KEEP = 64 << 10,  /* a drained output buffer larger than this is freed, and
@@ -33,9 +35,12 @@ enum {
     RELOADS_WAITING_MAX = 64,
     TICK_MS = 1000,
     REQUEST_CLASS_MIN = 9,          /* log2 bytes of the smallest request memory class */
-    REQUEST_CLASS_MAX = 26,         /* 16 MiB of vectors + 16 MiB of answer + queries < 64 MiB */
+    REQUEST_CLASS_MAX = 26,         /* of the largest: server_request.c asserts that it fits */
     REQUEST_SMALL_BYTES = 64 << 10, /* not held against REQUEST_MEMORY_MAX, see server_request.c */
 };
+_Static_assert((int)CONNECTION_INPUT_BYTES >
+                   (int)(PROTOCOL_HEADER_BYTES + sizeof(struct protocol_search_head)),
+               "a frame is judged by its header and head in the buffer");
 #define REQUEST_MEMORY_MAX (UINT64_C(1) << 30)  /* large requests held, all connections */
 #define REQUEST_KEEP_MAX   (UINT64_C(64) << 20) /* in free lists */
 
@@ -69,7 +74,7 @@ struct request {
     uint32_t timeout_ms;
     uint32_t memory_class;
     _Atomic uint32_t remaining; /* queries not complete, + 1 until all are submitted */
-    _Atomic uint32_t failure;   /* first failed query's enum status */
+    _Atomic uint64_t failure;   /* of the first query that failed: its number << 32 | status */
     uint8_t *body;              /* queries or keys, cursors, filter */
     uint8_t *rooms;             /* of queries by key, and of a FETCH with vectors: see question.h */
     struct search_query *queries;
@@ -99,16 +104,16 @@ struct connection {
     bool listed;             /* in server.connections, registered with epoll */
     struct request *filling; /* its body is still coming */
     uint64_t filled_bytes;
-    uint32_t requests;               /* SEARCH frames so far: the lower half of a trace id */
-    uint64_t waiting_since_ns;       /* for the rest of a frame; 0: between two, or not read now */
-    uint32_t skip_bytes;             /* of a refused frame's payload, still to come */
+    uint32_t requests;         /* SEARCH and FETCH frames so far: the lower half of a trace id */
+    uint64_t waiting_since_ns; /* for the rest of a frame; 0: between two, or not read now */
+    uint32_t skip_bytes;       /* of a refused frame's payload, still to come */
     uint32_t input_start, input_end; /* unparsed bytes of input[] */
 
     pthread_mutex_t mutex; /* guards what follows, up to resume_next */
     bool input_closed;     /* EOF, broken framing or drain: nothing more is read */
     bool failed;           /* output impossible or refused: answers are dropped */
     bool paused;           /* window full: not read until queries_in_flight <= resume_at */
-    /* Reserved by the epoll thread when a SEARCH is parsed; given back under the mutex. */
+    /* Reserved by the epoll thread when a SEARCH or FETCH is parsed; given back under the mutex. */
     _Atomic uint32_t queries_in_flight;
     uint32_t resume_at;
     uint32_t interest; /* epoll events registered */

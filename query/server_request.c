@@ -27,6 +27,20 @@ _Static_assert((int)PROTOCOL_K_MAX <= (int)ENGINE_K_MAX,
 
 enum { REQUEST_ALIGN = 64 };
 
+/* What is in each request, gaps included, and what its answer takes at most. */
+#define REQUEST_COMMON_BYTES_MAX                                                                   \
+    (sizeof(struct request) + PROTOCOL_QUERIES_MAX * sizeof(struct search_query) +                 \
+     PROTOCOL_FRAME_BYTES_MAX + 5 * REQUEST_ALIGN)
+_Static_assert(REQUEST_COMMON_BYTES_MAX + PROTOCOL_FRAME_BYTES_MAX <= 1ull << REQUEST_CLASS_MAX,
+               "a frame of vectors must fit the largest class");
+_Static_assert(REQUEST_COMMON_BYTES_MAX +
+                       PROTOCOL_QUERIES_MAX * (QUESTION_ROOM_BYTES_MAX + sizeof(uint64_t) +
+                                               sizeof(struct protocol_cursor)) +
+                       PROTOCOL_FILTER_BYTES_MAX <=
+                   1ull << REQUEST_CLASS_MAX,
+               "and so must keys, whose vectors come in rooms of f32 whatever queries are");
+_Static_assert((int)PROTOCOL_KEYS_MAX <= (int)PROTOCOL_QUERIES_MAX, "a FETCH has no more");
+
 /* ---- memory ---- */
 
 struct request_layout {
@@ -143,8 +157,41 @@ static void request_answer_error(struct request *request, enum status status, co
     request_release(request);
 }
 
-/* What an operator asks about later: answers that miss blocks, and slow ones. */
-static void answer_log(const struct request *request, enum status failure)
+static uint64_t key_of(const struct request *request, uint32_t q)
+{
+    uint64_t key;
+    memcpy(&key, request->body + q * sizeof(key), sizeof(key));
+    return key;
+}
+
+/* What the ERROR says. Load is the whole frame's; what is damaged is one query's, and only queries
+ * by key fail for that: an operator looks for the key's page and block. */
+static void failure_tell(const struct request *request, enum status failure, uint32_t q,
+                         char text[ERROR_TEXT_BYTES])
+{
+    switch (failure) {
+    case STATUS_TIMEOUT:
+        snprintf(text, ERROR_TEXT_BYTES, "not done within its timeout of %u ms",
+                 request->timeout_ms);
+        break;
+    case STATUS_BUSY:
+        snprintf(text, ERROR_TEXT_BYTES,
+                 "more queries wait than can be answered in time: try again");
+        break;
+    case STATUS_IO:
+        snprintf(text, ERROR_TEXT_BYTES,
+                 "query %u: what is stored of key %" PRIu64 " could not be read, or is damaged", q,
+                 key_of(request, q));
+        break;
+    default:
+        snprintf(text, ERROR_TEXT_BYTES, "query %u: %s", q, status_name(failure));
+        break;
+    }
+}
+
+/* What an operator asks about later: answers that miss blocks or failed for one, and slow ones.
+ * `text`: of the failure. */
+static void answer_log(const struct request *request, enum status failure, const char *text)
 {
     struct server *server = request->server;
     uint64_t took_ns = clock_monotonic_ns() - request->arrived_ns;
@@ -154,43 +201,35 @@ static void answer_log(const struct request *request, enum status failure)
         flags |= request->queries[q].flags;
         reads += request->queries[q].stats.reads;
     }
-    bool degraded = (flags & SEARCH_DEGRADED) != 0;
+    bool degraded = (flags & SEARCH_DEGRADED) != 0 || failure == STATUS_IO;
     bool slow = slow_ms != 0 && took_ns >= slow_ms * UINT64_C(1000000);
     if ((degraded && server_may_log(server, SERVER_LOG_DEGRADED)) ||
         (slow && server_may_log(server, SERVER_LOG_SLOW)))
         log_warn(degraded ? "degraded" : "slow",
                  "trace=%016" PRIx64 " connection=%u request=%" PRIu64 " pid=%d generation=\"%s\""
-                 " status=%s queries=%u k=%u took_us=%" PRIu64 " reads=%u",
+                 " status=%s queries=%u k=%u took_us=%" PRIu64 " reads=%u%s%s%s",
                  request->trace_id, request->connection->number, request->id,
                  request->connection->pid, request->served->name, status_name(failure),
-                 request->query_count, request->k, took_ns / 1000, reads);
+                 request->query_count, request->k, took_ns / 1000, reads,
+                 failure ? " error=\"" : "", text, failure ? "\"" : "");
 }
 
 static void request_finish(struct request *request)
 {
-    char text[ERROR_TEXT_BYTES];
-    enum status failure =
-        (enum status)atomic_load_explicit(&request->failure, memory_order_relaxed);
-    answer_log(request, failure);
-    switch (failure) {
-    case STATUS_OK:
-        request_answer_encode(request);
-        connection_answer(request->connection, request->query_count, request->frame,
-                          request->frame_bytes);
-        request_release(request);
+    char text[ERROR_TEXT_BYTES] = "";
+    uint64_t noted = atomic_load_explicit(&request->failure, memory_order_relaxed);
+    enum status failure = (enum status)(noted & UINT32_MAX);
+    if (failure != STATUS_OK)
+        failure_tell(request, failure, (uint32_t)(noted >> 32), text);
+    answer_log(request, failure, text);
+    if (failure != STATUS_OK) {
+        request_answer_error(request, failure, text);
         return;
-    case STATUS_TIMEOUT:
-        snprintf(text, sizeof(text), "not done within its timeout of %u ms", request->timeout_ms);
-        break;
-    case STATUS_BUSY:
-        snprintf(text, sizeof(text), "more queries wait than can be answered in time: try again");
-        break;
-    default:
-        snprintf(text, sizeof(text), "the %s failed: %s", request->fetch.count ? "fetch" : "search",
-                 status_name(failure));
-        break;
     }
-    request_answer_error(request, failure, text);
+    request_answer_encode(request);
+    connection_answer(request->connection, request->query_count, request->frame,
+                      request->frame_bytes);
+    request_release(request);
 }
 
 /* `count` of the request's queries (or the submitter's share) are done. */
@@ -201,11 +240,12 @@ static void request_count_down(struct request *request, uint32_t count)
         request_finish(request);
 }
 
-static void request_note_failure(struct request *request, enum status status)
+static void request_note_failure(struct request *request, uint32_t q, enum status status)
 {
-    uint32_t none = STATUS_OK;
-    atomic_compare_exchange_strong_explicit(&request->failure, &none, (uint32_t)status,
-                                            memory_order_relaxed, memory_order_relaxed);
+    uint64_t none = STATUS_OK;
+    uint64_t noted = (uint64_t)q << 32 | (uint64_t)status;
+    atomic_compare_exchange_strong_explicit(&request->failure, &none, noted, memory_order_relaxed,
+                                            memory_order_relaxed);
 }
 
 /* On a worker. */
@@ -219,7 +259,7 @@ static void request_complete(struct search_query *query)
             return; /* and here again */
     }
     if (status != STATUS_OK)
-        request_note_failure(request, status);
+        request_note_failure(request, (uint32_t)(query - request->queries), status);
     request_count_down(request, 1);
 }
 
@@ -278,9 +318,9 @@ enum status request_create(struct connection *connection, const struct request_h
  * byte there may have been a swap: a slow client does not keep the generation before alive. */
 static enum status request_attach(struct request *request, struct error *err)
 {
-    request->served = serving_acquire(request->server->params.serving);
-    if (!request->served)
-        return error_set(err, STATUS_BUSY, "the next generation is being opened: try again");
+    enum status status = serving_require(request->server->params.serving, &request->served, err);
+    if (status != STATUS_OK)
+        return status;
     const struct manifest *manifest = request->served->manifest;
     const struct protocol_search *fixed = &request->asked.fixed;
     enum element_type type = (enum element_type)fixed->element_type;
@@ -337,13 +377,6 @@ static enum status question_read(struct request *request, struct error *err)
     if (status == STATUS_OK)
         request->question = question;
     return status;
-}
-
-static uint64_t key_of(const struct request *request, uint32_t q)
-{
-    uint64_t key;
-    memcpy(&key, request->body + q * sizeof(key), sizeof(key));
-    return key;
 }
 
 static void *room_of(const struct request *request, uint32_t q)
@@ -425,7 +458,7 @@ void request_submit(struct request *request)
     while (submitted < count) {
         status = engine_submit(engine, &request->queries[submitted]);
         if (status != STATUS_OK) {
-            request_note_failure(request, status);
+            request_note_failure(request, submitted, status);
             break;
         }
         submitted++;

@@ -93,6 +93,15 @@ struct served *serving_acquire(struct serving *serving)
     return served;
 }
 
+enum status serving_require(struct serving *serving, struct served **out, struct error *err)
+{
+    struct served *served = serving_acquire(serving);
+    if (!served)
+        return error_set(err, STATUS_BUSY, "the next generation is being opened: try again");
+    *out = served;
+    return STATUS_OK;
+}
+
 void served_release(struct served *served)
 {
     struct serving *serving = served->serving;

@@ -64,6 +64,9 @@ void serving_destroy(struct serving *serving);
  * It has none while it opens the next, and when that and all others of the root fail to open, until
  * one does. Any thread. */
 struct served *serving_acquire(struct serving *serving);
+/* Likewise, with the answer for when there is none. */
+NODISCARD enum status serving_require(struct serving *serving, struct served **out,
+                                      struct error *err);
 /* Any thread, an engine's worker in complete() too. */
 void served_release(struct served *served);
 

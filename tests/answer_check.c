@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "layout/generation.h"
+#include "tests/key_files.h"
 #include "tools/recall.h"
 
 #define LOAD_BYTES_MAX (UINT64_C(64) << 30)

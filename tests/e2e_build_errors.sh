@@ -76,6 +76,11 @@ refused "unknown metric" 2 "hamming" --input good.u8bin --output gen --metric ha
 refused "unknown codec" 2 "opaque" --input good.u8bin --output gen --codec opaque
 refused "calibration that is off and asked for" 2 "needs --calibrate on" --input good.u8bin --output gen \
     --calibrate off --tune-queries good.u8bin
+{ u32 10 2000 && zeros 40000; } >wide.f16bin
+refused "queries of another type to tune to" 1 "good.u8bin: queries of 16 u8, the input has 2000 f32" \
+    --input wide.fbin --output gen --tune-queries good.u8bin --quiet
+refused "queries of the stored type to tune to" 1 "wide.f16bin: queries of 2000 f16, the input has 2000 f32" \
+    --input wide.fbin --output gen --store f16 --tune-queries wide.f16bin --quiet
 refused "codec's other size" 1 "4, 6 or 10" --input good.u8bin --output gen --codec scalar \
     --code-bytes 7 --quiet
 refused "degree too small" 2 "--degree" --input good.u8bin --output gen --degree 3
@@ -171,6 +176,8 @@ else
     fail "--plan works without --input"
 fi
 refused "count without plan" 2 "--count" --input good.u8bin --output gen --count 5 --dim 5
+refused "type of an input" 2 "--type are for --plan without --input" --input good.u8bin --output gen --type f32
+refused "type of a planned input" 2 "--type are for --plan" --plan --input good.u8bin --type f32
 refused "plan without a dimension" 2 "--dim" --plan --count 5
 refused "shard without stage" 2 "--shard" --input good.u8bin --output gen --shard 0
 refused "unknown stage" 2 "encode" --input good.u8bin --output gen --stage encode

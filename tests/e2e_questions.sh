@@ -10,8 +10,10 @@ source "$(dirname "${BASH_SOURCE[0]}")/counts.sh" || exit 1
 bin=${NIGHTJAR_BUILD:?directory of the programs}
 work=$(mktemp -d "${TMPDIR:-/tmp}/nightjar-e2e-questions.XXXXXX") || exit 1
 daemon=
+few=
 cleanup() {
     [[ -z $daemon ]] || kill -KILL "$daemon" 2>/dev/null
+    [[ -z $few ]] || kill -KILL "$few" 2>/dev/null
     rm -rf "$work"
 }
 trap cleanup EXIT
@@ -58,6 +60,10 @@ refused() {
     else
         fail "$claim: exit $status, wanted $wanted with '$phrase'"
     fi
+}
+# How many the daemon has answered so far.
+queries_answered() {
+    "$bin/nightjar" stats --socket s --json | grep -o '"engine":{"queries":[0-9]*' | grep -o '[0-9]*$'
 }
 until_true() {
     local end=$((SECONDS + 120))
@@ -112,6 +118,13 @@ fi
 both 'pages to the end' "${ask[@]}" --limit 1 --pages 9 --filter 'year = 2003 and lang = "en"' --json
 counts 'pages to the end' 2 '"page":'
 counts 'pages to the end' 1 '"last":true'
+before=$(queries_answered)
+run nightjar search --socket s "${ask[@]}" -k 5 --limit 1 --pages 99 --filter 'year = 2003 and lang = "en"'
+if (($(queries_answered) == before + 3)); then # of 10 hits the third page has none
+    pass
+else
+    fail "pages to the end: asked $(($(queries_answered) - before)) times, wanted 3"
+fi
 
 # ---- keys ----
 both 'like a key' --like 17,42 -k 5 --search-list 600
@@ -161,6 +174,8 @@ for from in '--socket s' '--index root/gen'; do
     read -ra from_words <<<"$from"
     question=(search "${from_words[@]}" --queries q.u8bin --search-list 40)
     refused "$from: a predicate that is none" 1 'filter: column' "${question[@]}" --filter 'year >='
+    refused "$from: an empty predicate" 2 '--filter: the value is empty' "${question[@]}" --filter ''
+    refused "$from: a blank predicate" 1 'filter: column' "${question[@]}" --filter ' '
     refused "$from: an unknown column" 1 'unknown column "yeer"' "${question[@]}" --filter 'yeer = 3'
     refused "$from: a value of another type" 1 'filter: column' "${question[@]}" --filter 'year = "x"'
     refused "$from: a negative radius" 1 'radius' "${question[@]}" --radius -1
@@ -170,8 +185,33 @@ for from in '--socket s' '--index root/gen'; do
     refused "$from: pages beyond the list" 2 'need a --search-list of 50' "${question[@]}" --pages 5
     refused "$from: keys that are none" 1 'is not a list of keys' search "${question[@]:1:2}" \
         --search-list 40 --like 17,x
+    refused "$from: some of the keys" 2 '--limit is for --queries' search "${question[@]:1:2}" \
+        --search-list 40 --like 17,18 --limit 1
     refused "$from: keys and queries" 2 'either --queries or --like' "${question[@]}" --like 17
 done
+# ---- a daemon in which few queries may wait, asked more at once ----
+"$bin/nightjard" --root root --socket few --memory 64M --threads 1 --queue 3 2>few.log &
+few=$!
+until_true "$bin/nightjar" stats --socket few || fail "the daemon of a short queue starts: $(cat few.log)"
+run nightjar generate --output more.u8bin --count 100 --dim 16 --queries-output unused.u8bin --query-count 1
+run nightjar search --index root/gen --memory 64M --queries more.u8bin -k 3 --search-list 40
+mv out local
+run nightjar search --socket few --queries more.u8bin -k 3 --search-list 40
+if cmp -s local out; then
+    pass
+else
+    fail "a short queue: the daemon and the index differ: $(diff local out | head -n 5)"
+fi
+run nightjar search --socket few --like 1,2,3,4,5,6,7 -k 3 --search-list 40
+counts 'keys at a short queue' 21 '^ *[0-9]'
+kill -TERM "$few"
+if wait "$few"; then
+    pass
+else
+    fail "the end of the daemon of a short queue: exit $?"
+fi
+few=
+
 refused 'a filter without attributes' 1 'this index has no attributes' search --index root/plain \
     --queries q.u8bin --search-list 40 --filter 'year = 3'
 kill -TERM "$daemon"

@@ -599,6 +599,15 @@ if [[ $mode == release ]]; then
     says "RLIMIT_MEMLOCK 0" '"recall":'
 fi
 
+# Recall compares rows with rows; one line says so, whatever the number of points.
+if "$bin/nightjar" bench --index root/keyed --queries q.u8bin --groundtruth t.bin --search-list 20,40 \
+    --duration 0 >out 2>err && (($(wc -l <err) == 1)) &&
+    grep -qF 'warning: root/keyed: built with --keys' err; then
+    pass
+else
+    fail "bench of an index with keys: $(cat err)"
+fi
+
 # --- conversions -----------------------------------------------------------------------------------
 
 to() {
@@ -628,6 +637,8 @@ refused "narrowing names the dimension" 1 "at dimension 0: without --scale, not 
     nightjar convert --input base.fbin --output made.u8bin
 refused "scaled out of range" 1 "out of range for i8" nightjar convert --input base.u8bin \
     --output made.i8bin --scale 1
+refused "a scale of nothing" 2 "--scale: wanted more than 0" nightjar convert --input base.u8bin \
+    --output made.i8bin --scale 0
 refused "offset beyond the end" 1 "--offset 600" nightjar convert --input base.u8bin \
     --output made.bvecs --offset 600
 refused "an unknown suffix" 1 "made.xyz" nightjar convert --input base.u8bin --output made.xyz
@@ -686,6 +697,14 @@ refused "distances of another truth" 1 "range.fvecs: 3 rows of 2 f32" nightjar c
     --input t.ivecs --distances range.fvecs --output made.bin
 refused "distances that are not there" 1 "t.ivecs: has no distances" nightjar convert \
     --input t.ivecs --distances-output made.fvecs --output made.bin
+cp t.bin kept.fvecs
+refused "ids that are no floats" 1 "made.fbin: .fbin holds f32" nightjar convert --input t.bin \
+    --output made.fbin --distances-output made.fvecs
+refused "ids that are no floats, beside old distances" 1 "made.fbin: .fbin holds f32" nightjar convert \
+    --input t.bin --output made.fbin --distances-output kept.fvecs
+same "the old distances" kept.fvecs t.bin
+refused "distances that are no ids" 1 "made.ivecs: .ivecs holds i32" nightjar convert \
+    --input t.bin --output made.bin --distances-output made.ivecs
 refused "distances of vectors" 2 "are for ground truth" nightjar convert --from diskann --type u8 \
     --input data.bin --distances t.fvecs --output made.u8bin
 refused "an output over another" 2 "the same file as --output" nightjar convert --input t.bin \
@@ -741,7 +760,7 @@ to most.bin most.truth --from range
 same "a radius with a cap is the k nearest" most.truth part.bin
 refused "an unknown column" 1 'unknown column "yeer"' nightjar groundtruth --input base.u8bin \
     --queries q.u8bin --output made.bin --attributes a.csv --filter 'yeer = 1'
-refused "attributes of another base" 1 "a.csv: line 302: more rows than vectors" \
+refused "attributes of another base" 1 "a.csv: 600 rows behind the header for 300 vectors" \
     nightjar groundtruth --input tail.u8bin --queries q.u8bin --output made.bin --attributes a.csv \
     --filter 'id = 1'
 refused "a filter without attributes" 2 "--attributes is needed" nightjar groundtruth \

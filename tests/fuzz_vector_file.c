@@ -93,15 +93,19 @@ static void read_vectors(const char *path, size_t file_bytes)
 static void read_keys(const char *path, const uint8_t *bytes, size_t count)
 {
     struct error err = {STATUS_OK, ""};
-    uint64_t *keys;
+    struct key_file *file;
     uint32_t expected = 1;
     if (count >= sizeof(expected)) /* so that not only the count is ever refused */
         memcpy(&expected, bytes, sizeof(expected));
-    enum status status = key_file_read(path, expected, &keys, &err);
+    enum status status = key_file_open(path, expected, &file, &err);
+    if (status != STATUS_OK) {
+        check_error(status, &err);
+        return;
+    }
+    status = key_file_check(file, NULL, &err);
     if (status != STATUS_OK)
         check_error(status, &err);
-    else
-        free(keys);
+    key_file_close(file);
 }
 
 static void read_truth(const char *path)

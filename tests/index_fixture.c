@@ -16,6 +16,7 @@
 #include "common/vector_file.h"
 #include "query/index_plan.h"
 #include "tests/generation_fixture.h"
+#include "tests/key_files.h"
 #include "tools/generate.h"
 
 enum { SEED = 20240613 };

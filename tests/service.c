@@ -26,6 +26,7 @@
 #include "common/random.h"
 #include "common/vector_file.h"
 #include "layout/publish.h"
+#include "tools/calibrate.h"
 
 enum {
     SEED = 20240611,
@@ -76,7 +77,7 @@ static void attributes_write(const char *path)
 
 /* Files beside the vectors; NULL: none. */
 struct companions {
-    const char *attributes; /* CSV */
+    const char *attributes; /* CSV; there are recall curves then, too */
     const char *keys;       /* .u64bin */
 };
 
@@ -110,6 +111,7 @@ static void generation_make(const struct service_data *data, const char *name, u
                                   .threads = 1,
                                   .seed = 1,
                                   .navigation_share = 0.02,
+                                  .calibrate = beside->attributes ? calibrate_run : NULL,
                                   .quiet = true};
     ASSERT_OK(build_attributes_look(&params, &err), err);
     ASSERT_OK(build_run(&params, NULL, &err), err);

@@ -35,8 +35,8 @@ struct service_data {
 };
 struct service_data *service_data_create(void);
 void service_data_destroy(struct service_data *data);
-/* Has data->generation be one of the same vectors with attributes: year and lang, as below, and
- * price, which is row - SERVICE_VECTORS / 2. */
+/* Has data->generation be one of the same vectors with recall curves and attributes: year and
+ * lang, as below, and price, which is row - SERVICE_VECTORS / 2. */
 void service_attributes_make(struct service_data *data);
 uint32_t service_year(uint32_t row);
 const char *service_lang(uint32_t row);

@@ -8,6 +8,7 @@
 
 #include "common/args.h"
 #include "common/vector_file.h"
+#include "tests/key_files.h"
 
 static enum status write_keys(const char *path, uint32_t count, uint64_t offset, struct error *err)
 {

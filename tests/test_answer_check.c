@@ -14,6 +14,7 @@
 
 #include "layout/generation.h"
 #include "tests/answer_check.h"
+#include "tests/key_files.h"
 #include "tests/service.h"
 
 enum {

@@ -154,24 +154,25 @@ static void assert_refused(struct fixture *fixture, const char *text, const char
 static void files_that_are_no_attributes_are_refused(void **state)
 {
     struct fixture *fixture = *state;
-    assert_refused(fixture, "", "is empty");
-    assert_refused(fixture, "year\n1\n2\n", "line 1: column 1: a NAME:TYPE is wanted");
-    assert_refused(fixture, "a:u64,in:u64\n1,2\n", "line 1: column 2: a NAME:TYPE");
-    assert_refused(fixture, "a:float\n", "line 1: column 1: a NAME:TYPE");
-    assert_refused(fixture, "a:u64,a:i64\n", "line 1: column 2: a name that another column has");
-    assert_refused(fixture, "a:u64\n1\n", "1 rows for 2 vectors");
-    assert_refused(fixture, "a:u64\n1\n2\n3\n", "line 4: more rows than vectors");
-    assert_refused(fixture, "a:u64,b:u64\n1,2\n3\n", "line 3: column 1: the header has 2 columns");
-    assert_refused(fixture, "a:u64\n1,2\n", "line 2: column 2: the header has 1 columns");
-    assert_refused(fixture, "a:u64\n1\n-2\n", "line 3: column 1: no u64");
-    assert_refused(fixture, "a:u64\n18446744073709551616\n", "line 2: column 1: no u64");
-    assert_refused(fixture, "a:i64\n9223372036854775808\n", "line 2: column 1: no i64");
-    assert_refused(fixture, "a:i64\n-9223372036854775809\n", "line 2: column 1: no i64");
-    assert_refused(fixture, "a:i64\n-\n", "line 2: column 1: no i64");
-    assert_refused(fixture, "a:u64,b:u64\n1,\n", "line 2: column 2: no u64");
-    assert_refused(fixture, "t:labels\na|\n", "line 2: column 1: a label of 1 to 255 bytes");
-    assert_refused(fixture, "t:labels\na\\b\n", "line 2: column 1: a backslash stands before");
-    assert_refused(fixture, "t:labels\n\xff\n", "line 2: column 1: a label of 1 to 255 bytes");
+    assert_refused(fixture, "", "is empty; a first line of NAME:TYPE cells is wanted");
+    assert_refused(fixture, "year\n1\n2\n", "line 1: column 1: \"year\" is no NAME:TYPE");
+    assert_refused(fixture, "a:u64,in:u64\n1,2\n", "line 1: column 2: \"in\" is no name: 1..63");
+    assert_refused(fixture, "a:float\n", "line 1: column 1: \"float\" is no type");
+    assert_refused(fixture, "a:u64,a:i64\n", "line 1: column 2: \"a\" is the name of column 1 too");
+    assert_refused(fixture, "a:u64\n1\n", "1 rows behind the header for 2 vectors");
+    assert_refused(fixture, "a:u64,t:labels\n1,x\n2,x|y\n3,z\n4,\n",
+                   "4 rows behind the header for 2 vectors");
+    assert_refused(fixture, "a:u64\n1\n2\n3\nx\n", "line 5: column \"a\": \"x\" is no u64");
+    assert_refused(fixture, "a:u64,b:u64\n1,2\n3\n", "line 3: 1 cells, the header has 2");
+    assert_refused(fixture, "a:u64\n1,2\n", "line 2: more than 1 cells, the header has 1");
+    assert_refused(fixture, "a:u64\n1\n-2\n", "line 3: column \"a\": \"-2\" is no u64");
+    assert_refused(fixture, "a:u64\n18446744073709551616\n", "\"18446744073709551616\" is no u64");
+    assert_refused(fixture, "a:i64\n9223372036854775808\n", "\"9223372036854775808\" is no i64");
+    assert_refused(fixture, "a:u64,b:u64\n1,\n",
+                   "line 2: column \"b\": no u64: every row needs one");
+    assert_refused(fixture, "t:labels\na|\n", "line 2: column \"t\": a label is empty");
+    assert_refused(fixture, "t:labels\na\\b\n", "line 2: column \"t\": a backslash stands before");
+    assert_refused(fixture, "t:labels\n\xff\n", "line 2: column \"t\": label \"?\" is not UTF-8");
 }
 
 /* ---- filters ---- */

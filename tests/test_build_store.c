@@ -205,6 +205,40 @@ static void rows_are_read_as_another_type_and_as_given(void **state)
     free(rows);
 }
 
+/* bf16 has no value between 65280 and 65536, and f16 none beyond 65504. */
+static void f16_as_bf16_stays_within_f16(void **state)
+{
+    struct build_fixture *f = *state;
+    static const struct {
+        float given, stored;
+    } cases[] = {{65280, 65280}, {65376, 65280}, {65408, 65280},   {65504, 65280},
+                 {65024, 65024}, {1.5F, 1.5F},   {-65504, -65280}, {-65408, -65280}};
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        uint16_t rows[40 * 5];
+        float values[40 * 5];
+        struct error err;
+        write_but(f, ELEMENT_F16, cases[i].given);
+        struct vector_file *file = file_open(f);
+        fixture_must(vector_file_store_as(file, ELEMENT_BF16, &err), &err);
+        fixture_must(vector_file_read(file, 0, 40, rows, &err), &err);
+        element_to_f32(ELEMENT_BF16, rows, 40 * 5, values);
+        assert_true(values[33 * 5 + 2] == cases[i].stored);
+        element_from_f32(ELEMENT_F16, values, 40 * 5, rows); /* as it is given back */
+        assert_true(element_all_finite(ELEMENT_F16, rows, 40 * 5, NULL));
+        vector_file_close(file);
+    }
+    write_but(f, ELEMENT_F32, 65504); /* f32 reaches what bf16 does */
+    struct vector_file *file = file_open(f);
+    uint16_t row[5];
+    float values[5];
+    struct error err;
+    fixture_must(vector_file_store_as(file, ELEMENT_BF16, &err), &err);
+    fixture_must(vector_file_read(file, 33, 1, row, &err), &err);
+    element_to_f32(ELEMENT_BF16, row, 5, values);
+    assert_true(values[2] == 65536);
+    vector_file_close(file);
+}
+
 static void a_value_that_is_not_finite_is_named_also_where_its_type_would_hide_it(void **state)
 {
     struct build_fixture *f = *state;
@@ -401,6 +435,7 @@ int main(void)
         T(what_is_stored_is_in_the_id_and_not_in_the_digest_of_the_input),
         T(stored_types_give_the_same_bytes_at_any_thread_count),
         T(rows_are_read_as_another_type_and_as_given),
+        T(f16_as_bf16_stays_within_f16),
         T(a_value_that_is_not_finite_is_named_also_where_its_type_would_hide_it),
         T(other_combinations_are_refused),
         T(what_does_not_fit_is_named_by_row_and_dimension),

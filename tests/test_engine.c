@@ -637,6 +637,9 @@ static void a_vector_without_a_distance_is_refused(void **state)
     assert_refused(engine, &query, "dimension 191");
     vector[5] = -INFINITY;
     assert_refused(engine, &query, "dimension 5");
+    memset(vector, 0, sizeof(vector));
+    vector[5] = 1e19f;
+    assert_refused(engine, &query, "query is too long a vector");
     engine_destroy(engine);
 
     const struct collection_spec spec = {ELEMENT_I8, METRIC_COSINE, 20, 8, 1, NULL, 0};
@@ -648,6 +651,40 @@ static void a_vector_without_a_distance_is_refused(void **state)
     query.k = query.search_list = 21;
     assert_refused(served.engine, &query, "k is 21, but the index holds 20 vectors");
     served_close(&served);
+}
+
+/* Its elements are finite, but sums of their products may not be. */
+static void a_query_of_any_length_that_is_taken_has_finite_distances(void **state)
+{
+    const struct engine_fixture *f = *state;
+    static const struct ask ask = {.k = 20, .search_list = 20};
+    static const enum metric metrics[] = {METRIC_L2, METRIC_IP, METRIC_COSINE};
+    for (size_t m = 0; m < ARRAY_LENGTH(metrics); m++) {
+        const struct collection_spec spec = {ELEMENT_F32, metrics[m], 20, 8, 1, NULL, 0};
+        char name[64];
+        snprintf(name, sizeof(name), "long-%s", metric_name(metrics[m]));
+        const struct served served = served_open(f, name, &spec);
+        for (int exponent = 0; exponent <= 38; exponent++) {
+            struct search_hit hits[20];
+            struct error err;
+            float vector[8];
+            struct search_query query = query_make(served.collection, 0, &ask, hits);
+            for (int i = 0; i < 8; i++)
+                vector[i] = (i % 2 ? -3.0f : 1.0f) * powf(10, (float)exponent);
+            query.vector = vector;
+            if (metrics[m] != METRIC_COSINE && exponent >= 19) {
+                assert_refused(served.engine, &query, "query is too long a vector");
+                continue;
+            }
+            ASSERT_STATUS_OK(engine_query_check(served.engine, &query, &err), err);
+            engine_search_all(served.engine, &query, 1, 0);
+            assert_int_equal(query.hit_count, 20);
+            for (uint32_t i = 0; i < 20; i++)
+                assert_true(isfinite(hits[i].distance) &&
+                            (i == 0 || hits[i - 1].distance <= hits[i].distance));
+        }
+        served_close(&served);
+    }
 }
 
 static void an_engine_out_of_range_is_refused(void **state)
@@ -685,6 +722,7 @@ int main(void)
         cmocka_unit_test(destroy_completes_everything_submitted),
         cmocka_unit_test(a_query_out_of_range_is_refused_for_its_reason),
         cmocka_unit_test(a_vector_without_a_distance_is_refused),
+        cmocka_unit_test(a_query_of_any_length_that_is_taken_has_finite_distances),
         cmocka_unit_test(an_engine_out_of_range_is_refused),
     };
     return cmocka_run_group_tests(tests, engine_group_setup, engine_group_teardown);

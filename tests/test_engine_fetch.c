@@ -599,6 +599,73 @@ static void all_are_answered_when_the_engine_ends(void **state)
     fetches_free(&got);
 }
 
+static void a_fetch_that_comes_too_late_is_counted_as_one(void **state)
+{
+    const struct fixture *f = *state;
+    struct engine *engine = engine_plain(f->small.cold);
+    struct search_query query = {
+        .kind = SEARCH_FETCH, .key = f->small.keys[0], .found = true, .deadline_ns = 1};
+    engine_search_all(engine, &query, 1, 0);
+    assert_int_equal(query.status, STATUS_TIMEOUT);
+    assert_false(query.found);
+    assert_int_equal(stats_of(engine).queries, 1);
+    assert_int_equal(stats_of(engine).fetches, 1);
+    assert_int_equal(stats_of(engine).timeouts, 1);
+    engine_destroy(engine);
+}
+
+struct follower {
+    struct engine *engine;
+    atomic_uint *answered;
+};
+
+/* What a fetch finds is searched for: submitted by complete(), to a worker that may be another. */
+static void follow(struct search_query *query)
+{
+    const struct follower *follower = query->user;
+    if (query->kind == SEARCH_NEAREST) {
+        atomic_fetch_add(follower->answered, 1);
+        return;
+    }
+    assert_int_equal(query->status, STATUS_OK);
+    assert_true(query->found);
+    query->kind = SEARCH_NEAREST;
+    query->vector = query->fetched;
+    assert_int_equal(engine_submit(follower->engine, query), STATUS_OK);
+}
+
+static void what_a_query_leads_to_is_answered_when_the_engine_ends(void **state)
+{
+    const struct fixture *f = *state;
+    const struct set *set = &f->small;
+    enum { THREADS = 3, COUNT = 60, ROUNDS = 20 };
+    static struct search_hit hits[COUNT][FIXTURE_K];
+    const struct engine_params params = {.threads = THREADS};
+    for (uint32_t round = 0; round < ROUNDS; round++) {
+        struct fetches got = fetches_make(set, set->keys, COUNT);
+        struct follower followers[COUNT];
+        atomic_uint answered = 0;
+        struct engine *engine = engine_start(set->cold, &params);
+        for (uint32_t i = 0; i < COUNT; i++) {
+            struct search_query *query = &got.queries[i];
+            followers[i] = (struct follower){engine, &answered};
+            query->user = &followers[i];
+            query->complete = follow;
+            query->k = FIXTURE_K;
+            query->search_list = 30;
+            query->hits = hits[i];
+            assert_int_equal(engine_submit(engine, query), STATUS_OK);
+        }
+        engine_destroy(engine);
+        assert_int_equal(atomic_load(&answered), COUNT);
+        for (uint32_t i = 0; i < COUNT; i++) {
+            assert_int_equal(got.queries[i].status, STATUS_OK);
+            assert_int_equal(got.queries[i].hits[0].key, set->keys[i]);
+        }
+        fetches_free(&got);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -611,7 +678,9 @@ int main(void)
         cmocka_unit_test(a_hung_read_is_given_up_or_ended_by_the_deadline),
         cmocka_unit_test(a_node_of_another_key_is_an_error),
         cmocka_unit_test(fetches_and_searches_do_not_disturb_each_other),
+        cmocka_unit_test(a_fetch_that_comes_too_late_is_counted_as_one),
         cmocka_unit_test(all_are_answered_when_the_engine_ends),
+        cmocka_unit_test(what_a_query_leads_to_is_answered_when_the_engine_ends),
     };
     return cmocka_run_group_tests_name("engine_fetch", tests, group_setup, group_teardown);
 }

@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "common/random.h"
+#include "query/engine_internal.h"
 #include "query/filter_internal.h"
 #include "tests/engine_fixture.h"
 
@@ -322,6 +323,178 @@ static void a_scan_reads_for_matches_alone(void **state)
     engine_destroy(engine);
 }
 
+enum { TALL_ROWS = 5000, TALL_DIM = 2100, TALL_LABELS = 12, TALL_RARE = 6 };
+
+static bool tall_has(uint32_t row, uint32_t label)
+{
+    return row % (TALL_ROWS / TALL_RARE) != 7 * label;
+}
+
+/* Rows that have every label but, rarely, one. */
+static void tall_attributes_write(const char *path)
+{
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fprintf(file, "tags:labels\n");
+    for (uint32_t row = 0; row < TALL_ROWS; row++) {
+        for (uint32_t label = 0; label < TALL_LABELS; label++)
+            if (tall_has(row, label))
+                fprintf(file, "%st%u", label == !tall_has(row, 0) ? "" : "|", label);
+        fputc('\n', file);
+    }
+    assert_int_equal(fclose(file), 0);
+}
+
+/* The same with a traversal that is cut short, by itself, with candidates left that do not match:
+ * they have no share in the scan's reads. */
+static void expect_all_after_a_cut(struct index *index, const struct collection *c,
+                                   const struct filter *filter)
+{
+    const struct block_geometry *geometry = &index_manifest(index)->geometry;
+    const struct ask ask = {.k = TALL_RARE, .search_list = TALL_RARE};
+    uint8_t *blocks = collection_read_blocks(c, index_manifest(index));
+    struct search_hit hits[TALL_RARE];
+    struct search_query query = query_make(c, 0, &ask, hits);
+    struct search_scratch scratch = {0};
+    struct search search;
+    struct block_view view;
+    struct error err;
+    query.filter = filter;
+    ASSERT_STATUS_OK(search_scratch_init(&scratch, &err), err);
+    ASSERT_STATUS_OK(search_init(&search, index, &scratch, &err), err);
+    search_start(&search, &query);
+    search.blocks_limit = 2;
+    for (;;) {
+        const uint32_t block = search_next_read(&search, 1);
+        if (block == SEARCH_NO_BLOCK && search_pauses(&search))
+            continue;
+        if (block == SEARCH_NO_BLOCK)
+            break;
+        block_view_trusted(geometry, block, blocks + (size_t)block * geometry->block_bytes, &view);
+        search_block(&search, &view);
+    }
+    assert_int_equal(query.hit_count, TALL_RARE);
+    search_fini(&search);
+    search_scratch_fini(&scratch);
+    free(blocks);
+}
+
+/* Where a block has one record, the traversal may spend all the reads that a query is allowed: the
+ * scan after it has reads of its own. */
+static void a_scan_after_a_traversal_reads_what_it_finds(void **state)
+{
+    const struct fixture *f = *state;
+    static const uint32_t widths[] = {1, 16};
+    const char *csv = fixture_path(f->directory, "tall.csv");
+    tall_attributes_write(csv);
+    /* Without structure, so that the traversal goes on improving. */
+    uint8_t *rows = malloc((size_t)TALL_ROWS * TALL_DIM);
+    assert_non_null(rows);
+    for (size_t i = 0; i < (size_t)TALL_ROWS * TALL_DIM; i++)
+        rows[i] = (uint8_t)random_at(10, i);
+    const struct collection_spec spec = {ELEMENT_U8, METRIC_L2, TALL_ROWS, TALL_DIM, 1, rows, 16};
+    struct collection *tall = collection_create_with(f->directory, "tall", &spec, csv);
+    struct index *index = collection_open(tall, 0);
+    assert_int_equal(index_manifest(index)->geometry.nodes_per_block, 1);
+    struct engine *engine = engine_plain(index);
+    uint32_t unmet = 0;
+    for (uint32_t label = 0; label < TALL_LABELS; label++) {
+        char text[32];
+        snprintf(text, sizeof(text), "not tags = \"t%u\"", label);
+        struct filter *filter = filter_of(index, text);
+        filter->match_estimate = TALL_ROWS;
+        for (uint32_t i = 0; i < TALL_RARE * ARRAY_LENGTH(widths); i++) {
+            const uint32_t k = 1 + i / ARRAY_LENGTH(widths);
+            struct search_hit hits[TALL_RARE];
+            const struct ask ask = {
+                .k = k, .search_list = k, .beam_width = widths[i % ARRAY_LENGTH(widths)]};
+            struct search_query query = query_make(tall, 0, &ask, hits);
+            query.filter = filter;
+            ask_one(engine, &query);
+            answer_check(tall, &query, 0);
+            assert_int_equal(query.stats.filter_plan, SEARCH_FILTER_TRAVERSAL);
+            unmet += query.hit_count != k;
+            for (uint32_t j = 0; j < query.hit_count; j++)
+                assert_false(tall_has((uint32_t)hits[j].key, label));
+        }
+        expect_all_after_a_cut(index, tall, filter);
+        filter_free(filter);
+    }
+    assert_int_equal(unmet, 0);
+    engine_destroy(engine);
+    index_release(index);
+    collection_destroy(tall);
+    free(rows);
+}
+
+/* A scan is made in parts; what it finds is the same with others between them, and no others have
+ * to wait for its end. */
+static void a_scan_pauses_for_others(void **state)
+{
+    const struct fixture *f = *state;
+    enum { SCANS = 6, COUNT = 3 * SCANS };
+    const struct engine_params params = {.threads = 1, .slots_per_thread = COUNT};
+    for (int t = 0; t < TIERS; t++) {
+        struct search_hit alone[COUNT][K], hits[COUNT][K];
+        struct search_query queries[COUNT], expected[COUNT];
+        struct filter *filter = filter_of(f->tiers[t], "even < 5000 or even >= 5000");
+        struct engine *engine = engine_start(f->tiers[t], &params);
+        for (uint32_t q = 0; q < COUNT; q++) {
+            const struct ask ask = {.k = K, .search_list = 200, .beam_width = 1};
+            expected[q] = query_make(f->collection, q, &ask, alone[q]);
+            expected[q].filter = q % 3 == 0 ? filter : NULL;
+            filter->match_estimate = 1; /* so that it is scanned */
+            queries[q] = expected[q];
+            queries[q].hits = hits[q];
+            ask_one(engine, &expected[q]);
+            assert_int_equal(expected[q].hit_count, K);
+        }
+        engine_search_all(engine, queries, COUNT, 0);
+        for (uint32_t q = 0; q < COUNT; q++)
+            assert_same_hits(&queries[q], &expected[q]);
+        struct search_scratch scratch = {0};
+        struct search search;
+        struct error err;
+        ASSERT_STATUS_OK(search_scratch_init(&scratch, &err), err);
+        ASSERT_STATUS_OK(search_init(&search, f->tiers[t], &scratch, &err), err);
+        search_start(&search, &queries[0]);
+        assert_int_equal(search_next_read(&search, 1), SEARCH_NO_BLOCK);
+        assert_true(search_pauses(&search));
+        assert_in_range(search.stats.code_distances, 1, ROWS / 2);
+        queries[0].deadline_ns = 1;
+        assert_int_equal(search_next_read(&search, 1), SEARCH_NO_BLOCK);
+        assert_true(search.late);
+        assert_false(search_pauses(&search));
+        search_fini(&search);
+        search_scratch_fini(&scratch);
+        filter_free(filter);
+        engine_destroy(engine);
+    }
+}
+
+/* Its time is that of the filter, and grows with no list. */
+static void a_scan_tells_nothing_of_the_time_of_others(void **state)
+{
+    const struct fixture *f = *state;
+    struct search_hit hits[K];
+    for (int t = 0; t < TIERS; t++) {
+        struct engine *engine = engine_plain(f->tiers[t]);
+        const struct engine_pace *pace = &engine->workers[0].pace;
+        struct filter *filter = filter_of(f->tiers[t], "even < 100");
+        const struct ask ask = {.k = K, .search_list = K};
+        struct search_query query = query_make(f->collection, 0, &ask, hits);
+        query.filter = filter;
+        ask_one(engine, &query);
+        assert_int_equal(query.stats.filter_plan, SEARCH_FILTER_SCAN);
+        assert_int_equal(engine_pace_service_ns(pace, 1), 0);
+        query.filter = NULL;
+        ask_one(engine, &query);
+        assert_true(engine_pace_service_ns(pace, 1) > 0);
+        filter_free(filter);
+        engine_destroy(engine);
+    }
+}
+
 static void what_nothing_matches_takes_no_read(void **state)
 {
     const struct fixture *f = *state;
@@ -389,15 +562,43 @@ static void filters_go_with_radius_and_pages(void **state)
     }
 }
 
+/* More candidates within than there is room for: k of them are found, and it is said. */
+static void more_within_a_radius_than_there_is_room_for_is_said(void **state)
+{
+    const struct fixture *f = *state;
+    static struct search_hit hits[ENGINE_K_MAX];
+    static const char *const texts[] = {NULL, "even < 5000", "even >= 1000"};
+    for (int t = 0; t < TIERS; t++) {
+        struct engine *engine = engine_plain(f->tiers[t]);
+        for (size_t i = 0; i < ARRAY_LENGTH(texts); i++) {
+            struct filter *filter = texts[i] ? filter_of(f->tiers[t], texts[i]) : NULL;
+            const struct ask ask = {.k = ENGINE_K_MAX, .search_list = 100};
+            struct search_query query = query_make(f->collection, 0, &ask, hits);
+            query.filter = filter;
+            query.within_radius = true;
+            query.radius = (float)collection_kth_distance(f->collection, 0, ROWS) * 2.0f;
+            ask_one(engine, &query);
+            assert_int_equal(query.flags, SEARCH_TRUNCATED);
+            assert_true(query.hit_count <= ENGINE_K_MAX);
+            filter_free(filter);
+        }
+        engine_destroy(engine);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_filter_finds_what_matches),
         cmocka_unit_test(a_traversal_passes_through_what_does_not_match),
         cmocka_unit_test(what_a_traversal_does_not_meet_is_scanned_for),
+        cmocka_unit_test(a_scan_after_a_traversal_reads_what_it_finds),
         cmocka_unit_test(a_scan_reads_for_matches_alone),
+        cmocka_unit_test(a_scan_pauses_for_others),
+        cmocka_unit_test(a_scan_tells_nothing_of_the_time_of_others),
         cmocka_unit_test(what_nothing_matches_takes_no_read),
         cmocka_unit_test(filters_go_with_radius_and_pages),
+        cmocka_unit_test(more_within_a_radius_than_there_is_room_for_is_said),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

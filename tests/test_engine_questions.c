@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "common/element.h"
+#include "query/search.h"
 #include "tests/engine_fixture.h"
 
 enum { CAP = 1000, PAGE = 10, PAGES = 6 };
@@ -140,6 +141,35 @@ static void nothing_within_a_radius_is_an_empty_answer(void **state)
 
 /* ---- pages ---- */
 
+/* 1 - cosine is rounded, so a vector may be nearer to itself than at 0. */
+static void the_radius_of_a_cosine_hit_may_be_below_0(void **state)
+{
+    const struct engine_fixture *f = *state;
+    const struct collection_spec spec = {ELEMENT_F32, METRIC_COSINE, 200, 24, 1, NULL, 0};
+    struct collection *c = collection_create(f->directory, "cosine", &spec);
+    struct index *index = collection_open(c, 0);
+    struct engine *engine = engine_plain(index);
+    const struct ask ask = {.k = 1, .search_list = 30};
+    uint32_t below = 0;
+    for (uint32_t row = 0; row < spec.count; row++) {
+        struct search_hit first, again;
+        struct search_query query = query_make(c, 0, &ask, &first);
+        query.vector = c->rows_f32 + (size_t)row * spec.dim;
+        ask_one(engine, &query);
+        below += first.distance < 0;
+        query.within_radius = true;
+        query.radius = first.distance;
+        query.hits = &again;
+        ask_one(engine, &query);
+        assert_int_equal(query.hit_count, 1);
+        assert_true(again.key == first.key && again.distance == first.distance);
+    }
+    assert_true(below > 0);
+    engine_destroy(engine);
+    index_release(index);
+    collection_destroy(c);
+}
+
 static void pages_go_on_without_repeating(void **state)
 {
     const struct engine_fixture *f = *state;
@@ -217,6 +247,83 @@ static void an_excluded_node_is_no_hit_and_nothing_else_changes(void **state)
     }
 }
 
+static double row_distance(const struct collection *c, uint32_t a, uint32_t b)
+{
+    const float *x = c->rows_f32 + (size_t)a * c->spec.dim,
+                *y = c->rows_f32 + (size_t)b * c->spec.dim;
+    double sum = 0;
+    for (uint32_t d = 0; d < c->spec.dim; d++)
+        sum += ((double)x[d] - (double)y[d]) * ((double)x[d] - (double)y[d]);
+    return sum;
+}
+
+static double nearest_other(const struct collection *c, uint32_t row)
+{
+    double nearest = INFINITY;
+    for (uint32_t other = 0; other < c->spec.count; other++)
+        if (other != row)
+            nearest = fmin(nearest, row_distance(c, row, other));
+    return nearest;
+}
+
+/* Runs the query on blocks in memory and returns the distance of the nearest that it saw. */
+static float nearest_seen(struct index *index, const uint8_t *blocks, struct search_query *query)
+{
+    const struct block_geometry *geometry = &index_manifest(index)->geometry;
+    struct search_scratch scratch = {0};
+    struct search search;
+    struct block_view view;
+    struct error err;
+    uint32_t block;
+    ASSERT_STATUS_OK(search_scratch_init(&scratch, &err), err);
+    ASSERT_STATUS_OK(search_init(&search, index, &scratch, &err), err);
+    search_start(&search, query);
+    while ((block = search_next_read(&search, 1)) != SEARCH_NO_BLOCK) {
+        block_view_trusted(geometry, block, blocks + (size_t)block * geometry->block_bytes, &view);
+        search_block(&search, &view);
+    }
+    const float nearest = search.nearest;
+    search_fini(&search);
+    search_scratch_fini(&scratch);
+    return nearest;
+}
+
+/* By key the vector itself is in the index, at 0. Were it the nearest, then with a ratio nothing
+ * else would be near, and the search end where it is met. */
+static void an_excluded_node_is_not_the_nearest(void **state)
+{
+    const struct engine_fixture *f = *state;
+    enum { ROWS = 100 };
+    const struct collection *c = f->base;
+    assert_true(c->spec.type == ELEMENT_U8 && c->spec.dim <= 64);
+    uint8_t *blocks = collection_read_blocks(c, index_manifest(f->cold));
+    struct engine *engine = engine_plain(f->cold);
+    uint32_t found = 0;
+    for (uint32_t row = 0; row < ROWS; row++) {
+        struct search_hit hits[PAGE];
+        uint8_t vector[64];
+        struct search_query query = query_make(c, 0, &ask_usual, hits);
+        element_vector_from_f32(ELEMENT_U8, c->rows_f32 + (size_t)row * c->spec.dim, c->spec.dim,
+                                vector);
+        query.vector = vector;
+        ask_one(engine, &query);
+        assert_true(hits[0].distance == 0.0f);
+        query.excludes = true;
+        query.excluded_node = hits[0].node;
+        query.within_radius = true;
+        query.radius = 0.0f; /* of which there is nothing else */
+        query.search_ratio = 1.3f;
+        const double other = nearest_other(c, row);
+        const float seen = nearest_seen(f->cold, blocks, &query);
+        assert_true((double)seen >= other);
+        assert_int_equal(query.hit_count, 0);
+        found += (double)seen <= other;
+    }
+    assert_true(found >= ROWS * 9 / 10);
+    engine_destroy(engine);
+    free(blocks);
+}
+
 /* ---- refusals ---- */
 
 static void assert_refused(const struct engine *engine, const struct search_query *query,
@@ -259,9 +366,11 @@ int main(void)
         cmocka_unit_test(all_within_a_radius_are_found),
         cmocka_unit_test(more_than_the_cap_within_a_radius_is_said),
         cmocka_unit_test(nothing_within_a_radius_is_an_empty_answer),
+        cmocka_unit_test(the_radius_of_a_cosine_hit_may_be_below_0),
         cmocka_unit_test(pages_go_on_without_repeating),
         cmocka_unit_test(after_the_last_there_is_nothing),
         cmocka_unit_test(an_excluded_node_is_no_hit_and_nothing_else_changes),
+        cmocka_unit_test(an_excluded_node_is_not_the_nearest),
         cmocka_unit_test(questions_out_of_range_are_refused),
     };
     return cmocka_run_group_tests(tests, engine_group_setup, engine_group_teardown);

@@ -16,6 +16,7 @@
 
 #include "common/clock.h"
 #include "query/engine_inbox.h"
+#include "query/engine_internal.h"
 #include "query/engine_pace.h"
 #include "tests/engine_fixture.h"
 
@@ -154,6 +155,25 @@ static void service_time_is_by_list_length_and_leaves_room_for_most(void **state
     for (uint32_t i = 0; i < 200; i++)
         engine_pace_took(&pace, 400000, 50, true);
     assert_in_range(engine_pace_service_ns(&pace, 50), 780000, 900000); /* twice what was seen */
+}
+
+static void what_a_search_tells_of_others_is_what_it_looked_at(void **state)
+{
+    (void)state;
+    const struct filter *some = (const struct filter *)&state; /* not looked into */
+    struct search_query query = {.search_list = 50};
+    struct search search = {.query = &query, .stats = {.reads = 20, .cache_hits = 10}};
+    assert_int_equal(search_work(&search), 50);
+    search.filter.filter = some;
+    assert_int_equal(search_work(&search), 50);
+    search.filter.scanned = true;
+    assert_int_equal(search_work(&search), 0);
+    search.filter.filter = NULL; /* left over from the query before */
+    query.within_radius = true;
+    assert_int_equal(search_work(&search), 50); /* the floor */
+    search.stats.cache_hits = 3000;
+    assert_int_equal(search_work(&search), 3020);
+    assert_int_equal(query_list(&query), 50);
 }
 
 /* ---- engines ---- */
@@ -391,6 +411,7 @@ int main(void)
         cmocka_unit_test(who_has_a_turn_before_a_newcomer_is_counted),
         cmocka_unit_test(late_queries_are_taken_out_of_turn),
         cmocka_unit_test(the_pace_of_completions_counts_while_others_wait),
+        cmocka_unit_test(what_a_search_tells_of_others_is_what_it_looked_at),
         cmocka_unit_test(service_time_is_by_list_length_and_leaves_room_for_most),
         cmocka_unit_test(a_flood_does_not_delay_another_flow),
         cmocka_unit_test(a_full_queue_makes_room_for_another_flow),

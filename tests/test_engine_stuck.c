@@ -248,6 +248,87 @@ static void queries_are_answered_when_stuck_reads_hold_all_buffers(void **state)
     for_each_kind(state, claim_all_stuck);
 }
 
+/* ---- a worker that stands still ---- */
+
+enum { STALL_READS = 16, STALL_TIMEOUT_MS = 500 };
+
+/* Keeps back the first reads, one of each query, until all of them have landed or are old; then the
+ * worker, whose thread this is, stands still. */
+struct stall {
+    struct block_io_faults hook;
+    uint32_t landed;    /* reads that were kept back */
+    uint64_t begins_ns; /* age of the oldest of them at which the worker stands still */
+    uint64_t lasts_ns;
+    uint32_t looks_left; /* after it, before the device gives anything */
+    bool over;
+};
+
+static bool stall_holds(void *context, uint64_t offset, uint64_t age_ns)
+{
+    struct stall *stall = context;
+    (void)offset;
+    if (stall->over) {
+        const bool holds = stall->looks_left > 0;
+        stall->looks_left -= holds;
+        return holds;
+    }
+    stall->landed += age_ns == 0;
+    if (stall->landed < STALL_READS || age_ns < stall->begins_ns)
+        return true;
+    const uint64_t end_ns = clock_monotonic_ns() + stall->lasts_ns;
+    while (clock_monotonic_ns() < end_ns)
+        sched_yield();
+    stall->over = true;
+    return stall->looks_left > 0;
+}
+
+static void expect_stall_harms_nobody(const struct engine_fixture *f, struct stall stall,
+                                      enum block_io_kind kind)
+{
+    struct search_query queries[STALL_READS];
+    struct search_hit hits[STALL_READS][FIXTURE_K];
+    struct answers clean = clean_answers(f->cold, f->base);
+    stall.hook = (struct block_io_faults){.holds = stall_holds, .context = &stall};
+    const struct engine_params params = {.threads = 1,
+                                         .slots_per_thread = STALL_READS,
+                                         .read_timeout_ms = STALL_TIMEOUT_MS,
+                                         .own_reads = true,
+                                         .io_kind = kind,
+                                         .faults = &stall.hook};
+    struct engine *engine = engine_start(f->cold, &params);
+    for (uint32_t q = 0; q < STALL_READS; q++)
+        queries[q] = query_make(f->base, q, &ask_usual, hits[q]);
+    engine_search_all(engine, queries, STALL_READS, 0);
+    assert_true(stall.over);
+    for (uint32_t q = 0; q < STALL_READS; q++) {
+        assert_int_equal(queries[q].flags, 0);
+        assert_same_hits(&queries[q], &clean.queries[q]);
+    }
+    assert_int_equal(stats_of(engine).read_timeouts, 0);
+    answers_free(&clean);
+    engine_destroy(engine);
+}
+
+/* The worker comes to look when the reads are too old already, but not much too late. */
+static void what_has_landed_is_not_given_up(void **state)
+{
+    const struct engine_fixture *f = *state;
+    const struct stall stall = {.begins_ns = STALL_TIMEOUT_MS * UINT64_C(9) / 10 * NS_PER_MS,
+                                .lasts_ns = STALL_TIMEOUT_MS * UINT64_C(2) / 10 * NS_PER_MS};
+    for (uint32_t kind = 0; kind < f->io_kind_count; kind++)
+        expect_stall_harms_nobody(f, stall, io_kinds[kind]);
+}
+
+/* With the worker the device stood still: a look, or two, bring nothing. */
+static void a_worker_that_stood_still_gives_up_nothing(void **state)
+{
+    const struct engine_fixture *f = *state;
+    const struct stall stall = {.lasts_ns = STALL_TIMEOUT_MS * UINT64_C(11) / 10 * NS_PER_MS,
+                                .looks_left = 2 * STALL_READS};
+    for (uint32_t kind = 0; kind < f->io_kind_count; kind++)
+        expect_stall_harms_nobody(f, stall, io_kinds[kind]);
+}
+
 /* ---- deadlines ---- */
 
 static void post_complete(struct search_query *query)
@@ -552,6 +633,8 @@ int main(void)
         cmocka_unit_test(stuck_reads_are_given_up_and_the_engine_recovers),
         cmocka_unit_test(only_what_is_stuck_is_given_up),
         cmocka_unit_test(queries_are_answered_when_stuck_reads_hold_all_buffers),
+        cmocka_unit_test(what_has_landed_is_not_given_up),
+        cmocka_unit_test(a_worker_that_stood_still_gives_up_nothing),
         cmocka_unit_test(a_deadline_is_kept_although_reads_are_in_flight),
         cmocka_unit_test(an_engine_ends_although_reads_are_stuck),
         cmocka_unit_test(a_query_without_a_buffer_goes_on_when_one_returns),

@@ -13,7 +13,7 @@
 #include <cmocka.h>
 
 #include "common/random.h"
-#include "query/filter.h"
+#include "query/filter_internal.h"
 #include "tests/filter_fixture.h"
 
 enum {
@@ -347,6 +347,105 @@ static void random_expressions_agree_with_the_values(void **state)
     assert_true(some > EXPRESSIONS / 2);
 }
 
+/* ---- lists of labels from single ones ---- */
+
+enum labels_claim { HAS_ANY, HAS_ALL, LACKS_ONE, LACKS_ALL };
+
+static bool claim_holds(enum labels_claim claim, uint64_t held, uint64_t wanted)
+{
+    switch (claim) {
+    case HAS_ANY:
+        return (held & wanted) != 0;
+    case HAS_ALL:
+        return (held & wanted) == wanted;
+    case LACKS_ONE:
+        return (held & wanted) != wanted;
+    default:
+        return (held & wanted) == 0;
+    }
+}
+
+static uint32_t leaves_of(const char *text, const struct attributes *attributes)
+{
+    struct filter *filter = filter_fixture_compile(text, attributes);
+    const uint32_t leaves = filter->leaf_count;
+    filter_free(filter);
+    return leaves;
+}
+
+static void tests_of_a_column_of_labels_become_one(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        enum labels_claim claim;
+        uint64_t wanted; /* of tags */
+    } cases[] = {
+        {"tags = \"t01\" or tags any (\"t02\", \"t09\") or tags = \"t40\"", HAS_ANY,
+         1ull << 1 | 1ull << 2 | 1ull << 9 | 1ull << 40},
+        {"tags = \"t01\" or (tags = \"t05\" or (tags = \"t03\" and year >= 0))", HAS_ANY,
+         1 << 1 | 1 << 5 | 1 << 3},
+        {"not (tags != \"t01\" and not tags any (\"t05\", \"t03\"))", HAS_ANY,
+         1 << 1 | 1 << 5 | 1 << 3},
+        {"tags = \"t01\" and tags all (\"t00\", \"t02\") and tags = \"t02\"", HAS_ALL, 7},
+        {"tags any (\"t01\", \"t0\") and tags any (\"t00\", \"t0\")", HAS_ALL, 3},
+        {"tags != \"t01\" or not tags all (\"t00\", \"t02\") or tags != \"t00\"", LACKS_ONE, 7},
+        {"not (tags = \"t01\" and tags = \"t00\")", LACKS_ONE, 3},
+        {"tags != \"t01\" and not tags any (\"t02\", \"t03\") and tags != \"t04\"", LACKS_ALL, 30},
+        {"not (tags = \"t01\" or tags = \"t04\")", LACKS_ALL, 18},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        struct set set;
+        struct filter *filter = filter_fixture_compile(cases[i].text, &small.attributes);
+        for (uint32_t node = 0; node < NODES; node++)
+            set.has[node] = claim_holds(cases[i].claim, small.label_sets[0][node], cases[i].wanted);
+        assert_true(set_count(&set) > 0);
+        if (filter->leaf_count != 1)
+            fail_msg("%s: %u tests", cases[i].text, filter->leaf_count);
+        check_match(filter, &set);
+        check_scan(filter, &set, SEED + i);
+        check_spread(filter, &set, SEED + i);
+        filter_free(filter);
+    }
+    const struct attributes *attributes = &small.attributes;
+    assert_int_equal(leaves_of("tags = \"t01\" or lang = \"de\" or tags = \"t02\" or lang = \"en\" "
+                               "or year = 2000 or tags != \"t03\" or year = 2002",
+                               attributes),
+                     4);
+    /* What no list says. */
+    assert_int_equal(
+        leaves_of("tags any (\"t01\", \"t02\") and tags any (\"t03\", \"t04\")", attributes), 2);
+    assert_int_equal(
+        leaves_of("tags all (\"t01\", \"t02\") or tags all (\"t03\", \"t04\")", attributes), 2);
+}
+
+/* Lists are copied as they become one, level by level. */
+static void deeply_nested_labels_are_all_there(void **state)
+{
+    (void)state;
+    struct writer writer = {.seed = SEED};
+    struct set set;
+    for (uint32_t i = 0; i < FILTER_DEPTH_MAX; i++) {
+        char text[64];
+        snprintf(text, sizeof(text), "tags = \"t%02u\" or (", i);
+        put(&writer, text);
+    }
+    put(&writer, "tags any (\"t32\"");
+    for (uint32_t i = 0; i < 400; i++)
+        put(&writer, i % 2 ? ",\"t33\"" : ",\"t34\"");
+    put(&writer, ")");
+    for (uint32_t i = 0; i < FILTER_DEPTH_MAX; i++)
+        put(&writer, ")");
+    assert_false(writer.full);
+    for (uint32_t i = 0; i < NODES; i++)
+        set.has[i] = (small.label_sets[0][i] & ((1ull << 35) - 1)) != 0;
+    struct filter *filter = filter_fixture_compile(writer.text, &small.attributes);
+    assert_int_equal(filter->leaf_count, 1);
+    check_match(filter, &set);
+    check_scan(filter, &set, SEED);
+    filter_free(filter);
+}
+
 /* ---- single ones ---- */
 
 static uint32_t equal_to(uint32_t column, __int128 value)
@@ -520,6 +619,36 @@ static void estimates_of_one_term_are_exact_and_others_near(void **state)
     }
 }
 
+/* Of the many terms that cannot become few, few nodes are looked at. */
+static void estimates_do_a_bounded_number_of_tests(void **state)
+{
+    (void)state;
+    struct writer writer = {.seed = SEED};
+    const struct attributes *const sets[] = {&small.attributes, &large.attributes};
+    for (uint32_t i = 0; i < FILTER_TERMS_MAX / 2; i++) {
+        char term[64];
+        snprintf(term, sizeof(term), "%s(year=%u and tags=\"t%02u\")", i ? "or" : "", 1990 + i % 40,
+                 i % 8);
+        put(&writer, term);
+    }
+    assert_false(writer.full);
+    for (size_t i = 0; i < ARRAY_LENGTH(sets); i++) {
+        struct filter *filter = filter_fixture_compile(writer.text, sets[i]);
+        const uint64_t length = filter_scan_length(filter);
+        const uint64_t looks = filter_scan_looks(filter);
+        const uint64_t estimate = filter_match_estimate(filter);
+        assert_true(filter->leaf_count > 200);
+        assert_true(looks >= 100 && looks < length);
+        assert_true(looks * filter->leaf_count <= FILTER_TESTS_MAX);
+        /* Of so many looks: what they found, in proportion. */
+        const uint64_t found = (estimate * looks + length - 1) / length;
+        assert_true(estimate == found * length / looks);
+        const double truth = filter_fixture_matches(writer.text, sets[i]);
+        assert_true((double)estimate > 0.7 * truth && (double)estimate < 1.3 * truth);
+        filter_free(filter);
+    }
+}
+
 /* A match may be there where the sample saw none. */
 static void estimates_are_nothing_only_where_nothing_matches(void **state)
 {
@@ -601,11 +730,14 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_expressions_agree_with_the_values),
+        cmocka_unit_test(tests_of_a_column_of_labels_become_one),
+        cmocka_unit_test(deeply_nested_labels_are_all_there),
         cmocka_unit_test(ends_of_numbers_are_compared_as_their_type),
         cmocka_unit_test(what_cannot_match_has_no_scan),
         cmocka_unit_test(what_always_matches_is_all_nodes),
         cmocka_unit_test(scans_look_at_the_narrowest_runs),
         cmocka_unit_test(estimates_of_one_term_are_exact_and_others_near),
+        cmocka_unit_test(estimates_do_a_bounded_number_of_tests),
         cmocka_unit_test(estimates_are_nothing_only_where_nothing_matches),
         cmocka_unit_test(spread_leaves_no_wide_gaps),
         cmocka_unit_test(spread_gives_up_in_time),

@@ -18,6 +18,7 @@
 #include "common/random.h"
 #include "common/vector_file.h"
 #include "tests/directory_fixture.h"
+#include "tests/key_files.h"
 
 enum { MANY = 600000 }; /* more than one read's worth, and enough for a team to sort */
 

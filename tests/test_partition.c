@@ -24,6 +24,7 @@
 #include "common/memory.h"
 #include "common/random.h"
 #include "tests/directory_fixture.h"
+#include "tests/key_files.h"
 
 enum { SEED = 20250117, PATH_BYTES = 128 };
 

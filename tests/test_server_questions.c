@@ -11,10 +11,12 @@
 #include <cmocka.h>
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/log.h"
@@ -37,6 +39,7 @@ enum {
     K = 10,
     LIST = SERVICE_VECTORS, /* all of them: answers are exact */
     BATCH = 64,
+    DAMAGE_BYTES = 4096, /* a block, or a page of keys.bin */
     SOAK_QUERIES = 100000,
     SOAK_GROWTH_MAX = 16 << 20, /* bytes that memory may grow by over a soak */
 };
@@ -368,28 +371,147 @@ static void queries_by_key_that_find_no_room_are_busy_and_leave_nothing(void **s
     (void)ask(f, &search);
 }
 
+/* Spoils a block in the middle of nodes.blk or the second page of keys.bin of what is served, or
+ * puts it back. */
+static void damage(const struct fixture *f, const char *name, uint8_t *kept, size_t bytes,
+                   bool restore)
+{
+    char path[2 * SERVICE_PATH_BYTES];
+    struct stat file;
+    snprintf(path, sizeof(path), "%s/%s", f->data->generation, name);
+    int fd = open(path, O_RDWR);
+    assert_true(fd >= 0);
+    assert_int_equal(fstat(fd, &file), 0);
+    off_t at = strcmp(name, "keys.bin") == 0 ? 4096 : file.st_size / 8192 * 4096;
+    assert_true(at + (off_t)bytes <= file.st_size);
+    if (restore) {
+        assert_int_equal(pwrite(fd, kept, bytes, at), bytes);
+    } else {
+        uint8_t spoiled[DAMAGE_BYTES];
+        assert_int_equal(pread(fd, kept, bytes, at), bytes);
+        for (size_t i = 0; i < bytes; i++)
+            spoiled[i] = kept[i] ^ 0x5a;
+        assert_int_equal(pwrite(fd, spoiled, bytes, at), bytes);
+    }
+    close(fd);
+}
+
+static enum status fetch_some(struct fixture *f, const uint64_t *keys, uint32_t count,
+                              struct error *err)
+{
+    const struct client_fetch fetch = {.keys = keys, .count = count, .vectors = true};
+    struct client_fetched fetched;
+    return client_fetch(f->client, &fetch, &fetched, err);
+}
+
+/* What the daemon logs from here on goes to a file. */
+static int log_divert(const struct fixture *f, char path[SERVICE_PATH_BYTES + 8])
+{
+    snprintf(path, SERVICE_PATH_BYTES + 8, "%s/log", f->data->dir);
+    int before = dup(STDERR_FILENO);
+    int fd = open(path, O_CREAT | O_TRUNC | O_WRONLY, 0600);
+    assert_true(before >= 0 && fd >= 0 && dup2(fd, STDERR_FILENO) == STDERR_FILENO);
+    close(fd);
+    log_set_level(LOG_LEVEL_WARN);
+    return before;
+}
+
+static void log_restore(int before)
+{
+    log_set_level(LOG_LEVEL_NONE);
+    dup2(before, STDERR_FILENO);
+    close(before);
+}
+
+static void expect_logged(const char *path, const char *words)
+{
+    char text[4096] = "";
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    size_t length = fread(text, 1, sizeof(text) - 1, file);
+    fclose(file);
+    text[length] = '\0';
+    if (!strstr(text, "event=degraded ") || !strstr(text, words))
+        fail_msg("logged: %s; wanted: %s", text, words);
+}
+
+static void what_cannot_be_read_is_named_by_query_and_key(void **state)
+{
+    struct fixture *f = *state;
+    char words[100], log[SERVICE_PATH_BYTES + 8];
+    uint64_t keys[4] = {0}, bad = UINT64_MAX;
+    uint32_t good = 0;
+    uint8_t kept[DAMAGE_BYTES];
+    struct error err;
+    start(f, (struct service_options){0});
+    damage(f, "nodes.blk", kept, DAMAGE_BYTES, false);
+    int before = log_divert(f, log);
+    for (uint64_t key = SERVICE_VECTORS; key-- > 0;) { /* at last those of the first page */
+        if (fetch_some(f, &key, 1, &err) == STATUS_OK)
+            keys[good++ % 4] = key;
+        else if (bad == UINT64_MAX)
+            bad = key;
+    }
+    log_restore(before);
+    assert_true(good > 4 && bad != UINT64_MAX);
+    snprintf(words, sizeof(words), "query 0: what is stored of key %llu could not be read",
+             (unsigned long long)bad);
+    expect_logged(log, words);
+    keys[2] = bad;
+    words[6] = '2';
+    struct client_search search = usual(f, ARRAY_LENGTH(keys));
+    search.keys = keys;
+    expect_refusal(f, &search, STATUS_IO, words);
+    assert_int_equal(fetch_some(f, keys, ARRAY_LENGTH(keys), &err), STATUS_IO);
+    assert_non_null(strstr(err.text, words));
+    damage(f, "nodes.blk", kept, DAMAGE_BYTES, true);
+    assert_int_equal(fetch_some(f, keys, ARRAY_LENGTH(keys), &err), STATUS_OK);
+    damage(f, "keys.bin", kept, DAMAGE_BYTES, false);
+    keys[2] = SERVICE_VECTORS - 1;
+    const enum status of_page = fetch_some(f, keys, ARRAY_LENGTH(keys), &err);
+    damage(f, "keys.bin", kept, DAMAGE_BYTES, true);
+    assert_int_equal(of_page, STATUS_IO);
+    assert_non_null(strstr(err.text, "query 2: what is stored of key 599 could not be read"));
+}
+
 /* ---- recall targets ---- */
 
-/* Of a generation that was calibrated; of another the target is refused. */
-static void a_recall_target_is_met_by_the_calibration_or_refused(void **state)
+static void a_recall_target_is_met_by_the_calibration(void **state)
 {
     struct fixture *f = *state;
     start(f, (struct service_options){0});
     struct client_search search = usual(f, 2);
     search.search_list = 0;
     search.recall_target = 0.9f;
-    if (f->service->served->manifest->curve_count == 0) {
-        expect_refusal(f, &search, STATUS_UNSUPPORTED, "recall");
-    } else {
-        const struct client_answer answer = ask(f, &search);
-        assert_in_range(answer.chosen.search_list, K, 4096);
-        assert_true(answer.chosen.expected_recall > 0.5f);
-    }
+    const struct client_answer answer = ask(f, &search);
+    assert_in_range(answer.chosen.search_list, K, SERVICE_VECTORS);
+    assert_true(answer.chosen.expected_recall >= 0.9f);
     search.recall_target = 1.5f;
     expect_refusal(f, &search, STATUS_INVALID, "recall target 1.5: above 0 and below 1 is wanted");
     search.recall_target = 0.9f;
     search.search_list = LIST;
     expect_refusal(f, &search, STATUS_INVALID, "either a search list or a recall target");
+}
+
+/* The generation that has neither attributes nor curves. */
+static void start_plain(struct fixture *f)
+{
+    char *with = strdup(f->data->generation), *slash = strrchr(f->data->generation, '/');
+    assert_true(with && slash);
+    memcpy(slash, "/gen", sizeof("/gen"));
+    start(f, (struct service_options){0});
+    memcpy(f->data->generation, with, strlen(with) + 1);
+    free(with);
+}
+
+static void a_recall_target_is_refused_without_calibration(void **state)
+{
+    struct fixture *f = *state;
+    start_plain(f);
+    struct client_search search = usual(f, 2);
+    search.search_list = 0;
+    search.recall_target = 0.9f;
+    expect_refusal(f, &search, STATUS_UNSUPPORTED, "no recall curve");
 }
 
 /* ---- faults ---- */
@@ -400,6 +522,8 @@ static void what_is_wrong_is_named_and_the_connection_goes_on(void **state)
     static const struct {
         const char *filter, *words;
     } filters[] = {
+        {"", "the filter is empty"},
+        {" ", "filter: column"},
         {"year >=", "filter: column"},
         {"yeer = 2003", "filter: column 1: unknown column \"yeer\""},
         {"year = \"new\"", "filter: column"},
@@ -417,6 +541,11 @@ static void what_is_wrong_is_named_and_the_connection_goes_on(void **state)
     expect_refusal(f, &search, STATUS_INVALID, "radius -1");
     search.radius = NAN;
     expect_refusal(f, &search, STATUS_INVALID, "radius");
+    float far[2][SERVICE_DIM] = {{0}};
+    far[1][7] = -1e19f;
+    search = usual(f, 2);
+    search.vectors = far;
+    expect_refusal(f, &search, STATUS_INVALID, "query 1: query is too long a vector");
     char *text = calloc(1, CLIENT_FILTER_BYTES_MAX + 2);
     assert_non_null(text);
     memset(text, ' ', CLIENT_FILTER_BYTES_MAX + 1);
@@ -432,12 +561,7 @@ static void what_is_wrong_is_named_and_the_connection_goes_on(void **state)
 static void a_generation_without_attributes_has_no_filters(void **state)
 {
     struct fixture *f = *state;
-    char *with = strdup(f->data->generation), *slash = strrchr(f->data->generation, '/');
-    assert_true(with && slash);
-    memcpy(slash, "/gen", sizeof("/gen"));
-    start(f, (struct service_options){0});
-    memcpy(f->data->generation, with, strlen(with) + 1);
-    free(with);
+    start_plain(f);
     struct client_search search = usual(f, 1);
     search.filter = "year = 2003";
     expect_refusal(f, &search, STATUS_INVALID, "filter: this index has no attributes");
@@ -596,7 +720,9 @@ int main(void)
         TEST(a_key_finds_its_vectors_neighbours_without_itself),
         TEST(what_is_stored_is_fetched_by_its_keys),
         TEST(queries_by_key_that_find_no_room_are_busy_and_leave_nothing),
-        TEST(a_recall_target_is_met_by_the_calibration_or_refused),
+        TEST(what_cannot_be_read_is_named_by_query_and_key),
+        TEST(a_recall_target_is_met_by_the_calibration),
+        TEST(a_recall_target_is_refused_without_calibration),
         TEST(what_is_wrong_is_named_and_the_connection_goes_on),
         TEST(a_generation_without_attributes_has_no_filters),
         TEST(statistics_name_columns_and_curves),

@@ -119,7 +119,10 @@ static void recall_is_the_mean_over_queries(void **state)
     memset(answers.distances, 0, 4 * sizeof(float));
     answers.counts[0] = answers.counts[1] = 2;
     assert_true(recall_measure(&answers, &truth) == 0.75);
+    assert_true(recall_answers_are_rows(&answers, 9));
+    assert_false(recall_answers_are_rows(&answers, 8));
     answers.counts[1] = 0;
+    assert_true(recall_answers_are_rows(&answers, 8));
     assert_true(recall_measure(&answers, &truth) == 0.5);
     recall_answers_destroy(&answers);
 }

@@ -128,6 +128,16 @@ static void members_of_other_types_are_nothing(void **state)
     expect(NULL, "{\"engine\":{\"latency\":{\"buckets\":[1,[2],[\"x\",3],[4000,\"y\"]]}}}", "p50 ");
 }
 
+static void a_number_is_of_its_own_object(void **state)
+{
+    (void)state;
+    struct top_sample *now = sample("{\"http\":{\"threads\":9},\"engine\":{\"threads\":2}}", 0);
+    assert_true(top_sample_number(now, "engine", "threads") == 2);
+    assert_true(top_sample_number(now, "engine", "queries") == 0);
+    assert_true(top_sample_number(now, "server", "threads") == 0);
+    top_sample_destroy(now);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -139,6 +149,7 @@ int main(void)
         cmocka_unit_test(swaps_and_refusals_are_shown),
         cmocka_unit_test(what_is_no_object_is_refused),
         cmocka_unit_test(members_of_other_types_are_nothing),
+        cmocka_unit_test(a_number_is_of_its_own_object),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

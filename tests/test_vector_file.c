@@ -33,6 +33,7 @@
 #include "common/random.h"
 #include "common/vector_file.h"
 #include "tests/directory_fixture.h"
+#include "tests/key_files.h"
 
 /* ---- interrupted and short reads ---- */
 
@@ -700,12 +701,32 @@ static void the_announced_number_of_rows_is_held_to(void **state)
     struct vector_writer *writer;
     assert_int_equal(vector_writer_open(at(fixture, "a.u8bin"), shape, &writer, NULL), STATUS_OK);
     assert_int_equal(vector_writer_append(writer, "abcdef", 3, NULL), STATUS_OK);
-    assert_int_equal(vector_writer_finish(writer, &fixture->err), STATUS_INVALID);
-    assert_says(fixture, "3 rows written, 4 announced");
     assert_int_equal(vector_writer_append(writer, "abcdef", 2, &fixture->err), STATUS_INVALID);
     assert_says(fixture, "more than the 4 rows announced");
-    vector_writer_abort(writer);
+    assert_int_equal(vector_writer_finish(writer, &fixture->err), STATUS_INVALID);
+    assert_says(fixture, "3 rows written, 4 announced");
     assert_int_equal(directory_fixture_entries(fixture->directory), 0);
+}
+
+/* A directory that came to stand where the file is to be: the last step of all fails. */
+static void a_file_that_cannot_be_finished_leaves_nothing(void **state)
+{
+    struct fixture *fixture = *state;
+    struct vector_shape shape = {4, 2, ELEMENT_U8};
+    struct vector_writer *writer;
+    struct key_writer *keys;
+    const uint64_t key = 7;
+    assert_int_equal(vector_writer_open(at(fixture, "a.u8bin"), shape, &writer, NULL), STATUS_OK);
+    assert_int_equal(vector_writer_append(writer, "abcdefgh", 4, NULL), STATUS_OK);
+    assert_int_equal(mkdir(fixture->path, 0700), 0);
+    assert_int_equal(vector_writer_finish(writer, &fixture->err), STATUS_IO);
+    assert_says(fixture, "cannot rename the finished file");
+    assert_int_equal(directory_fixture_entries(fixture->directory), 1);
+    assert_int_equal(key_writer_open(at(fixture, "a.u64bin"), 1, &keys, NULL), STATUS_OK);
+    assert_int_equal(key_writer_append(keys, &key, 1, NULL), STATUS_OK);
+    assert_int_equal(mkdir(fixture->path, 0700), 0);
+    assert_int_equal(key_writer_finish(keys, &fixture->err), STATUS_IO);
+    assert_int_equal(directory_fixture_entries(fixture->directory), 2);
 }
 
 static void a_file_size_limit_is_told_before_the_work(void **state)
@@ -723,10 +744,11 @@ static void a_file_size_limit_is_told_before_the_work(void **state)
     if (status == STATUS_OK) { /* a file system that cannot reserve: told while writing */
         uint8_t *rows = calloc(4000, 2);
         status = vector_writer_append(writer, rows, 4000, &fixture->err);
+        free(rows);
         if (status == STATUS_OK)
             status = vector_writer_finish(writer, &fixture->err);
-        free(rows);
-        vector_writer_abort(writer);
+        else
+            vector_writer_abort(writer);
     }
     setrlimit(RLIMIT_FSIZE, &old);
     signal(SIGXFSZ, handler);
@@ -802,6 +824,7 @@ int main(void)
         T(writers_refuse_what_a_format_cannot_hold),
         T(an_aborted_writer_leaves_the_old_file),
         T(the_announced_number_of_rows_is_held_to),
+        T(a_file_that_cannot_be_finished_leaves_nothing),
         T(a_file_size_limit_is_told_before_the_work),
         T(a_full_disk_gives_one_line_and_leaves_nothing),
     };

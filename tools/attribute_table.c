@@ -11,25 +11,24 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "builder/attribute_cell.h"
 #include "builder/csv.h"
 #include "builder/label_table.h"
 #include "common/file_io.h"
 #include "common/memory.h"
-#include "common/utf8.h"
 
 enum {
     DIGIT_BITS = 16,
     DIGITS = 64 / DIGIT_BITS,
     DIGIT_VALUES = 1 << DIGIT_BITS,
-    NAME_BYTES = ATTRIBUTE_NAME_MAX + 1,
 };
 
 /* The arrays that a column's view points to. */
 struct column {
-    char name[NAME_BYTES];
     uint64_t *values;
     uint32_t *order;
     struct label_table labels;
+    struct attribute_labels cell; /* of the row that is read */
     uint32_t *label_at;
     char *label_text;
     uint64_t *node_at;
@@ -41,6 +40,8 @@ struct column {
 
 struct attribute_table {
     struct attributes view;
+    struct attribute_header header;
+    uint64_t row; /* that is read */
     uint64_t *exists;
     struct column columns[ATTRIBUTES_COLUMNS_MAX];
 };
@@ -64,6 +65,7 @@ static enum status allocate(uint64_t count, size_t item_bytes, void *out, struct
 static void column_free(struct column *column)
 {
     label_table_fini(&column->labels);
+    free(column->cell.numbers);
     free(column->values);
     free(column->order);
     free(column->label_at);
@@ -89,175 +91,82 @@ const struct attributes *attribute_table_view(const struct attribute_table *tabl
     return &table->view;
 }
 
-/* ---- cells ---- */
+/* ---- the file ---- */
 
-static enum status header_cell(struct attribute_table *table, const struct csv_cell *cell,
-                               struct error *err)
+static enum status columns_allocate(struct attribute_table *table, struct error *err)
 {
-    struct attributes *view = &table->view;
-    const char *colon = memchr(cell->text, ':', cell->length);
-    size_t name_bytes = colon != NULL ? (size_t)(colon - cell->text) : 0;
-    enum attribute_kind kind;
-    if (view->column_count == ATTRIBUTES_COLUMNS_MAX)
-        return error_set(err, STATUS_INVALID, "more than %d columns", ATTRIBUTES_COLUMNS_MAX);
-    if (colon == NULL || !attribute_name_valid(cell->text, name_bytes) ||
-        !attribute_kind_parse(colon + 1, cell->length - name_bytes - 1, &kind))
-        return error_set(err, STATUS_INVALID, "a NAME:TYPE is wanted, type u64, i64 or labels");
-    if (attributes_find(view, cell->text, name_bytes) != NULL)
-        return error_set(err, STATUS_INVALID, "a name that another column has");
-    uint32_t number = view->column_count++;
-    struct column *column = &table->columns[number];
-    memcpy(column->name, cell->text, name_bytes);
-    view->columns[number] = (struct attribute_column){.name = column->name, .kind = kind};
-    return kind == ATTRIBUTE_LABELS
-               ? allocate(view->node_limit + 1, sizeof(uint64_t), &column->node_at, err)
-               : allocate(view->node_limit, sizeof(uint64_t), &column->values, err);
-}
-
-static bool number_parse(enum attribute_kind kind, const struct csv_cell *cell, uint64_t *value)
-{
-    size_t at = kind == ATTRIBUTE_I64 && cell->length > 0 && cell->text[0] == '-';
-    bool negative = at > 0;
-    uint64_t sum = 0, most = kind == ATTRIBUTE_I64 ? (uint64_t)INT64_MAX + negative : UINT64_MAX;
-    if (at == cell->length)
-        return false;
-    for (; at < cell->length; at++) {
-        uint64_t digit = (uint64_t)(cell->text[at] - '0');
-        if (cell->text[at] < '0' || digit > 9 || sum > (most - digit) / 10)
-            return false;
-        sum = sum * 10 + digit;
+    const struct attribute_header *header = &table->header;
+    const uint64_t rows = table->view.node_limit;
+    enum status status = STATUS_OK;
+    for (uint32_t c = 0; status == STATUS_OK && c < header->column_count; c++) {
+        struct column *column = &table->columns[c];
+        const enum attribute_kind kind = header->columns[c].kind;
+        table->view.columns[c] =
+            (struct attribute_column){.name = header->columns[c].name, .kind = kind};
+        status = kind == ATTRIBUTE_LABELS
+                     ? allocate(rows + 1, sizeof(uint64_t), &column->node_at, err)
+                     : allocate(rows, sizeof(uint64_t), &column->values, err);
     }
-    *value = negative ? -sum : sum;
-    return true;
+    table->view.column_count = header->column_count;
+    return status;
 }
 
-/* The label that begins at *at, its escapes undone where it lies; *at is then behind it. False: a
- * backslash before neither | nor backslash. */
-static bool label_next(struct csv_cell *cell, size_t *at, size_t *length)
+/* The cell's labels become those of row `row`. */
+static enum status labels_append(struct column *column, uint64_t row, struct error *err)
 {
-    char *to = cell->text + *at;
-    size_t from = *at;
-    *length = 0;
-    while (from < cell->length && cell->text[from] != '|') {
-        if (cell->text[from] == '\\' &&
-            (++from == cell->length || (cell->text[from] != '|' && cell->text[from] != '\\')))
-            return false;
-        to[(*length)++] = cell->text[from++];
-    }
-    *at = from;
-    return true;
-}
-
-static enum status label_add(struct column *column, uint64_t row, const char *text, size_t length,
-                             struct error *err)
-{
-    uint64_t *end = &column->node_at[row + 1];
-    uint32_t number;
-    if (length == 0 || length > ATTRIBUTE_LABEL_MAX || memchr(text, 0, length) != NULL ||
-        !utf8_valid(text, length))
-        return error_set(err, STATUS_INVALID, "a label of 1 to %d bytes of UTF-8 is wanted",
-                         ATTRIBUTE_LABEL_MAX);
-    enum status status = label_table_number(&column->labels, text, length, &number, err);
-    if (status != STATUS_OK)
-        return status;
-    for (uint64_t i = column->node_at[row]; i < *end; i++)
-        if (column->node_labels[i] == number)
-            return STATUS_OK;
-    if (*end - column->node_at[row] == ATTRIBUTE_NODE_LABELS_MAX)
-        return error_set(err, STATUS_INVALID, "more than %d labels", ATTRIBUTE_NODE_LABELS_MAX);
-    if (*end == column->node_labels_capacity) {
-        size_t capacity = MAX(2 * column->node_labels_capacity, (size_t)1024);
+    const uint64_t first = column->node_at[row], end = first + column->cell.count;
+    if (end > column->node_labels_capacity) {
+        size_t capacity = MAX(2 * column->node_labels_capacity, (size_t)end);
         uint32_t *grown = realloc(column->node_labels, capacity * sizeof(*grown));
         if (grown == NULL)
             return error_set(err, STATUS_NO_MEMORY, "no memory for %zu labels", capacity);
         column->node_labels = grown;
         column->node_labels_capacity = capacity;
     }
-    column->node_labels[(*end)++] = number;
+    if (end > first)
+        memcpy(column->node_labels + first, column->cell.numbers,
+               column->cell.count * sizeof(uint32_t));
+    column->node_at[row + 1] = end;
     return STATUS_OK;
 }
 
-static enum status labels_cell(struct column *column, struct csv_cell *cell, uint64_t row,
-                               struct error *err)
+/* Rows beyond those of the vectors are checked, not kept. */
+static enum status cell_take(void *context, uint32_t number, const struct csv_cell *cell,
+                             struct error *err)
 {
-    column->node_at[row + 1] = column->node_at[row];
-    for (size_t at = 0; cell->length > 0 && at <= cell->length; at++) {
-        const char *text = cell->text + at;
-        size_t length;
-        if (!label_next(cell, &at, &length))
-            return error_set(err, STATUS_INVALID,
-                             "a backslash stands before neither | nor backslash");
-        enum status status = label_add(column, row, text, length, err);
-        if (status != STATUS_OK)
-            return status;
-    }
-    return STATUS_OK;
-}
-
-static enum status value_cell(struct attribute_table *table, uint32_t number, uint64_t row,
-                              struct csv_cell *cell, struct error *err)
-{
-    if (number >= table->view.column_count)
-        return error_set(err, STATUS_INVALID, "the header has %u columns",
-                         table->view.column_count);
+    struct attribute_table *table = context;
     struct column *column = &table->columns[number];
-    enum attribute_kind kind = table->view.columns[number].kind;
-    if (kind == ATTRIBUTE_LABELS)
-        return labels_cell(column, cell, row, err);
-    if (!number_parse(kind, cell, &column->values[row]))
-        return error_set(err, STATUS_INVALID, "no %s", attribute_kind_name(kind));
-    return STATUS_OK;
-}
-
-/* ---- the file ---- */
-
-/* One row, the header where row is UINT64_MAX; *more is false behind the last. */
-static enum status row_read(struct attribute_table *table, struct csv *csv, uint64_t row,
-                            bool *more, struct error *err)
-{
-    struct csv_cell cell = {0};
-    uint32_t number = 0;
-    bool header = row == UINT64_MAX;
-    do {
-        enum status status = csv_next(csv, &cell, more, err);
-        if (status == STATUS_OK && !*more)
-            return STATUS_OK;
-        if (status == STATUS_OK && !header && row >= table->view.node_limit)
-            return error_set(err, STATUS_INVALID, "line %" PRIu64 ": more rows than vectors",
-                             cell.line);
-        if (status == STATUS_OK)
-            status = header ? header_cell(table, &cell, err)
-                            : value_cell(table, number, row, &cell, err);
-        number++;
-        if (status == STATUS_OK && cell.row_end && number != table->view.column_count)
-            status = error_set(err, STATUS_INVALID, "the header has %u columns",
-                               table->view.column_count);
-        if (status == STATUS_INVALID) {
-            struct error reason = *err;
-            return error_set(err, status, "line %" PRIu64 ": column %u: %s", cell.line, number,
-                             reason.text);
-        }
-        if (status != STATUS_OK)
-            return status;
-    } while (!cell.row_end);
-    return STATUS_OK;
-}
-
-static enum status rows_read(struct attribute_table *table, struct csv *csv, struct error *err)
-{
-    bool more = false;
-    enum status status = row_read(table, csv, UINT64_MAX, &more, err);
-    if (status == STATUS_OK && !more)
-        return error_set(err, STATUS_INVALID, "is empty, wanted a first line of NAME:TYPE cells");
-    uint64_t row = 0;
-    for (; status == STATUS_OK; row++) {
-        status = row_read(table, csv, row, &more, err);
-        if (status == STATUS_OK && !more)
-            break;
+    const enum attribute_kind kind = table->view.columns[number].kind;
+    const uint64_t row = table->row;
+    const bool kept = row < table->view.node_limit;
+    uint64_t value;
+    if (kind == ATTRIBUTE_LABELS) {
+        enum status status = attribute_labels_parse(
+            cell, (uint32_t)row, kept ? &column->labels : NULL, &column->cell, err);
+        return status == STATUS_OK && kept ? labels_append(column, row, err) : status;
     }
-    if (status == STATUS_OK && row < table->view.node_limit)
-        return error_set(err, STATUS_INVALID, "%" PRIu64 " rows for %" PRIu64 " vectors", row,
-                         table->view.node_limit);
+    enum status status = attribute_number_parse(kind, cell, &value, err);
+    if (status == STATUS_OK && kept)
+        column->values[row] = value;
+    return status;
+}
+
+static enum status rows_read(struct attribute_table *table, const char *path, struct csv *csv,
+                             struct error *err)
+{
+    const struct attribute_rows rows = {csv, path, &table->header, cell_take, table};
+    bool more = true;
+    enum status status = attribute_header_read(csv, path, &table->header, err);
+    if (status == STATUS_OK)
+        status = columns_allocate(table, err);
+    while (status == STATUS_OK && more) {
+        status = attribute_row_read(&rows, &more, err);
+        table->row += more;
+    }
+    if (status == STATUS_OK && table->row != table->view.node_limit)
+        return error_set(err, STATUS_INVALID,
+                         "%s: %" PRIu64 " rows behind the header for %" PRIu64 " vectors",
+                         file_label(path), table->row, table->view.node_limit);
     return status;
 }
 
@@ -405,23 +314,18 @@ enum status attribute_table_read(const char *path, uint64_t rows, struct attribu
     if (status != STATUS_OK)
         return status;
     struct attribute_table *table = calloc(1, sizeof(*table));
-    struct error reason = {0};
     if (table == NULL) {
         csv_close(csv);
         return error_set(err, STATUS_NO_MEMORY, "%s: out of memory", file_label(path));
     }
     table->view.node_limit = table->view.vector_count = rows;
-    status = rows_read(table, csv, &reason);
+    status = rows_read(table, path, csv, err);
     if (status == STATUS_OK)
-        status = table_finish(table, &reason);
+        status = table_finish(table, err);
     csv_close(csv);
-    if (status == STATUS_OK) {
+    if (status == STATUS_OK)
         *out = table;
-        return STATUS_OK;
-    }
-    attribute_table_free(table);
-    /* What is no fault of the file's names what it is about. */
-    return status == STATUS_INVALID
-               ? error_set(err, status, "%s: %s", file_label(path), reason.text)
-               : error_set(err, status, "%s", reason.text);
+    else
+        attribute_table_free(table);
+    return status;
 }

@@ -54,6 +54,7 @@ struct options {
     const char *type;
     uint64_t count;
     uint32_t dim;
+    bool type_given;
     uint32_t shard;
     bool shard_given;
     const char *numa;
@@ -80,12 +81,12 @@ static enum element_type store_parse(const char *word)
 static enum args_result options_check(struct options *o, struct error *err)
 {
     struct build_params *p = &o->params;
-    bool made_up = o->count != 0 || o->dim != 0;
+    bool made_up = o->count != 0 || o->dim != 0 || o->type_given;
 
     if (o->plan && p->input == NULL && (o->count == 0 || o->dim == 0))
         return usage(err, "--plan needs --input, or --count and --dim");
     if (made_up && (!o->plan || p->input != NULL))
-        return usage(err, "--count and --dim are for --plan without --input");
+        return usage(err, "--count, --dim and --type are for --plan without --input");
     if (!o->plan && p->input == NULL)
         return usage(err, "--input is required");
     if (!o->plan && p->output == NULL)
@@ -290,7 +291,8 @@ static enum args_result options_parse(int argc, char **argv, struct options *o, 
          .kind = ARGS_STRING,
          .target = &o->type,
          .choices = "u8|i8|f16|f32",
-         .help = "likewise their element type"},
+         .help = "likewise their element type",
+         .given = &o->type_given},
         {.name = "json", .kind = ARGS_FLAG, .target = &o->json, .help = "print one JSON object"},
         {.name = "quiet", .kind = ARGS_FLAG, .target = &p->quiet, .help = "no progress on stderr"},
     };

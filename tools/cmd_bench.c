@@ -11,6 +11,7 @@
 
 #include "common/memory.h"
 #include "query/client.h"
+#include "tools/top.h"
 
 enum {
     RATIOS_MAX = 32,
@@ -43,6 +44,7 @@ struct bench {
     struct range_truth within; /* in its place, with a radius */
     struct recall_answers answers;
     uint32_t threads; /* of the engine, wherever it is; 0: a daemon that does not tell */
+    bool warned;      /* that hits are no rows */
 };
 
 void bench_result_merge(struct bench_result *to, const struct bench_result *from)
@@ -205,17 +207,16 @@ static void print_setting(const struct bench *bench)
 /* The daemon's worker threads, from its statistics; 0 when they do not say. */
 static uint32_t daemon_threads(struct client *client)
 {
-    static const char key[] = "\"threads\":";
     char *json = NULL;
-    uint32_t threads = 0;
+    struct top_sample *sample = NULL;
+    double threads = 0;
     struct error ignored;
-    if (client_stats(client, CLIENT_STATS_JSON, &json, &ignored) != STATUS_OK)
-        return 0;
-    const char *at = strstr(json, key);
-    if (at != NULL)
-        threads = (uint32_t)strtoul(at + strlen(key), NULL, 10);
+    if (client_stats(client, CLIENT_STATS_JSON, &json, &ignored) == STATUS_OK &&
+        top_sample_create(json, 0, &sample, &ignored) == STATUS_OK)
+        threads = top_sample_number(sample, "engine", "threads");
+    top_sample_destroy(sample);
     free(json);
-    return threads;
+    return threads > 0 && threads <= UINT32_MAX ? (uint32_t)threads : 0;
 }
 
 static enum status bench_connect(struct bench *bench, struct error *err)
@@ -300,6 +301,18 @@ static enum status plan_run(struct bench *bench, const struct bench_plan *plan,
                                        : bench_socket_run(&bench->socket, plan, result, err);
 }
 
+/* Once: keys of a caller's are not the rows that ground truth has. */
+static void keys_warn(struct bench *bench)
+{
+    if (bench->warned || recall_answers_are_rows(&bench->answers, bench->target.vector_count))
+        return;
+    bench->warned = true;
+    fprintf(stderr,
+            "nightjar: warning: %s: built with --keys: its hits are keys, the ground truth has "
+            "rows, and recall says nothing\n",
+            bench->target.name);
+}
+
 static enum status point_run(struct bench *bench, uint32_t search_list, double ratio,
                              struct error *err)
 {
@@ -325,6 +338,7 @@ static enum status point_run(struct bench *bench, uint32_t search_list, double r
     if (status != STATUS_OK)
         return status;
 
+    keys_warn(bench);
     if (options->common.has_recall) {
         search_list = result.chosen.search_list;
         ratio = (double)result.chosen.search_ratio;
@@ -464,7 +478,8 @@ enum cmd_outcome cmd_bench(int argc, char **argv, struct error *err)
         .epilog = "Latencies run from submission to completion; with --rate, from when a query\n"
                   "was due. cpu_us is the time a worker spent on the query. A hit as near as\n"
                   "the k-th true neighbour counts as right. With --filter the ground truth is\n"
-                  "that of the vectors that match.",
+                  "that of the vectors that match. It has rows: of an index that was built with\n"
+                  "--keys, whose hits are keys, no recall can be measured.",
     };
     enum cmd_outcome outcome;
     if (!cmd_parse(&spec, argc, argv, NULL, &outcome, err))

@@ -15,6 +15,7 @@ struct command_line {
     const char *to;
     const char *type;
     const char *metric;
+    bool scaled;
 };
 
 static bool parse_options(struct command_line *line, int argc, char **argv,
@@ -54,7 +55,8 @@ static bool parse_options(struct command_line *line, int argc, char **argv,
          .kind = ARGS_DOUBLE,
          .target = &options->scale,
          .value_name = "X",
-         .help = "multiply by X and round to the type"},
+         .help = "multiply by X and round to the type",
+         .given = &line->scaled},
         {.name = "offset",
          .kind = ARGS_U64,
          .target = &options->offset,
@@ -129,13 +131,6 @@ static enum convert_format format_parse(const char *word)
     return strcmp(word, "diskann") == 0 ? CONVERT_DISKANN : CONVERT_RANGE;
 }
 
-static bool is_vector_path(const char *path)
-{
-    const struct vector_format *format;
-    struct error ignored;
-    return vector_format_of(path, &format, &ignored) == STATUS_OK;
-}
-
 /* Whether the two ends are ground truth. Ids are vectors only on the way to vectors. */
 static bool is_truth(const struct convert_options *options)
 {
@@ -145,7 +140,8 @@ static bool is_truth(const struct convert_options *options)
         file_has_suffix(options->input, ".ivecs") || file_has_suffix(options->input, ".ibin");
     return options->from == CONVERT_RANGE || options->to == CONVERT_RANGE ||
            options->distances != NULL || options->distances_output != NULL ||
-           !is_vector_path(options->input) || (ids && !is_vector_path(options->output));
+           !vector_format_is_known(options->input) ||
+           (ids && !vector_format_is_known(options->output));
 }
 
 static enum cmd_outcome check_files(const struct convert_options *options, struct error *err)
@@ -195,6 +191,8 @@ enum cmd_outcome cmd_convert(int argc, char **argv, struct error *err)
     options->to = format_parse(line.to);
     options->type = line.type != NULL ? element_parse(line.type) : ELEMENT_NONE;
     options->metric = line.metric != NULL ? metric_parse(line.metric) : METRIC_NONE;
+    if (line.scaled && options->scale == 0)
+        return cmd_usage(err, "--scale: wanted more than 0");
     outcome = check_options(options, err);
     if (outcome != CMD_OK)
         return outcome;

@@ -211,11 +211,10 @@ static enum status keys_get(const struct options *options, const struct source *
         else
             status = print_answer(options, &source->shape, &answer, err);
     }
-    if (status == STATUS_OK && writer != NULL) {
+    if (status == STATUS_OK && writer != NULL)
         status = vector_writer_finish(writer, err);
-        writer = status == STATUS_OK ? NULL : writer;
-    }
-    vector_writer_abort(writer);
+    else
+        vector_writer_abort(writer);
     return status == STATUS_OK && missed ? STATUS_NOT_FOUND : status;
 }
 

@@ -158,16 +158,17 @@ static void print_chosen(const struct session *self)
                 chosen->match_estimate);
 }
 
-/* All pages of one batch. */
+/* The pages of one batch, until no query has more. */
 static enum status run_batch(struct session *self, const struct searcher_batch *batch,
                              struct error *err)
 {
     struct searcher *searcher = &self->searcher;
     uint32_t pages = MAX(self->options->pages, 1u);
     bool over[SEARCHER_BATCH] = {false};
+    uint32_t left = batch->count; /* that are not over */
     enum status status = STATUS_OK;
     searcher_rewind(searcher);
-    for (uint32_t page = 0; status == STATUS_OK && page < pages; page++) {
+    for (uint32_t page = 0; status == STATUS_OK && page < pages && left > 0; page++) {
         status = searcher_ask(searcher, batch, err);
         for (uint32_t i = 0; status == STATUS_OK && i < batch->count; i++) {
             const struct shown shown = {
@@ -176,9 +177,11 @@ static enum status run_batch(struct session *self, const struct searcher_batch *
                 .answer = &searcher->answers[i],
                 .hits = searcher->hits + (size_t)i * self->options->common.k,
             };
-            if (!over[i])
-                status = emit(self, &shown, err);
-            over[i] |= (shown.answer->flags & CLIENT_LAST) != 0;
+            if (over[i])
+                continue;
+            status = emit(self, &shown, err);
+            over[i] = (shown.answer->flags & CLIENT_LAST) != 0;
+            left -= over[i];
         }
     }
     return status;
@@ -298,6 +301,8 @@ static enum cmd_outcome options_check(const struct options *options, struct erro
     uint64_t ranks = (uint64_t)options->pages * common->k;
     if ((common->queries == NULL) == (options->like == NULL))
         return cmd_usage(err, "wanted either --queries or --like");
+    if (options->like != NULL && options->limit > 0)
+        return cmd_usage(err, "--limit is for --queries");
     if (options->pages > 0 && options->output != NULL)
         return cmd_usage(err, "--output holds one page: wanted either it or --pages");
     if (options->search_list > 0 && ranks > options->search_list)

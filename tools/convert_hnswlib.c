@@ -64,13 +64,12 @@ static enum status import_finish(const struct convert_options *options, struct i
                                  struct error *err)
 {
     enum status status = vector_writer_finish(self->rows_writer, err);
+    self->rows_writer = NULL;
     if (status != STATUS_OK)
         return status;
-    self->rows_writer = NULL;
     status = key_writer_finish(self->keys_writer, err);
-    if (status == STATUS_OK)
-        self->keys_writer = NULL;
-    else
+    self->keys_writer = NULL;
+    if (status != STATUS_OK)
         unlink(options->output);
     return status;
 }

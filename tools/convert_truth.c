@@ -7,7 +7,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
+#include <unistd.h>
 
 #include "common/file_io.h"
 #include "common/range_truth.h"
@@ -15,44 +15,34 @@
 #include "common/vector_format.h"
 #include "tools/convert.h"
 
-static bool is_vector_path(const char *path)
-{
-    const struct vector_format *format;
-    struct error ignored;
-    return vector_format_of(path, &format, &ignored) == STATUS_OK;
-}
-
-/* Rows to a vector file. */
-static enum status write_rows(const char *path, struct vector_shape shape, const void *rows,
-                              struct error *err)
-{
-    struct vector_writer *writer;
-    enum status status = vector_writer_open(path, shape, &writer, err);
-    if (status != STATUS_OK)
-        return status;
-    status = vector_writer_append(writer, rows, shape.count, err);
-    if (status == STATUS_OK)
-        status = vector_writer_finish(writer, err);
-    if (status != STATUS_OK)
-        vector_writer_abort(writer);
-    return status;
-}
-
 static enum status write_ids(const struct convert_options *options,
                              const struct ground_truth *truth, struct error *err)
 {
     struct vector_shape ids = {truth->query_count, truth->k, ELEMENT_I32};
-    return write_rows(options->output, ids, truth->ids, err);
+    struct vector_writer *writer;
+    enum status status = vector_writer_open(options->output, ids, &writer, err);
+    if (status != STATUS_OK)
+        return status;
+    status = vector_writer_append(writer, truth->ids, ids.count, err);
+    if (status == STATUS_OK)
+        return vector_writer_finish(writer, err);
+    vector_writer_abort(writer);
+    return status;
 }
 
-static enum status write_distances(const struct convert_options *options,
-                                   const struct ground_truth *truth, struct error *err)
+/* All but the last step, after which the file has its name. */
+static enum status begin_distances(const struct convert_options *options,
+                                   const struct ground_truth *truth, struct vector_writer **out,
+                                   struct error *err)
 {
     struct vector_shape distances = {truth->query_count, truth->k, ELEMENT_F32};
     if (truth->distances == NULL)
         return error_set(err, STATUS_INVALID, "%s: has no distances for --distances-output",
                          options->input);
-    return write_rows(options->distances_output, distances, truth->distances, err);
+    enum status status = vector_writer_open(options->distances_output, distances, out, err);
+    return status == STATUS_OK
+               ? vector_writer_append(*out, truth->distances, truth->query_count, err)
+               : status;
 }
 
 /* DiskANN's layout. Ids that came without distances get infinite ones, which no hit can tie with.
@@ -133,6 +123,16 @@ static enum status read_rows(const struct convert_options *options, struct groun
     return status;
 }
 
+static enum status write_output(const struct convert_options *options,
+                                const struct ground_truth *truth, struct error *err)
+{
+    if (options->to == CONVERT_RANGE)
+        return write_range(options, truth, err);
+    return vector_format_is_known(options->output) ? write_ids(options, truth, err)
+                                                   : write_truth(options, truth, err);
+}
+
+/* The two files belong together: half of what was asked for is not left behind. */
 static enum status write_part(const struct convert_options *options,
                               const struct ground_truth *truth, uint64_t count, struct error *err)
 {
@@ -143,15 +143,20 @@ static enum status write_part(const struct convert_options *options,
         .ids = truth->ids + first,
         .distances = truth->distances != NULL ? truth->distances + first : NULL,
     };
+    struct vector_writer *distances = NULL;
     enum status status = STATUS_OK;
     if (options->distances_output != NULL)
-        status = write_distances(options, &part, err);
-    if (status != STATUS_OK)
+        status = begin_distances(options, &part, &distances, err);
+    if (status == STATUS_OK)
+        status = write_output(options, &part, err);
+    if (status != STATUS_OK || distances == NULL) {
+        vector_writer_abort(distances);
         return status;
-    if (options->to == CONVERT_RANGE)
-        return write_range(options, &part, err);
-    return is_vector_path(options->output) ? write_ids(options, &part, err)
-                                           : write_truth(options, &part, err);
+    }
+    status = vector_writer_finish(distances, err);
+    if (status != STATUS_OK)
+        unlink(options->output);
+    return status;
 }
 
 enum status convert_truth(const struct convert_options *options, struct error *err)

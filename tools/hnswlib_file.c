@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "common/file_io.h"
+#include "common/load.h"
 #include "common/memory.h"
 #include "common/u64_sort.h"
 #include "common/vector_format.h"
@@ -91,27 +92,6 @@ static enum status take(struct hnswlib_file *self, size_t bytes, const uint8_t *
     *out = self->buffer + (self->at - self->buffered_from);
     self->at += bytes;
     return STATUS_OK;
-}
-
-static uint16_t load_u16(const uint8_t *bytes)
-{
-    uint16_t value;
-    memcpy(&value, bytes, sizeof(value));
-    return value;
-}
-
-static uint32_t load_u32(const uint8_t *bytes)
-{
-    uint32_t value;
-    memcpy(&value, bytes, sizeof(value));
-    return value;
-}
-
-static uint64_t load_u64(const uint8_t *bytes)
-{
-    uint64_t value;
-    memcpy(&value, bytes, sizeof(value));
-    return value;
 }
 
 /* ---- the header ---- */

@@ -10,7 +10,6 @@
 #include "tools/recall.h"
 
 #include <assert.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -41,6 +40,15 @@ void recall_answers_destroy(struct recall_answers *self)
     free(self->keys);
     free(self->distances);
     *self = (struct recall_answers){0};
+}
+
+bool recall_answers_are_rows(const struct recall_answers *self, uint64_t vector_count)
+{
+    for (uint32_t q = 0; q < self->query_count; q++)
+        for (uint32_t i = 0; i < self->counts[q]; i++)
+            if (self->keys[(size_t)q * self->k + i] >= vector_count)
+                return false;
+    return true;
 }
 
 enum status recall_truth_check(const char *path, const struct ground_truth *truth,

@@ -4,6 +4,7 @@
 #ifndef NIGHTJAR_TOOLS_RECALL_H
 #define NIGHTJAR_TOOLS_RECALL_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/error.h"
@@ -25,6 +26,10 @@ struct recall_answers {
 NODISCARD enum status recall_answers_create(struct recall_answers *self, uint32_t query_count,
                                             uint32_t k, struct error *err);
 void recall_answers_destroy(struct recall_answers *self);
+
+/* False where a hit has a key that is no row of `vector_count` vectors: the index has keys of its
+ * own, and ground truth, which has rows, tells nothing of its answers. */
+bool recall_answers_are_rows(const struct recall_answers *self, uint64_t vector_count);
 
 /* The ground truth must have `query_count` queries, room for k neighbours each, and ids below
  * vector_count: a file of another base or query set is STATUS_INVALID, naming `path`. */

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FRAME_QUERIES = 32 }; /* of one request to a daemon: within its queue limits */
+enum { FRAME_QUERIES = 32 }; /* of one request to a daemon, unless it takes fewer */
 
 /* ---- an index in this process ---- */
 
@@ -151,8 +151,9 @@ static enum status ask_daemon(struct searcher *self, const struct searcher_batch
                               struct error *err)
 {
     enum status status = STATUS_OK;
-    for (uint32_t at = 0; status == STATUS_OK && at < batch->count; at += FRAME_QUERIES)
-        status = ask_frame(self, batch, at, MIN(FRAME_QUERIES, batch->count - at), err);
+    const uint32_t most = MIN(FRAME_QUERIES, client_index(self->client).queries_max);
+    for (uint32_t at = 0; status == STATUS_OK && at < batch->count; at += most)
+        status = ask_frame(self, batch, at, MIN(most, batch->count - at), err);
     return status;
 }
 

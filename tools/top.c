@@ -51,6 +51,11 @@ static double number(const struct top_sample *sample, const char *section, const
     return cJSON_IsNumber(found) ? found->valuedouble : 0;
 }
 
+double top_sample_number(const struct top_sample *sample, const char *section, const char *key)
+{
+    return number(sample, section, key);
+}
+
 static const char *text(const struct top_sample *sample, const char *section, const char *key)
 {
     const cJSON *found = item(sample, section, key);

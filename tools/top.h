@@ -19,6 +19,10 @@ NODISCARD enum status top_sample_create(const char *json, uint64_t taken_ns,
                                         struct top_sample **out, struct error *err);
 void top_sample_destroy(struct top_sample *sample);
 
+/* A number of one of the objects that statistics have ("engine", "threads"); 0: it does not tell.
+ */
+double top_sample_number(const struct top_sample *sample, const char *section, const char *key);
+
 /* Prints a screen of some twenty lines of at most 100 characters: rates are from `before` to `now`,
  * or since the daemon's start where `before` is NULL or of another daemon. What a daemon does not
  * tell is shown as 0. */

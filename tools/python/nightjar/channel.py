@@ -5,13 +5,15 @@ not read: who sends without receiving would end in a deadlock or be cut off. So 
 non-blocking, and every wait is for both directions at once (poll): what is to be sent goes out as
 there is room, and what arrives is taken meanwhile.
 
-Any failure closes the channel for good, since nobody knows then how much of a frame is under way.
+After any failure, an interrupt too, nobody knows how much of a frame is under way: who uses the
+channel closes it then, for good.
 """
 
 from __future__ import annotations
 
 import select
 import socket
+import time
 from collections import deque
 from typing import Deque, Iterable, List, NoReturn, Optional
 
@@ -22,14 +24,26 @@ from .errors import ConnectionLost, Denied
 _READ_BYTES = 256 << 10
 # sendmsg() takes 1024; a frame has three or four.
 _BUFFERS_MAX = 256
+# What poll() takes is an int: longer than these 24 days is for ever.
+_POLL_MS_MAX = (1 << 31) - 1
+# Nothing tells that there is room to connect again.
+_CONNECT_AGAIN_S = 0.01
 
 
-def _connect(path: str) -> socket.socket:
+def _connect(path: str, timeout: Optional[float]) -> socket.socket:
+    """BlockingIOError: as many as may wait did so for all of `timeout`, and none was accepted."""
+    end = None if timeout is None else time.monotonic() + timeout
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.connect(path)
         connection.setblocking(False)
-        return connection
+        while True:
+            try:
+                connection.connect(path)
+                return connection
+            except BlockingIOError:
+                if end is not None and time.monotonic() >= end:
+                    raise
+            time.sleep(_CONNECT_AGAIN_S)
     except BaseException:
         connection.close()
         raise
@@ -39,16 +53,17 @@ class Channel:
     """A connection; used by one thread at a time."""
 
     def __init__(self, path: str, timeout: Optional[float]) -> None:
-        """`timeout`: seconds without a byte in either direction until the daemon is given up."""
+        """`timeout`: seconds to wait for room among those that are not yet accepted."""
         self.path = path
-        self._timeout = timeout
         self._lost: Optional[str] = None
         try:
-            self._socket = _connect(path)
+            self._socket = _connect(path, timeout)
         except FileNotFoundError:
             raise ConnectionLost(f"{path}: no socket there: is nightjard running?") from None
         except ConnectionRefusedError:
             raise ConnectionLost(f"{path}: nobody listens there: is nightjard running?") from None
+        except BlockingIOError:
+            raise ConnectionLost(f"{path}: accepts nobody for {timeout:g} s") from None
         except PermissionError as error:
             raise Denied(f"{path}: {error.strerror}") from None
         except OSError as error:
@@ -92,24 +107,19 @@ class Channel:
                 )
                 self.unsent_bytes += view.nbytes
 
-    def step(self, wait: bool) -> List[wire.Frame]:
+    def step(self, wait: bool, timeout: Optional[float] = None) -> List[wire.Frame]:
         """Sends and receives what is possible now; returns the frames that became whole.
 
         With `wait`, not before something could be sent or received: ConnectionLost if that takes
-        longer than the timeout.
+        longer than `timeout` seconds.
         """
         if self._lost is not None:
             raise ConnectionLost(f"{self.path}: the connection is gone: {self._lost}")
-        try:
-            self._send()
-            if wait and not self._ready(self._timeout):
-                self._lose(f"silent for {self._timeout:g} s")
-            self._send()
-            return self._receive()
-        except BaseException as error:
-            # Also an interrupt: it may have come between a system call and the note of it.
-            self.close(str(error) or type(error).__name__)
-            raise
+        self._send()
+        if wait and not self._ready(timeout):
+            self._lose(f"silent for {timeout:g} s")
+        self._send()
+        return self._receive()
 
     def _ready(self, timeout: Optional[float]) -> bool:
         events = select.POLLIN | (select.POLLOUT if self._outgoing else 0)
@@ -117,7 +127,9 @@ class Channel:
             self._poll.register(self._socket, events)
             self._events = events
         # Rounded up, lest a short rest becomes a busy loop.
-        milliseconds = None if timeout is None else int(timeout * 1000) + 1
+        milliseconds = None
+        if timeout is not None and timeout * 1000 < _POLL_MS_MAX:
+            milliseconds = int(timeout * 1000) + 1
         return bool(self._poll.poll(milliseconds))
 
     def _send(self) -> None:

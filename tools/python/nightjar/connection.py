@@ -30,7 +30,7 @@ from typing import (
 
 from . import wire
 from .channel import Channel
-from .errors import Busy, InvalidRequest, NightjarError, ProtocolError, error_of
+from .errors import Busy, ConnectionLost, InvalidRequest, NightjarError, ProtocolError, error_of
 
 T = TypeVar("T")
 
@@ -96,16 +96,23 @@ class Pending(Generic[T]):
         self._unsent: Deque[Part] = deque(parts)
         self._in_flight: Set[int] = set()
         self._refused: List[Part] = []
+        self._retry_at: Optional[float] = None  # by the monotonic clock
         self._attempt = 0
         self._error: Optional[NightjarError] = None
         self._result: Optional[T] = None
         self._finished = False
+        # Seconds without a byte in either direction until the daemon is given up.
+        self.timeout = connection.timeout
 
     @property
     def done(self) -> bool:
         """Whether `result()` would return or raise at once. Takes what has arrived; never waits."""
         if not self._settled and not self._connection.closed:
-            self._connection.advance()
+            try:
+                self._connection.advance(self)
+            except NightjarError as error:
+                if not self._settled:
+                    self._error = error
         return self._settled or self._connection.closed
 
     def result(self) -> T:
@@ -122,9 +129,7 @@ class Pending(Generic[T]):
 
     def cancel(self) -> None:
         """Forgets the request: what is not sent is not, and answers are passed over."""
-        if not self._settled:
-            self._error = error_of(10, "cancelled")
-        self._connection.forget(self)
+        self._connection.cancel(self)
 
     @property
     def _settled(self) -> bool:
@@ -153,13 +158,19 @@ class Pending(Generic[T]):
             error = type(error)(f"{self._call.items} {part.first} to {last}: {error}")
         self._error = error
 
-    def _try_again(self) -> None:
-        """Once all else is answered: what was refused, a while later."""
-        if self._refused and not self._unsent and not self._in_flight:
+    def _retry_in(self) -> Optional[float]:
+        """Seconds until what was refused is asked again, which is once all else is answered."""
+        if not self._refused or self._unsent or self._in_flight:
+            return None
+        if self._retry_at is None:
             self._attempt += 1
-            time.sleep(self._connection.retry.delay(self._attempt))
-            self._unsent.extend(self._refused)
-            self._refused.clear()
+            self._retry_at = time.monotonic() + self._connection.retry.delay(self._attempt)
+        return max(0.0, self._retry_at - time.monotonic())
+
+    def _retry(self) -> None:
+        self._retry_at = None
+        self._unsent.extend(self._refused)
+        self._refused.clear()
 
 
 class Connection:
@@ -167,6 +178,7 @@ class Connection:
 
     def __init__(self, path: str, timeout: Optional[float], retry: Retry) -> None:
         self._channel = Channel(path, timeout)
+        self.timeout = timeout
         self.retry = retry
         self._to_send: Deque["Pending[Any]"] = deque()
         self._in_flight: Dict[int, Tuple["Pending[Any]", Part]] = {}
@@ -203,13 +215,16 @@ class Connection:
     def start(self, call: Call[T], parts: Sequence[Part]) -> Pending[T]:
         """Begins a request; sends what there is room for, and never waits."""
         pending = Pending(self, call, parts)
-        self._to_send.append(pending)
-        self.advance()
+        with self._exclusively():
+            self._to_send.append(pending)
+            self._step(wait=False)
         return pending
 
-    def advance(self) -> None:
-        """Sends and receives what is possible now."""
+    def advance(self, pending: Pending[T]) -> None:
+        """Sends and receives what is possible now, with the request's retry if that is due."""
         with self._exclusively():
+            if pending._retry_in() == 0:
+                self._retry(pending)
             self._step(wait=False)
 
     def wait(self, pending: Pending[T]) -> None:
@@ -217,37 +232,42 @@ class Connection:
         with self._exclusively():
             try:
                 while not pending._settled:
-                    if pending._refused:
-                        pending._try_again()
-                        self._queue(pending)
-                    self._step(wait=True)
+                    retry_in = pending._retry_in()
+                    if retry_in is not None:
+                        time.sleep(retry_in)
+                        self._retry(pending)
+                    self._step(wait=True, timeout=pending.timeout)
             finally:
-                self._forget(pending)
+                self._forget(pending, ConnectionLost(f"{self.path}: the request was given up"))
 
-    def forget(self, pending: Pending[T]) -> None:
+    def cancel(self, pending: Pending[T]) -> None:
         """Its answers, when they come, are passed over."""
         with self._exclusively():
-            self._forget(pending)
+            self._forget(pending, error_of(10, "cancelled"))
 
-    def _forget(self, pending: Pending[T]) -> None:
+    def _forget(self, pending: Pending[T], error: NightjarError) -> None:
+        if not pending._settled:
+            # Nothing will be under way then, as if all had been answered.
+            pending._error = error
         for request_id in pending._in_flight:
             del self._in_flight[request_id]
             self._forgotten.add(request_id)
         pending._in_flight.clear()
         pending._unsent.clear()
 
-    def _queue(self, pending: Pending[T]) -> None:
-        if pending._unsent and pending not in self._to_send:
-            self._to_send.append(pending)
+    def _retry(self, pending: Pending[T]) -> None:
+        pending._retry()
+        self._to_send.append(pending)
 
-    def _step(self, wait: bool) -> None:
-        self._encode()
-        for frame in self._channel.step(wait):
-            try:
+    def _step(self, wait: bool, timeout: Optional[float] = None) -> None:
+        try:
+            self._encode()
+            for frame in self._channel.step(wait, timeout):
                 self._dispatch(frame)
-            except ProtocolError as error:
-                self._channel.close(str(error))
-                raise
+        except BaseException as error:
+            # Also an interrupt: half a frame may be queued, or sent, or its answer dropped.
+            self._channel.close(str(error) or type(error).__name__)
+            raise
 
     def _encode(self) -> None:
         while self._to_send and self._channel.unsent_bytes < _UNSENT_BYTES:
@@ -271,9 +291,7 @@ class Connection:
             pending._answered(frame.request_id, part, frame)
         elif frame.request_id == 0 and frame.type == wire.Type.ERROR:
             # About the connection as a whole, which the daemon closes after it.
-            error = wire.parse_error(frame.payload)
-            self._channel.close(str(error))
-            raise error
+            raise wire.parse_error(frame.payload)
         elif frame.request_id in self._forgotten:
             self._forgotten.discard(frame.request_id)
         else:

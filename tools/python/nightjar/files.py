@@ -1,15 +1,20 @@
 """Vector files, keys and ground truth, as the commands read and write them (README, File formats).
 
-A file whose size is not exactly what its header implies is a ValueError.
+A file whose size is not exactly what its header implies is a ValueError. Files are written under
+another name first: one that is replaced stays as it is until the new one is whole, and for whoever
+has it mapped, which may be the source of the new one.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any, BinaryIO, Dict, Iterable, NamedTuple, Union
+from contextlib import contextmanager, suppress
+from typing import Any, BinaryIO, Dict, Iterable, Iterator, NamedTuple, Union
 
 import numpy as np
 import numpy.typing as npt
+
+from .vectors import as_keys
 
 Path = Union[str, "os.PathLike[str]"]
 
@@ -67,9 +72,22 @@ def read_vectors(path: Path) -> npt.NDArray[Any]:
     return _open(path, _dtype_of(path))
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[str]:
+    """A name to write to, which becomes `path` at the end; after a failure nothing has changed."""
+    temporary = f"{os.fspath(path)}.tmp-{os.getpid()}"
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
 def _write(path: Path, rows: int, columns: int, blocks: Iterable[npt.NDArray[Any]]) -> None:
     out: BinaryIO
-    with open(path, "wb") as out:
+    with replacing(path) as temporary, open(temporary, "wb") as out:
         np.array([rows, columns], "<u4").tofile(out)
         for block in blocks:
             np.ascontiguousarray(block).tofile(out)
@@ -97,9 +115,10 @@ def read_keys(path: Path) -> npt.NDArray[np.uint64]:
     return np.array(_open(path, np.dtype("<u8")).reshape(-1))
 
 
-def write_keys(path: Path, keys: npt.NDArray[np.uint64]) -> None:
+def write_keys(path: Path, keys: npt.ArrayLike) -> None:
     """Writes keys, one for each row of a vector file, for `nightjar-build --keys`."""
-    _write(path, len(keys), 1, [np.asarray(keys, "<u8")])
+    known = as_keys(keys)
+    _write(path, len(known), 1, [known])
 
 
 def read_truth(path: Path) -> Truth:

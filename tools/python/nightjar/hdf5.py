@@ -37,7 +37,7 @@ def _blocks(dataset: Any, dtype: "np.dtype[Any]") -> Iterator[npt.NDArray[Any]]:
     for first in range(0, rows, step):
         try:
             yield as_vectors(dataset[first : first + step], dim, dtype)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{dataset.name}: from row {first}: {error}") from None
 
 
@@ -73,6 +73,7 @@ def export(path: str, output: str, element_type: Optional[str] = None) -> Dict[s
             raise ValueError(f"{path}: distance '{distance}': want one of {' '.join(METRIC_OF)}")
         train, test = _dataset(file, "train", path), _dataset(file, "test", path)
         dtype = _DTYPE_OF[element_type or _default_type(train)]
+        truth = _truth_of(file, METRIC_OF[distance]) if "neighbors" in file else None
         suffix = files.suffix_of(dtype)
         os.makedirs(output, exist_ok=True)
         made = {"metric": METRIC_OF[distance]}
@@ -80,9 +81,9 @@ def export(path: str, output: str, element_type: Optional[str] = None) -> Dict[s
             made[name] = os.path.join(output, name + suffix)
             count, dim = rows.shape
             files.write_vector_blocks(made[name], count, dim, _blocks(rows, dtype))
-        if "neighbors" in file:
+        if truth is not None:
             made["truth"] = os.path.join(output, "truth.bin")
-            files.write_truth(made["truth"], _truth_of(file, METRIC_OF[distance]))
+            files.write_truth(made["truth"], truth)
     return made
 
 
@@ -95,20 +96,25 @@ def _truth_of(file: Any, metric: str) -> files.Truth:
         distances = distances**2 if metric == "l2" else distances
     else:
         distances = np.full(ids.shape, np.inf)
+    if ids.ndim != 2 or ids.shape != distances.shape or len(ids) != len(file["test"]):
+        raise ValueError(
+            f"{file.filename}: neighbors {ids.shape} and distances {distances.shape}: "
+            f"a row for each of the {len(file['test'])} of test is wanted"
+        )
     return files.Truth(ids.astype(np.uint32), distances.astype(np.float32))
 
 
 def pack(base: str, queries: str, truth: Optional[str], metric: str, output: str) -> None:
     """Writes a data set of vector files and ground truth (of `nightjar groundtruth`)."""
-    import h5py
-
     train, test = files.read_vectors(base), files.read_vectors(queries)
     if train.shape[1] != test.shape[1]:
         raise ValueError(f"{queries}: dim {test.shape[1]}, but {base} has {train.shape[1]}")
     neighbours = None if truth is None else files.read_truth(truth)
     if neighbours is not None and len(neighbours.ids) != len(test):
         raise ValueError(f"{truth}: of {len(neighbours.ids)} queries, but there are {len(test)}")
-    with h5py.File(output, "w") as file:
+    import h5py
+
+    with files.replacing(output) as temporary, h5py.File(temporary, "w") as file:
         file.attrs["type"] = "dense"
         file.attrs["distance"] = _DISTANCE_OF[metric]
         file.attrs["dimension"] = train.shape[1]
@@ -156,7 +162,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except ImportError:
         print("nightjar-hdf5: h5py is not installed: pip install h5py", file=sys.stderr)
         return 1
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         print(f"nightjar-hdf5: {error}", file=sys.stderr)
         return 1
     return 0

@@ -20,6 +20,7 @@ from typing import (
     Iterator,
     List,
     Optional,
+    Tuple,
     Type,
     TypeVar,
     Union,
@@ -102,8 +103,12 @@ class Index:
         return self._ask(wire.Type.HELLO, wire.hello(wire.Feature(0)), wire.parse_hello_ok)
 
     def _ask(self, kind: wire.Type, payload: bytes, parse: Callable[[memoryview], T]) -> T:
-        call = SimpleCall(kind, payload, parse)
-        return self._connection.start(call, [Part(0, 1)]).result()
+        return self._start(kind, payload, parse).result()
+
+    def _start(
+        self, kind: wire.Type, payload: bytes, parse: Callable[[memoryview], T]
+    ) -> Pending[T]:
+        return self._connection.start(SimpleCall(kind, payload, parse), [Part(0, 1)])
 
     # --- searches ----------------------------------------------------------------------------
 
@@ -308,9 +313,17 @@ class Index:
         """The same in Prometheus' text format."""
         return self._ask(wire.Type.STATS, wire.stats(1), wire.text_of)
 
-    def reload(self) -> wire.Reload:
-        """Has the daemon serve what is published now; only its own user and root may ask."""
-        return self._ask(wire.Type.RELOAD, b"", wire.parse_reload_ok)
+    def reload(self, timeout: Optional[float] = None) -> wire.Reload:
+        """Has the daemon serve what is published now; only its own user and root may ask.
+
+        The answer comes when the swap is done, minutes later for a large generation. timeout:
+        seconds until the daemon is given up (ConnectionLost), which may swap all the same; the
+        connection's own does not count here.
+        """
+        _check_timeout(timeout)
+        pending = self._start(wire.Type.RELOAD, b"", wire.parse_reload_ok)
+        pending.timeout = timeout
+        return pending.result()
 
     # --- how requests are made ---------------------------------------------------------------
 
@@ -381,37 +394,35 @@ class Index:
             frame = _with_flag(frame, wire.SearchFlag.EXTENDED)
         elif not frame.flags & wire.SearchFlag.EXTENDED:
             extended = None
-        plan = SearchPlan(queries, frame, extended, cursors)
-        parts = parts_of(len(queries), self._queries_a_frame(plan))
-        return self._connection.start(SearchCall(plan), parts)
-
-    def _queries_a_frame(self, plan: SearchPlan) -> int:
-        """As many as fit request and answer, and few enough for several to be in flight."""
-        info, frame = self._info, plan.frame
-        query_bytes = 8 if plan.queries.ndim == 1 else plan.queries.shape[1] * info.dtype.itemsize
-        if plan.cursors is not None:
-            query_bytes += wire.CURSOR.itemsize
-        request_fixed = wire.search_request_bytes(0, plan.extension)
-        answer_fixed = wire.HEADER_BYTES + wire.search_answer_bytes(0, frame.k, frame.flags)
-        answer_each = wire.search_answer_bytes(1, frame.k, frame.flags)
-        answer_each -= wire.search_answer_bytes(0, frame.k, frame.flags)
-        count = min(
-            info.queries_max,
-            max(1, info.window // 4),
-            (info.frame_bytes_max - request_fixed) // query_bytes,
-            (info.frame_bytes_max - answer_fixed) // answer_each,
+        query_bytes = queries.itemsize * math.prod(queries.shape[1:])
+        query_bytes += wire.CURSOR.itemsize if cursors is not None else 0
+        none, one = (wire.search_answer_bytes(n, frame.k, frame.flags) for n in (0, 1))
+        count = self._items_a_frame(
+            (wire.search_request_bytes(0, extended), query_bytes),
+            (wire.HEADER_BYTES + none, one - none),
         )
-        return max(1, count)
+        call = SearchCall(SearchPlan(queries, frame, extended, cursors))
+        return self._connection.start(call, parts_of(len(queries), count))
 
     def _fetch(self, keys: npt.NDArray[np.uint64], vectors: bool) -> Pending[FetchResult]:
         self._need_extended("fetching by key")
         info = self._info
         row_bytes = info.dim * info.dtype.itemsize if vectors else 0
-        fixed = wire.HEADER_BYTES + wire.fetch_answer_bytes(1, 0)
-        count = (info.frame_bytes_max - fixed) // (4 + row_bytes)
-        count = min(count, wire.FETCH_KEYS_MAX, info.queries_max, info.window // 4)
-        parts = parts_of(len(keys), max(1, count))
-        return self._connection.start(FetchCall(keys, info, vectors), parts)
+        count = self._items_a_frame(
+            (wire.fetch_request_bytes(0), keys.itemsize),
+            (wire.HEADER_BYTES + wire.fetch_answer_bytes(1, 0), 4 + row_bytes),
+        )
+        call = FetchCall(keys, info, vectors)
+        return self._connection.start(call, parts_of(len(keys), min(count, wire.FETCH_KEYS_MAX)))
+
+    def _items_a_frame(self, *sizes: Tuple[int, int]) -> int:
+        """As many as fit request and answer, and few enough for several to be in flight.
+
+        `sizes`: of each of the two, bytes without items and bytes of an item.
+        """
+        info = self._info
+        fitting = ((info.frame_bytes_max - fixed) // each for fixed, each in sizes)
+        return max(1, min(info.queries_max, info.window // 4, *fitting))
 
 
 def connect(
@@ -423,13 +434,14 @@ def connect(
 ) -> Index:
     """Connects to the daemon whose socket is at `path`.
 
-    timeout: seconds without a byte from or to the daemon until it is given up (ConnectionLost);
-        None: never. How long a query may take is `search`'s timeout.
+    timeout: seconds without a byte from or to the daemon until it is given up (ConnectionLost), and
+        for it to accept the connection; None: never. How long a query may take is `search`'s timeout.
     busy_retries: how often a request that is refused as busy is tried again before Busy is raised,
     busy_backoff: seconds before the first time, twice that before the second, ... (at most 2 s).
     """
     if busy_retries < 0 or busy_backoff < 0:
         raise ValueError("busy_retries and busy_backoff are not negative")
+    _check_timeout(timeout)
     retry = Retry(busy_retries, busy_backoff)
     attempt = 0
     while True:
@@ -470,6 +482,11 @@ def _u32(name: str, value: int, least: int) -> int:
     if number != value or not least <= number < 1 << 32:
         raise ValueError(f"{name} {value}: a whole number from {least} on is wanted")
     return number
+
+
+def _check_timeout(timeout: Optional[float]) -> None:
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"timeout {timeout}: seconds above 0 are wanted")
 
 
 def _timeout_ms(timeout: Optional[float]) -> int:

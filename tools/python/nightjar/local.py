@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 import time
 from types import TracebackType
-from typing import Any, List, Mapping, Optional, Sequence, Type, Union
+from typing import Any, List, Mapping, Optional, Type, Union
 
 from .errors import Busy, ConnectionLost, NightjarError
 from .index import Index, connect
@@ -21,12 +22,14 @@ from .index import Index, connect
 Path = Union[str, "os.PathLike[str]"]
 Options = Mapping[str, object]
 
+# Lines of the programs' log (common/log.h) that tell of no fault.
+_PROGRESS = re.compile(r"ts=\S+ level=info ")
 _START_S_MAX = 600.0
 _STOP_S_MAX = 30.0
 
 
 class ProgramFailed(NightjarError):
-    """One of the executables is missing or failed; the message is its last line."""
+    """One of the executables is missing or failed; the message is what it said, without progress."""
 
 
 def program(name: str) -> str:
@@ -51,6 +54,12 @@ def options_of(options: Options) -> List[str]:
     return arguments
 
 
+def _reason(output: str) -> str:
+    """What a program wrote to stderr when it failed: not its last line alone, which may be a hint."""
+    lines = output.strip().splitlines()
+    return "\n".join(line for line in lines if not _PROGRESS.match(line))
+
+
 def run(name: str, *arguments: str) -> str:
     """Runs an executable to its end; returns what it printed."""
     done = subprocess.run(
@@ -62,8 +71,7 @@ def run(name: str, *arguments: str) -> str:
         errors="replace",
     )
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"{name}: status {done.returncode}"]
-        raise ProgramFailed(lines[-1])
+        raise ProgramFailed(_reason(done.stderr) or f"{name}: status {done.returncode}")
     return done.stdout
 
 
@@ -84,27 +92,33 @@ class Daemon:
 
         Returns when it answers; ProgramFailed when it does not start.
         """
+        self._owner = os.getpid()
+        self._process: Optional["subprocess.Popen[bytes]"] = None
         self._directory = tempfile.mkdtemp(prefix="nightjar-")
         self.socket = os.fspath(socket or os.path.join(self._directory, "socket"))
         self._log = os.path.join(self._directory, "log")
-        command: List[str] = [program("nightjard"), "--socket", self.socket, *options_of(options)]
-        with open(self._log, "wb") as log:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
         atexit.register(self.stop)
         try:
-            self._wait_for_start()
+            arguments = ["--socket", self.socket, *options_of(options)]
+            with open(self._log, "wb") as log:
+                self._process = subprocess.Popen(
+                    [program("nightjard"), *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
+            self._wait_for_start(self._process)
         except BaseException:
             self.stop()
             raise
 
-    def _wait_for_start(self) -> None:
+    def _wait_for_start(self, process: "subprocess.Popen[bytes]") -> None:
         end = time.monotonic() + _START_S_MAX
         while True:
-            status = self._process.poll()
+            status = process.poll()
             if status is not None:
-                raise ProgramFailed(self._last_line() or f"nightjard ended with status {status}")
+                with open(self._log, encoding="utf-8", errors="replace") as log:
+                    raise ProgramFailed(_reason(log.read()) or f"nightjard: status {status}")
             try:
                 connect(self.socket).close()
                 return
@@ -112,11 +126,6 @@ class Daemon:
                 if time.monotonic() > end:
                     raise
                 time.sleep(0.02)
-
-    def _last_line(self) -> str:
-        with open(self._log, encoding="utf-8", errors="replace") as log:
-            lines: Sequence[str] = log.read().strip().splitlines()
-        return lines[-1] if lines else ""
 
     def __enter__(self) -> "Daemon":
         return self
@@ -132,6 +141,7 @@ class Daemon:
     @property
     def pid(self) -> int:
         """Of the process."""
+        assert self._process is not None
         return self._process.pid
 
     def connect(self, **options: Any) -> Index:
@@ -144,9 +154,14 @@ class Daemon:
             return int(index.stats()["process"]["resident_bytes"])
 
     def stop(self) -> None:
-        """Has it answer what is in flight and end; may be repeated."""
+        """Has it answer what is in flight and end; may be repeated.
+
+        In a process that was forked meanwhile, nothing: the daemon is not that one's.
+        """
         atexit.unregister(self.stop)
-        if self._process.poll() is None:
+        if os.getpid() != self._owner:
+            return
+        if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:
                 self._process.wait(_STOP_S_MAX)

@@ -30,21 +30,29 @@ def as_vectors(data: npt.ArrayLike, dim: int, dtype: "np.dtype[Any]") -> npt.NDA
     if array.dtype != dtype:
         with np.errstate(over="ignore", invalid="ignore"):
             converted = array.astype(dtype)
-        exact = dtype.kind != "f" or array.dtype.kind != "f"
-        if exact and not _same(array, converted):
-            _refuse(array, array != converted, f"does not fit {dtype.name}")
-    if dtype.kind == "f" and not np.isfinite(converted).all():
+            exact = dtype.kind != "f" or array.dtype.kind != "f"
+            if exact and not np.can_cast(array.dtype, dtype):
+                _refuse(array, _changed(array, converted), f"does not fit {dtype.name}")
+    if dtype.kind == "f":
         _refuse(array, ~np.isfinite(converted), f"is not a finite {dtype.name}")
     return np.ascontiguousarray(converted)
 
 
-def _same(array: npt.NDArray[Any], converted: npt.NDArray[Any]) -> bool:
-    return np.can_cast(array.dtype, converted.dtype) or bool((array == converted).all())
+def _changed(array: npt.NDArray[Any], converted: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Where a number has become another."""
+    if array.dtype.kind not in "iu" or converted.dtype.kind != "f":
+        return np.asarray(array != converted)
+    # These would be compared as doubles, which hold no more of 2^60 + 1 than f32 does. Back as
+    # whole numbers they are compared exactly; what is too large for that was changed.
+    too_large = converted.astype(np.float64) >= float(np.iinfo(array.dtype).max) + 1
+    return np.asarray(too_large | (converted.astype(array.dtype) != array))
 
 
 def _refuse(array: npt.NDArray[Any], wrong: npt.NDArray[np.bool_], why: str) -> None:
-    row, column = (int(i) for i in np.argwhere(wrong)[0])
-    raise ValueError(f"vector {row}: {array[row, column]} at dimension {column} {why}")
+    """ValueError if one is wrong."""
+    if wrong.any():
+        row, column = (int(i) for i in np.argwhere(wrong)[0])
+        raise ValueError(f"vector {row}: {array[row, column]} at dimension {column} {why}")
 
 
 def _exact_keys(data: npt.ArrayLike) -> npt.NDArray[np.uint64]:

@@ -288,6 +288,11 @@ def search_answer_bytes(query_count: int, k: int, flags: SearchFlag) -> int:
     return _SEARCH_OK.size + query_count * each + tail
 
 
+def fetch_request_bytes(count: int) -> int:
+    """Bytes of a FETCH frame."""
+    return HEADER_BYTES + _FETCH.size + count * 8
+
+
 def fetch_answer_bytes(count: int, vector_bytes: int) -> int:
     """Bytes of the payload that answers a FETCH; 0 vector bytes: without vectors."""
     return _FETCH_OK.size + (count + count % 2) * 4 + count * vector_bytes

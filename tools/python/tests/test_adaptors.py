@@ -8,6 +8,7 @@ import sys
 import unittest
 from types import ModuleType
 from typing import Any, Dict, List, NamedTuple, Tuple
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -223,6 +224,33 @@ class BigAnnBenchmarks(unittest.TestCase):
             hits += len(set(rows) & set(truth))
             total += len(truth)
         self.assertGreater(hits / total, 0.95)
+
+    def test_a_build_that_was_stopped_goes_on_with_the_same_files(self) -> None:
+        seen: List[List[Tuple[str, int, int]]] = []
+        build = local.build
+        stop = [True, False]
+
+        def stopped(base: str, generation: str, **options: Any) -> None:
+            status = [(path, os.stat(path)) for path in (base, options["attributes"])]
+            seen.append([(path, s.st_ino, s.st_mtime_ns) for path, s in status])
+            if stop.pop(0):
+                raise local.ProgramFailed("stopped")
+            build(base, generation, **options)
+
+        support.data("u8")  # is built too
+        algorithm = self.algorithm(degree=34)
+        directory = os.path.join(support.directory(), "indices")
+        with mock.patch.object(self.module.local, "build", stopped):
+            # A stop while the tags are written leaves none.
+            with mock.patch.object(self.module, "_tags_of_rows", side_effect=KeyboardInterrupt):
+                with self.assertRaises(KeyboardInterrupt):
+                    algorithm.fit("knn_filtered")
+            self.assertFalse([name for name in os.listdir(directory) if ".csv" in name])
+            with self.assertRaises(local.ProgramFailed):
+                algorithm.fit("knn_filtered")
+            algorithm.fit("knn_filtered")
+        self.assertEqual(seen[0], seen[1])
+        self.assertFalse([name for name in os.listdir(directory) if ".csv" in name])
 
 
 if __name__ == "__main__":

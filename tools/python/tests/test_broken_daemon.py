@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
+import socket
 import struct
+import tempfile
 import threading
+import time
 import unittest
-from typing import Iterator, List
+from typing import Callable, Iterator, List, Optional
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +31,10 @@ from fake_daemon import (
     hello_ok,
     search_ok,
 )
+from nightjar import wire
+from nightjar.calls import SearchCall
+from nightjar.channel import Channel
+from nightjar.connection import Part
 
 QUERY = np.zeros(DIM, np.float32)
 
@@ -33,6 +42,20 @@ QUERY = np.zeros(DIM, np.float32)
 def searched(*pieces: bytes) -> FakeDaemon:
     """Greets well and answers a search with these bytes."""
     return FakeDaemon(lambda request: good(request) if request.type == 1 else list(pieces))
+
+
+class HeldBack:
+    """Answers searches with the same bytes, not before `go_on`."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self._pieces = pieces
+        self.go_on = threading.Event()
+
+    def __call__(self, request: Request) -> List[bytes]:
+        if request.type == 1:
+            return good(request)
+        self.go_on.wait(60)
+        return list(self._pieces)
 
 
 def pieces_of(piece: bytes, _: Request) -> List[bytes]:
@@ -111,11 +134,177 @@ class BrokenAnswers(unittest.TestCase):
             with self.assertRaisesRegex(nightjar.ConnectionLost, "silent for 0.05 s"):
                 index.search(QUERY, k=3)
 
+    def test_a_reload_has_a_limit_of_its_own(self) -> None:
+        limits: List[Optional[float]] = []
+        ready = Channel._ready
+
+        def noted(channel: Channel, timeout: Optional[float]) -> bool:
+            limits.append(timeout)
+            answer.go_on.set()
+            return ready(channel, timeout)
+
+        for limit in (None, 90.0):
+            answer = HeldBack(frame(10, 2, struct.pack("<QQII", 1, 2, 1, 0)))
+            limits.clear()
+            with FakeDaemon(answer) as fake, nightjar.connect(fake.path, timeout=60) as index:
+                with mock.patch.object(Channel, "_ready", noted):
+                    reload = index.reload() if limit is None else index.reload(limit)
+            self.assertTrue(reload.swapped)
+            self.assertEqual(set(limits), {limit})
+        with searched() as fake, nightjar.connect(fake.path) as index:
+            with self.assertRaisesRegex(nightjar.ConnectionLost, "silent for 0.05 s"):
+                index.reload(timeout=0.05)
+
     def test_text_that_is_no_utf8(self) -> None:
         with searched(frame(ERROR, 2, error(1, b"a\xffb"))) as fake:
             with nightjar.connect(fake.path) as index:
                 with self.assertRaisesRegex(nightjar.InvalidRequest, "a\ufffdb"):
                     index.search(QUERY, k=3)
+
+
+class Connecting(unittest.TestCase):
+    """To a daemon that accepts nobody, while as many wait as may."""
+
+    def setUp(self) -> None:
+        directory = tempfile.TemporaryDirectory(prefix="nightjar-full-")
+        self.addCleanup(directory.cleanup)
+        self.path = os.path.join(directory.name, "s")
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.addCleanup(self.listener.close)
+        self.listener.bind(self.path)
+        self.listener.listen(0)
+        while True:
+            waiting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.addCleanup(waiting.close)
+            waiting.setblocking(False)
+            try:
+                waiting.connect(self.path)
+            except BlockingIOError:
+                return
+
+    def test_it_ends(self) -> None:
+        errors: List[str] = []
+
+        def connect() -> None:
+            try:
+                nightjar.connect(self.path, timeout=0.05)
+            except nightjar.ConnectionLost as error:
+                errors.append(str(error))
+
+        thread = threading.Thread(target=connect, daemon=True)
+        thread.start()
+        thread.join(60)
+        self.assertEqual(errors, [f"{self.path}: accepts nobody for 0.05 s"])
+
+    def test_it_goes_on_when_there_is_room(self) -> None:
+        def accept(_: float) -> None:
+            self.addCleanup(self.listener.accept()[0].close)
+
+        for timeout in (60.0, None):
+            with mock.patch("time.sleep", accept):
+                channel = Channel(self.path, timeout)
+            self.assertFalse(channel.closed)
+            channel.close()
+
+    def test_timeouts_of_any_length(self) -> None:
+        for wrong in (0, -1, float("nan")):
+            with self.assertRaisesRegex(ValueError, f"timeout {wrong}"):
+                nightjar.connect(self.path, timeout=wrong)
+        for longest in (3e6, float("inf"), None):
+            answer = HeldBack(b"")
+            with FakeDaemon(answer) as fake, nightjar.connect(fake.path, timeout=longest) as index:
+                with self.assertRaisesRegex(ValueError, "timeout 0"):
+                    index.reload(timeout=0)
+                pending = index.submit(QUERY, k=3)
+                answer.go_on.set()
+                with self.assertRaisesRegex(nightjar.ConnectionLost, "hung up"):
+                    pending.result()
+
+
+class GivenUp(unittest.TestCase):
+    """A request that ended without an answer has none later either."""
+
+    def asked_again(self, pending: nightjar.Pending[nightjar.SearchResult]) -> None:
+        for _ in range(2):
+            self.assertTrue(pending.done)
+            with self.assertRaisesRegex(nightjar.ConnectionLost, "given up"):
+                pending.result()
+
+    def test_after_the_connection_was_lost(self) -> None:
+        for piece in (b"", frame(SEARCH_OK, 77, b"")):
+            answer = HeldBack(piece)
+            with FakeDaemon(answer) as fake, nightjar.connect(fake.path) as index:
+                pending = index.submit(QUERY, k=3)
+                answer.go_on.set()
+                with self.assertRaises((nightjar.ConnectionLost, nightjar.ProtocolError)):
+                    pending.result()
+                self.asked_again(pending)
+
+    def test_it_is_done_then(self) -> None:
+        for piece, kind, message in (
+            (b"", nightjar.ConnectionLost, "hung up|reset"),
+            (frame(SEARCH_OK, 77, b""), nightjar.ProtocolError, "request 77"),
+        ):
+            answer = HeldBack(piece)
+            with FakeDaemon(answer) as fake, nightjar.connect(fake.path) as index:
+                pending, other = index.submit(QUERY, k=3), index.submit(QUERY, k=3)
+                self.assertFalse(pending.done)
+                answer.go_on.set()
+                end = time.monotonic() + 60
+                while not pending.done:
+                    self.assertLess(time.monotonic(), end)
+                self.assertTrue(index.closed)
+                with self.assertRaisesRegex(kind, message):
+                    pending.result()
+                self.assertTrue(other.done)
+                with self.assertRaisesRegex(nightjar.ConnectionLost, message):
+                    other.result()
+
+    def test_after_an_interrupt(self) -> None:
+        with searched() as fake, nightjar.connect(fake.path) as index:
+            pending = index.submit(QUERY, k=3)
+            with mock.patch.object(Channel, "_ready", side_effect=KeyboardInterrupt):
+                with self.assertRaises(KeyboardInterrupt):
+                    pending.result()
+            self.assertTrue(index.closed)
+            self.asked_again(pending)
+
+
+class Interrupts(unittest.TestCase):
+    """Ctrl-C wherever it comes: frames that are half queued or half taken end the connection."""
+
+    def interrupted(self, owner: type, method: str, effect: Callable[..., None]) -> None:
+        with FakeDaemon(good) as fake, nightjar.connect(fake.path) as index:
+            with mock.patch.object(owner, method, autospec=True, side_effect=effect):
+                with self.assertRaises(KeyboardInterrupt):
+                    index.search(QUERY, k=3)
+            self.assertTrue(index.closed)
+            with self.assertRaisesRegex(nightjar.ConnectionLost, "gone: KeyboardInterrupt"):
+                index.search(QUERY, k=3)
+
+    def test_while_a_frame_is_queued(self) -> None:
+        put = Channel.put
+
+        def put_half(channel: Channel, buffers: List[wire.Buffer]) -> None:
+            put(channel, buffers[:1])
+            raise KeyboardInterrupt
+
+        self.interrupted(Channel, "put", put_half)
+
+    def test_while_it_is_sent(self) -> None:
+        send = Channel._send
+
+        def send_all(channel: Channel) -> None:
+            send(channel)
+            raise KeyboardInterrupt
+
+        self.interrupted(Channel, "_send", send_all)
+
+    def test_while_an_answer_is_taken(self) -> None:
+        def accept(call: SearchCall, part: Part, frame: wire.Frame) -> None:
+            raise KeyboardInterrupt
+
+        self.interrupted(SearchCall, "accept", accept)
 
 
 class Statuses(unittest.TestCase):
@@ -186,6 +375,23 @@ class BusyRetries(unittest.TestCase):
                     with self.assertRaises(nightjar.Busy):
                         index.search(QUERY, k=1)
                 self.assertEqual(busy[0], 1 + retries)
+
+    def test_they_happen_while_it_is_only_asked_whether_it_is_done(self) -> None:
+        refused = iter([True, True, False])
+
+        def answer(request: Request) -> List[bytes]:
+            if request.type != 1 and next(refused):
+                return [frame(ERROR, request.request_id, error(8, b"busy"))]
+            return good(request)
+
+        with FakeDaemon(answer) as fake:
+            with nightjar.connect(fake.path, busy_retries=2, busy_backoff=0.001) as index:
+                pending = index.submit(QUERY, k=2)
+                end = time.monotonic() + 60
+                while not pending.done:
+                    self.assertLess(time.monotonic(), end)
+                self.assertEqual(pending.result().keys.tolist(), [[0, 1]])
+        self.assertEqual(len(fake.requests), 1 + 3)
 
     def test_connecting_too(self) -> None:
         taken = iter([True, True, False])
@@ -319,14 +525,22 @@ class Sharing(unittest.TestCase):
 
         with FakeDaemon(answer) as fake, nightjar.connect(fake.path) as index:
             answers: List[nightjar.SearchResult] = []
-            other = threading.Thread(target=lambda: answers.append(index.search(QUERY, k=3)))
+            pending = index.submit(QUERY, k=3)
+            other = threading.Thread(target=lambda: answers.append(pending.result()))
             other.start()
             self.assertTrue(asked.wait(60))
-            with self.assertRaisesRegex(RuntimeError, "another thread"):
-                index.search(QUERY, k=3)
+            while not index._connection._in_use.locked():
+                self.assertTrue(other.is_alive())
+            for refused in (lambda: index.search(QUERY, k=2), pending.cancel):
+                with self.assertRaisesRegex(RuntimeError, "another thread"):
+                    refused()
             go_on.set()
             other.join(60)
             self.assertEqual(answers[0].keys.tolist(), [[0, 1, 2]])
+            self.assertEqual(index.search(QUERY, k=1).keys.tolist(), [[0]])
+        # What was refused was not sent either.
+        searches = [request for request in fake.requests if request.type == 3]
+        self.assertEqual([struct.unpack_from("<I", s.payload, 4)[0] for s in searches], [3, 1])
 
 
 class Streams(unittest.TestCase):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import unittest
+from typing import Iterator, List, Tuple, Type
 
 import numpy as np
+import numpy.typing as npt
 
 import nightjar
 import support
@@ -45,6 +47,44 @@ class Files(unittest.TestCase):
         keys = np.array([2**64 - 1, 0], np.uint64)
         nightjar.write_keys(self.path("keys.u64bin"), keys)
         self.assertEqual(nightjar.read_keys(self.path("keys.u64bin")).tolist(), keys.tolist())
+
+    def test_keys_are_written_as_they_are(self) -> None:
+        path = self.path("exact.u64bin")
+        nightjar.write_keys(path, [2**64 - 1, 0])
+        wrong: List[Tuple[npt.ArrayLike, Type[Exception]]] = [
+            (np.array([-1, 2]), ValueError),
+            (np.array([1.5, 2.0]), TypeError),
+            (np.array([[1, 2], [3, 4]]), ValueError),
+        ]
+        for keys, error in wrong:
+            with self.assertRaises(error):
+                nightjar.write_keys(path, keys)
+        self.assertEqual(nightjar.read_keys(path).tolist(), [2**64 - 1, 0])
+
+    def test_a_file_may_be_written_from_itself(self) -> None:
+        path = self.path("itself.fbin")
+        rows = np.arange(40000, dtype="<f4").reshape(10000, 4)
+        nightjar.write_vectors(path, rows)
+        # A mapping of what is cut off would end the process.
+        nightjar.write_vectors(path, nightjar.read_vectors(path)[1:])
+        self.assertEqual(nightjar.read_vectors(path).tolist(), rows[1:].tolist())
+
+    def test_what_fails_leaves_what_was_there(self) -> None:
+        def failing() -> Iterator[npt.NDArray[np.float32]]:
+            yield rows
+            raise OSError("no more")
+
+        directory = self.path("replaced")
+        os.mkdir(directory)
+        rows = np.ones((2, 3), np.float32)
+        path = os.path.join(directory, "a.fbin")
+        nightjar.write_vectors(path, rows)
+        with self.assertRaisesRegex(OSError, "no more"):
+            files.write_vector_blocks(path, 4, 3, failing())
+        self.assertEqual(nightjar.read_vectors(path).tolist(), rows.tolist())
+        self.assertEqual(os.listdir(directory), ["a.fbin"])
+        with self.assertRaises(FileNotFoundError):
+            nightjar.write_vectors(os.path.join(directory, "no", "b.fbin"), rows)
 
     def test_wrong_files_are_refused(self) -> None:
         path = self.path("short.u8bin")

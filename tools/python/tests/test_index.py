@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
+import tempfile
 import unittest
-from typing import Iterator
+from typing import Callable, Iterator, List
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -272,6 +275,17 @@ class Connections(unittest.TestCase):
             self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), 0)
             self.assertEqual(index.search(support.data("u8").queries[0], k=1).keys.shape, (1, 1))
 
+    def test_a_forked_process_leaves_the_daemon(self) -> None:
+        with support.daemon() as daemon:
+            child = os.fork()
+            if child == 0:
+                try:
+                    daemon.stop()
+                finally:
+                    os._exit(0)
+            os.waitpid(child, 0)
+            daemon.connect().close()
+
     def test_all_connections_taken(self) -> None:
         with support.daemon(max_connections=1) as daemon:
             with daemon.connect():
@@ -282,6 +296,34 @@ class Connections(unittest.TestCase):
     def test_daemon_that_does_not_start(self) -> None:
         with self.assertRaisesRegex(local.ProgramFailed, "nosuch"):
             local.Daemon(index="nosuch")
+
+    def test_programs_that_fail_say_why(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            said = "ts=1 level=info event=stage\nreason\nts=2 level=warn event=slow\nhint"
+            for name in ("nightjar-build", "nightjard"):
+                path = os.path.join(directory, name)
+                with open(path, "w", encoding="utf-8") as out:
+                    out.write(f"#!/bin/sh\ncat >&2 <<end\n{said}\nend\nexit 3\n")
+                os.chmod(path, 0o755)
+            with mock.patch.dict(os.environ, {"NIGHTJAR_BUILD": directory}):
+                starts: List[Callable[[], object]]
+                starts = [lambda: local.build("a", "b"), lambda: local.Daemon(index="a")]
+                for start in starts:
+                    with self.assertRaises(local.ProgramFailed) as caught:
+                        start()
+                    lines = str(caught.exception).splitlines()
+                    self.assertEqual(lines, ["reason", "ts=2 level=warn event=slow", "hint"])
+
+    def test_a_daemon_that_cannot_be_run_leaves_nothing(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            with mock.patch.object(tempfile, "tempdir", directory):
+                with mock.patch.dict(os.environ, {"PATH": directory, "NIGHTJAR_BUILD": ""}):
+                    with self.assertRaisesRegex(local.ProgramFailed, "not in PATH"):
+                        local.Daemon(index="nosuch")
+                with mock.patch.object(subprocess, "Popen", side_effect=MemoryError):
+                    with self.assertRaises(MemoryError):
+                        local.Daemon(index="nosuch")
+            self.assertEqual(os.listdir(directory), [])
 
 
 class Floats(unittest.TestCase):

@@ -52,6 +52,20 @@ class Vectors(unittest.TestCase):
         self.refused("nan", [[np.nan, 0]], U8)
         self.refused("16777217 at dimension 0 does not fit float32", [[(1 << 24) + 1, 0]], F32)
 
+    def test_large_whole_numbers_are_compared_exactly(self) -> None:
+        for exact in (-(2**63), -(2**31), 2**60, 2**62, 0):
+            self.assertEqual(as_vectors(np.array([[exact, 0]]), 2, F32)[0, 0], exact)
+        self.assertEqual(as_vectors(np.array([2**63, 0], np.uint64), 2, F32)[0, 0], 2.0**63)
+        for wrong in (2**60 + 1, 2**63 - 1, 1 - 2**63):
+            self.refused(f"{wrong} at dimension 1 does not fit float32", [[0, wrong]], F32)
+        self.refused(f"{2**64 - 1} at dim", np.array([[0, 2**64 - 1]], np.uint64), F32)
+        self.refused(f"{2**31 - 1} at dim", np.array([[0, 2**31 - 1]], np.int32), F32)
+        self.assertEqual(
+            as_vectors(np.array([[-(2**31), 0]], np.int32), 2, F32)[0, 0], -(2**31)
+        )
+        self.refused("70000 at dimension 0 does not fit float16", [[70000, 0]], F16)
+        self.refused("-70000 at dimension 0", [[-70000, 0]], F16)
+
     def test_not_finite_is_refused(self) -> None:
         self.refused("vector 1: nan at dimension 0", [[0, 0], [np.nan, 0]], F32)
         self.refused("inf at dimension 1", np.array([[0, np.inf]], np.float32), F32)

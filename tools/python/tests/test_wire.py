@@ -184,9 +184,11 @@ class Pages(unittest.TestCase):
 
 
 class Fetches(unittest.TestCase):
+    greeting = hello_ok(window=12)
+
     def answer(self, request: Request) -> List[bytes]:
         if request.type == 1:
-            return [frame(2, request.request_id, hello_ok(window=12))]
+            return [frame(2, request.request_id, self.greeting)]
         count, flags = struct.unpack_from("<II", request.payload)
         keys = struct.unpack_from(f"<{count}Q", request.payload, 8)
         found = [int(key < 100) for key in keys] + [0] * (count % 2)
@@ -208,6 +210,17 @@ class Fetches(unittest.TestCase):
             self.assertEqual(index.fetch([]).vectors.shape, (0, 4))
         counts = [struct.unpack_from("<II", request.payload) for request in fake.requests[1:]]
         self.assertEqual(counts, [(3, 1), (3, 1), (1, 1), (3, 0), (3, 0), (1, 0)])
+
+    def test_requests_and_answers_fit_a_frame(self) -> None:
+        # A request takes 24 + 8 bytes and 8 a key; an answer at most 24 + 24 and 4 or 20 a key.
+        for frame_bytes_max, expected in ((32 + 8 * 5, (5, 1)), (48 + 20 * 3, (9, 3))):
+            self.greeting = hello_ok(frame_bytes_max=frame_bytes_max)
+            with FakeDaemon(self.answer) as fake, nightjar.connect(fake.path) as index:
+                index.exists(range(10))
+                index.fetch(range(10))
+            counts = [struct.unpack_from("<II", request.payload) for request in fake.requests]
+            most = [max(n for n, flags in counts[1:] if flags == f) for f in (0, 1)]
+            self.assertEqual(tuple(most), expected)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,9 @@ class Nightjar(BaseFilterANN):
             os.symlink(os.path.abspath(data.get_dataset_fn()), base)
         if data.search_type() == "knn_filtered":
             options["attributes"] = generation + ".csv"
-            write_tags(options["attributes"], data.get_dataset_metadata())
+            # Rewritten it would be another file, with which no build goes on.
+            if not os.path.exists(options["attributes"]):
+                write_tags(options["attributes"], data.get_dataset_metadata())
             made.append(options["attributes"])
         if not os.path.exists(os.path.join(generation, "manifest.json")):
             local.build(base, generation, **options)
@@ -216,11 +218,11 @@ def _tags_of_rows(matrix: Any) -> Iterator[npt.NDArray[np.int64]]:
 
 def write_tags(path: str, matrix: Any) -> None:
     """The rows of a CSR matrix as attributes: column 17 is the label t17 of the column tags."""
-    with open(path, "w", encoding="ascii", newline="\n") as out:
+    with files.replacing(path) as name, open(name, "w", encoding="ascii", newline="\n") as out:
         out.write("tags:labels\n")
         for tags in _tags_of_rows(matrix):
-            # Quoted, as a line without anything would be none.
-            out.write('"' + "|".join(f"t{tag}" for tag in tags) + '"\n')
+            # An empty line is a row without tags.
+            out.write("|".join(f"t{tag}" for tag in tags) + "\n")
 
 
 def _groups(matrix: Any) -> Iterator[Tuple[Optional[str], npt.NDArray[np.int64]]]:
