@@ -13,9 +13,9 @@
 enum status http_post_read(struct http_post *post, struct serving *serving, const char *text,
                            size_t length, struct error *err)
 {
-    post->served = serving_acquire(serving);
-    if (!post->served)
-        return error_set(err, STATUS_BUSY, "the next generation is being opened: try again");
+    enum status status = serving_require(serving, &post->served, err);
+    if (status != STATUS_OK)
+        return status;
     const struct manifest *manifest = post->served->manifest;
     const struct protocol_shape shape = {
         .type = manifest->query_type,
@@ -24,8 +24,8 @@ enum status http_post_read(struct http_post *post, struct serving *serving, cons
         .metric = manifest->metric,
     };
     bool fetch = post->kind == HTTP_POST_FETCH;
-    enum status status = fetch ? http_fetch_parse(text, length, &shape, &post->fetch, err)
-                               : http_search_parse(text, length, &shape, &post->search, err);
+    status = fetch ? http_fetch_parse(text, length, &shape, &post->fetch, err)
+                   : http_search_parse(text, length, &shape, &post->search, err);
     if (status != STATUS_OK)
         return status;
     uint32_t timeout_ms = fetch ? post->fetch.timeout_ms : post->search.timeout_ms;
