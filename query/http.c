@@ -235,26 +235,23 @@ static enum MHD_Result answer_health(struct request *request)
 
 /* ---- searches and fetches ---- */
 
-static void post_log(const struct request *request)
+/* What an operator asks about later: answers that miss blocks or failed for one, and slow ones.
+ * `err`: of the failure, if there is one. */
+static void post_log(const struct request *request, enum status failure, const struct error *err)
 {
     const struct http_post *post = &request->post;
-    enum status failure = http_post_outcome(post);
     uint64_t took_ns = clock_monotonic_ns() - request->arrived_ns;
     uint32_t slow_ms = request->http->params.slow_ms;
-    uint32_t flags = 0, reads = 0;
-    for (uint32_t q = 0; failure == STATUS_OK && q < post->query_count; q++) {
-        flags |= post->queries[q].flags;
-        reads += post->queries[q].stats.reads;
-    }
-    bool degraded = (flags & SEARCH_DEGRADED) != 0;
+    const struct question_sum sum = question_flight_sum(&post->flight);
     bool slow = slow_ms != 0 && took_ns >= slow_ms * UINT64_C(1000000);
-    if ((degraded || slow) && may_log(request->http, LOG_POST))
-        log_warn(degraded ? "degraded" : "slow",
+    if ((sum.degraded || slow) && may_log(request->http, LOG_POST))
+        log_warn(sum.degraded ? "degraded" : "slow",
                  "trace=%016" PRIx64 " request_id=\"%s\" http_connection=%u pid=%d"
-                 " generation=\"%s\" status=%s queries=%u k=%u took_us=%" PRIu64 " reads=%u",
+                 " generation=\"%s\" status=%s queries=%u k=%u took_us=%" PRIu64 " reads=%u%s%s%s",
                  request->trace_id, request->request_id, request->client->number,
                  request->client->peer.pid, post->served->name, status_name(failure),
-                 post->query_count, post->search.k, took_ns / 1000, reads);
+                 post->query_count, post->search.k, took_ns / 1000, sum.reads,
+                 failure ? " error=\"" : "", failure ? err->text : "", failure ? "\"" : "");
 }
 
 /* It is over, also one that never began: gives everything back. */
@@ -270,8 +267,10 @@ static enum MHD_Result post_answer(struct request *request)
 {
     struct error err;
     char *text = NULL;
-    post_log(request);
-    enum status status = http_post_answer(&request->post, &text, &err);
+    enum status status = http_post_outcome(&request->post, &err);
+    post_log(request, status, &err);
+    if (status == STATUS_OK)
+        status = http_post_answer(&request->post, &text, &err);
     post_end(request);
     if (status != STATUS_OK)
         return respond_failure(request, &err);

@@ -2,7 +2,8 @@
  * http_json.c - see http_json.h.
  *
  * The parser is cJSON, which allocates a struct for each value and recurses for each level. So the
- * text is scanned first: it may be no deeper than a request is, nor have more values.
+ * text is scanned first: it may be no deeper than a request is, nor have more values. And its
+ * strings end with a NUL, so that none may be within.
  */
 #include "query/http_json.h"
 
@@ -21,6 +22,23 @@ enum {
 
 /* ---- limits, before anything is allocated ---- */
 
+/* Whether the parser's string would end at text[i], within quotes, and what follows be dropped:
+ * where it finds a NUL, and where \u is followed by what is no digit, which it takes for 0. An
+ * escape that the text cuts off is its to refuse. */
+static bool cuts_string(const char *text, size_t length, size_t i)
+{
+    enum { ESCAPE_BYTES = 6 };
+    bool zero = true;
+    if (text[i] != '\\' || length - i < ESCAPE_BYTES || text[i + 1] != 'u')
+        return text[i] == '\0';
+    for (size_t d = i + 2; d < i + ESCAPE_BYTES; d++) {
+        if (!isxdigit((unsigned char)text[d]))
+            return true;
+        zero = zero && text[d] == '0';
+    }
+    return zero;
+}
+
 /* Brackets that do not match are the parser's to refuse. */
 static enum status scan(const char *text, size_t length, struct error *err)
 {
@@ -30,6 +48,9 @@ static enum status scan(const char *text, size_t length, struct error *err)
     for (size_t i = 0; i < length; i++) {
         char c = text[i];
         if (quoted) {
+            if (cuts_string(text, length, i))
+                return error_set(err, STATUS_INVALID,
+                                 "byte %zu: a string has no NUL, and four digits after \\u", i);
             if (c == '\\')
                 i++;
             else if (c == '"')
@@ -165,10 +186,10 @@ enum status http_json_list(const struct cJSON *one, const struct cJSON *many,
     return STATUS_OK;
 }
 
-/* As many as the index may have, of which a number says no more than 2^53. */
+/* Whole numbers up to the limit are those that no other text of digits is read as. */
 enum status http_json_key(const struct cJSON *item, uint64_t *out, struct error *err)
 {
-    const double most = 9007199254740992.0;
+    const double most = (double)HTTP_JSON_KEY_NUMBER_MAX;
     if (cJSON_IsNumber(item) && item->valuedouble >= 0 && item->valuedouble <= most &&
         item->valuedouble == floor(item->valuedouble)) {
         *out = (uint64_t)item->valuedouble;
@@ -181,7 +202,8 @@ enum status http_json_key(const struct cJSON *item, uint64_t *out, struct error 
     if (end && *end == '\0' && errno == 0)
         return STATUS_OK;
     return error_set(err, STATUS_INVALID,
-                     "a key is a whole number, at most 2^53, or a string of its digits");
+                     "a key is a whole number, at most %" PRIu64 ", or a string of its digits",
+                     HTTP_JSON_KEY_NUMBER_MAX);
 }
 
 enum status http_json_keys(const struct http_json_list *list, uint64_t **out, struct error *err)
@@ -249,6 +271,11 @@ void http_json_put_float(FILE *out, float value)
         fprintf(out, "%.9g", (double)value);
     else
         fputs("null", out);
+}
+
+void http_json_put_key(FILE *out, uint64_t key)
+{
+    fprintf(out, key > HTTP_JSON_KEY_NUMBER_MAX ? "\"%" PRIu64 "\"" : "%" PRIu64, key);
 }
 
 void http_json_put_bool(FILE *out, const char *name, bool value)

@@ -3,8 +3,8 @@
  * how answers and errors are written. Pure: no state, any thread.
  *
  * A member that a request does not name is refused, so that a misspelt one is not silently ignored;
- * so is one that is given twice. A key above 2^53 is a string, as numbers of JSON are doubles to
- * many.
+ * so is one that is given twice. A key above 2^53 - 1 is a string, as numbers of JSON are doubles
+ * to many, our parser included.
  */
 #ifndef NIGHTJAR_QUERY_HTTP_JSON_H
 #define NIGHTJAR_QUERY_HTTP_JSON_H
@@ -20,6 +20,9 @@ enum {
     /* The parser makes 64 bytes of each value, whose text may be two. Bulk goes by frames. */
     HTTP_JSON_VALUES_MAX = 1 << 20,
 };
+
+/* Doubles above it stand for several whole numbers. */
+#define HTTP_JSON_KEY_NUMBER_MAX UINT64_C(9007199254740991)
 
 /* ---- requests ---- */
 
@@ -89,6 +92,8 @@ NODISCARD enum status http_json_end(struct http_json_writer *writer, char **text
 /* So that it reads back exactly. Finite vectors may be farther apart than a float can say, and JSON
  * has no infinity: null. */
 void http_json_put_float(FILE *out, float value);
+/* So that http_json_key() takes it: a string, where a number would not do. */
+void http_json_put_key(FILE *out, uint64_t key);
 /* ,"NAME":true */
 void http_json_put_bool(FILE *out, const char *name, bool value);
 

@@ -3,7 +3,6 @@
  */
 #include "query/http_post.h"
 
-#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,9 +13,9 @@
 enum status http_post_read(struct http_post *post, struct serving *serving, const char *text,
                            size_t length, struct error *err)
 {
-    post->served = serving_acquire(serving);
-    if (!post->served)
-        return error_set(err, STATUS_BUSY, "the next generation is being opened: try again");
+    enum status status = serving_require(serving, &post->served, err);
+    if (status != STATUS_OK)
+        return status;
     const struct manifest *manifest = post->served->manifest;
     const struct protocol_shape shape = {
         .type = manifest->query_type,
@@ -25,8 +24,8 @@ enum status http_post_read(struct http_post *post, struct serving *serving, cons
         .metric = manifest->metric,
     };
     bool fetch = post->kind == HTTP_POST_FETCH;
-    enum status status = fetch ? http_fetch_parse(text, length, &shape, &post->fetch, err)
-                               : http_search_parse(text, length, &shape, &post->search, err);
+    status = fetch ? http_fetch_parse(text, length, &shape, &post->fetch, err)
+                   : http_search_parse(text, length, &shape, &post->search, err);
     if (status != STATUS_OK)
         return status;
     uint32_t timeout_ms = fetch ? post->fetch.timeout_ms : post->search.timeout_ms;
@@ -37,35 +36,12 @@ enum status http_post_read(struct http_post *post, struct serving *serving, cons
 
 /* ---- queries ---- */
 
-/* `count` of its queries (or the submitter's share) are done. */
-static void count_down(struct http_post *post, uint32_t count)
-{
-    /* acq_rel: pairs with the same call on other workers, and with the load in
-     * http_post_outcome(). */
-    if (atomic_fetch_sub_explicit(&post->remaining, count, memory_order_acq_rel) == count)
-        post->done(post->context);
-}
-
-static void note_failure(struct http_post *post, enum status status)
-{
-    uint32_t none = STATUS_OK;
-    atomic_compare_exchange_strong_explicit(&post->failure, &none, (uint32_t)status,
-                                            memory_order_relaxed, memory_order_relaxed);
-}
-
 /* On a worker. */
 static void on_complete(struct search_query *query)
 {
     struct http_post *post = query->user;
-    enum status status = query->status;
-    if (post->kind == HTTP_POST_SEARCH && question_follow(query)) {
-        status = engine_submit(post->served->engine, query);
-        if (status == STATUS_OK)
-            return; /* and here again */
-    }
-    if (status != STATUS_OK)
-        note_failure(post, status);
-    count_down(post, 1);
+    if (question_flight_complete(&post->flight, query))
+        post->done(post->context);
 }
 
 /* What all have, whatever is asked. */
@@ -167,31 +143,22 @@ enum status http_post_prepare(struct http_post *post, struct error *err)
 
 void http_post_submit(struct http_post *post)
 {
-    uint32_t count = post->query_count, submitted = 0;
-    struct engine *engine = post->served->engine;
-    atomic_store_explicit(&post->remaining, count + 1, memory_order_relaxed);
-    while (submitted < count) {
-        enum status status = engine_submit(engine, &post->queries[submitted]);
-        if (status != STATUS_OK) {
-            note_failure(post, status);
-            break;
-        }
-        submitted++;
-    }
-    count_down(post, count - submitted + 1);
+    post->flight = (struct question_flight){.engine = post->served->engine,
+                                            .queries = post->queries,
+                                            .count = post->query_count,
+                                            .fetches = post->kind == HTTP_POST_FETCH};
+    if (question_flight_release(&post->flight, question_flight_submit(&post->flight)))
+        post->done(post->context);
 }
 
 /* ---- answers ---- */
 
-enum status http_post_outcome(const struct http_post *post)
+enum status http_post_outcome(const struct http_post *post, struct error *err)
 {
-    /* acquire: pairs with the last count_down(), after which all queries are complete. */
-    uint32_t remaining = atomic_load_explicit(&post->remaining, memory_order_acquire);
-    assert(remaining == 0);
-    return (enum status)atomic_load_explicit(&post->failure, memory_order_relaxed);
+    return question_flight_outcome(&post->flight, post->timeout_ms, err);
 }
 
-static enum status answer_format(struct http_post *post, char **text, struct error *err)
+enum status http_post_answer(struct http_post *post, char **text, struct error *err)
 {
     const struct manifest *manifest = post->served->manifest;
     const struct http_json_origin origin = {
@@ -207,22 +174,6 @@ static enum status answer_format(struct http_post *post, char **text, struct err
     const struct http_search_context context = {
         .origin = origin, .asked = &post->search, .question = &post->question};
     return http_search_format(&context, post->queries, post->query_count, text, err);
-}
-
-enum status http_post_answer(struct http_post *post, char **text, struct error *err)
-{
-    enum status status = http_post_outcome(post);
-    switch (status) {
-    case STATUS_OK:
-        return answer_format(post, text, err);
-    case STATUS_TIMEOUT:
-        return error_set(err, status, "not done within its timeout of %u ms", post->timeout_ms);
-    case STATUS_BUSY:
-        return error_set(err, status, "more queries wait than can be answered in time: try again");
-    default:
-        return error_set(err, status, "the %s failed: %s",
-                         post->kind == HTTP_POST_FETCH ? "fetch" : "search", status_name(status));
-    }
 }
 
 void http_post_fini(struct http_post *post)

@@ -3,22 +3,22 @@
  * or a fetch. Knows nothing of HTTP but its JSON (http_search.h, http_fetch.h).
  *
  *   fill in; http_post_read(); http_post_prepare(); http_post_submit()
- *   when done() was called: http_post_outcome(), http_post_answer()
+ *   when done() was called: http_post_outcome(), and http_post_answer() if that is OK
  *   in the end, and after a failure: http_post_fini()
  *
- * Belongs to its caller's thread, but for `remaining` and `failure`, which between the submission
- * and done() are the workers'.
+ * Belongs to its caller's thread, but for `flight`, which between the submission and done() is the
+ * workers'.
  */
 #ifndef NIGHTJAR_QUERY_HTTP_POST_H
 #define NIGHTJAR_QUERY_HTTP_POST_H
 
-#include <stdatomic.h>
 #include <stdint.h>
 
 #include "common/error.h"
 #include "query/http_fetch.h"
 #include "query/http_search.h"
 #include "query/question.h"
+#include "query/question_flight.h"
 #include "query/serving.h"
 
 enum http_post_kind { HTTP_POST_SEARCH, HTTP_POST_FETCH };
@@ -44,8 +44,7 @@ struct http_post {
     struct search_query *queries;
     uint8_t *rooms; /* for vectors that are fetched */
     struct search_hit *hits;
-    _Atomic uint32_t remaining; /* queries not complete, + 1 until all are submitted */
-    _Atomic uint32_t failure;   /* first failed query's enum status */
+    struct question_flight flight;
 };
 
 /* Takes what is live and reads the request for it. STATUS_BUSY: the next generation is being
@@ -61,10 +60,10 @@ NODISCARD enum status http_post_prepare(struct http_post *post, struct error *er
  * be gone, when this returns. */
 void http_post_submit(struct http_post *post);
 
-/* The first failure of its queries, OK if there was none. After done(). */
-enum status http_post_outcome(const struct http_post *post);
+/* OK, or the first failure of its queries. After done(). */
+NODISCARD enum status http_post_outcome(const struct http_post *post, struct error *err);
 
-/* After done(). *text: malloc'd, the caller's. The outcome, or STATUS_NO_MEMORY. */
+/* After an outcome that is OK. *text: malloc'd, the caller's. STATUS_NO_MEMORY. */
 NODISCARD enum status http_post_answer(struct http_post *post, char **text, struct error *err);
 
 /* Gives everything back, also of one that never began; not while queries are in flight. Leaves it

@@ -54,6 +54,8 @@ static enum status filter_read(const struct members *members, struct http_search
         return STATUS_OK;
     if (!cJSON_IsString(item))
         return error_set(err, STATUS_INVALID, "filter: want a string");
+    if (item->valuestring[0] == '\0')
+        return error_set(err, STATUS_INVALID, "the filter is empty: leave it out to have none");
     search->filter = strdup(item->valuestring);
     if (!search->filter)
         return error_set(err, STATUS_NO_MEMORY, "no memory for a filter");
@@ -281,7 +283,9 @@ static void put_next(FILE *out, const struct search_query *query)
     if (last)
         return;
     const struct search_hit *hit = &query->hits[query->hit_count - 1];
-    fprintf(out, ",\"next\":{\"key\":%" PRIu64 ",\"distance\":", hit->key);
+    fputs(",\"next\":{\"key\":", out);
+    http_json_put_key(out, hit->key);
+    fputs(",\"distance\":", out);
     http_json_put_float(out, hit->distance);
     fprintf(out, ",\"rank\":%" PRIu32 "}", query->after.rank + query->hit_count);
 }

@@ -40,7 +40,7 @@ struct http_search {
     uint32_t timeout_ms; /* 0: none was given */
     void *vectors;       /* query_count * dim elements of the index's type; NULL with keys */
     uint64_t *keys;      /* query_count; NULL with vectors */
-    char *filter;        /* NULL: none */
+    char *filter;        /* NULL: none; not empty */
     bool within_radius;
     float radius;
     float recall_target;        /* 0: none; search_list and search_ratio are 0 with one */

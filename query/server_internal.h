@@ -23,6 +23,7 @@
 #include "query/peer.h"
 #include "query/protocol.h"
 #include "query/question.h"
+#include "query/question_flight.h"
 #include "query/server.h"
 #include "query/serving.h"
 
@@ -57,7 +58,7 @@ enum server_log {
 /* A SEARCH or FETCH frame from its header to its answer. One allocation: this struct, the body as
  * it came, rooms for what is fetched by key, queries, and the answer frame, into which the engine
  * writes hits. Owned by the epoll thread until submitted, then by the engine's workers through
- * `remaining`. */
+ * `flight`. */
 struct request {
     struct request *next;          /* in a free list */
     struct connection *connection; /* reference held */
@@ -73,10 +74,9 @@ struct request {
     uint32_t query_count, k;           /* of `asked` */
     uint32_t timeout_ms;
     uint32_t memory_class;
-    _Atomic uint32_t remaining; /* queries not complete, + 1 until all are submitted */
-    _Atomic uint64_t failure;   /* of the first query that failed: its number << 32 | status */
-    uint8_t *body;              /* queries or keys, cursors, filter */
-    uint8_t *rooms;             /* of queries by key, and of a FETCH with vectors: see question.h */
+    struct question_flight flight; /* from its submission on */
+    uint8_t *body;                 /* queries or keys, cursors, filter */
+    uint8_t *rooms; /* of queries by key, and of a FETCH with vectors: see question.h */
     struct search_query *queries;
     uint8_t *frame; /* of the answer */
     uint64_t body_bytes, frame_bytes;

@@ -157,73 +157,34 @@ static void request_answer_error(struct request *request, enum status status, co
     request_release(request);
 }
 
-static uint64_t key_of(const struct request *request, uint32_t q)
-{
-    uint64_t key;
-    memcpy(&key, request->body + q * sizeof(key), sizeof(key));
-    return key;
-}
-
-/* What the ERROR says. Load is the whole frame's; what is damaged is one query's, and only queries
- * by key fail for that: an operator looks for the key's page and block. */
-static void failure_tell(const struct request *request, enum status failure, uint32_t q,
-                         char text[ERROR_TEXT_BYTES])
-{
-    switch (failure) {
-    case STATUS_TIMEOUT:
-        snprintf(text, ERROR_TEXT_BYTES, "not done within its timeout of %u ms",
-                 request->timeout_ms);
-        break;
-    case STATUS_BUSY:
-        snprintf(text, ERROR_TEXT_BYTES,
-                 "more queries wait than can be answered in time: try again");
-        break;
-    case STATUS_IO:
-        snprintf(text, ERROR_TEXT_BYTES,
-                 "query %u: what is stored of key %" PRIu64 " could not be read, or is damaged", q,
-                 key_of(request, q));
-        break;
-    default:
-        snprintf(text, ERROR_TEXT_BYTES, "query %u: %s", q, status_name(failure));
-        break;
-    }
-}
-
 /* What an operator asks about later: answers that miss blocks or failed for one, and slow ones.
- * `text`: of the failure. */
-static void answer_log(const struct request *request, enum status failure, const char *text)
+ * `err`: of the failure, if there is one. */
+static void answer_log(const struct request *request, enum status failure, const struct error *err)
 {
     struct server *server = request->server;
     uint64_t took_ns = clock_monotonic_ns() - request->arrived_ns;
     uint32_t slow_ms = server->params.slow_ms;
-    uint32_t flags = 0, reads = 0;
-    for (uint32_t q = 0; failure == STATUS_OK && q < request->query_count; q++) {
-        flags |= request->queries[q].flags;
-        reads += request->queries[q].stats.reads;
-    }
-    bool degraded = (flags & SEARCH_DEGRADED) != 0 || failure == STATUS_IO;
+    const struct question_sum sum = question_flight_sum(&request->flight);
     bool slow = slow_ms != 0 && took_ns >= slow_ms * UINT64_C(1000000);
-    if ((degraded && server_may_log(server, SERVER_LOG_DEGRADED)) ||
+    if ((sum.degraded && server_may_log(server, SERVER_LOG_DEGRADED)) ||
         (slow && server_may_log(server, SERVER_LOG_SLOW)))
-        log_warn(degraded ? "degraded" : "slow",
+        log_warn(sum.degraded ? "degraded" : "slow",
                  "trace=%016" PRIx64 " connection=%u request=%" PRIu64 " pid=%d generation=\"%s\""
                  " status=%s queries=%u k=%u took_us=%" PRIu64 " reads=%u%s%s%s",
                  request->trace_id, request->connection->number, request->id,
                  request->connection->pid, request->served->name, status_name(failure),
-                 request->query_count, request->k, took_ns / 1000, reads,
-                 failure ? " error=\"" : "", text, failure ? "\"" : "");
+                 request->query_count, request->k, took_ns / 1000, sum.reads,
+                 failure ? " error=\"" : "", failure ? err->text : "", failure ? "\"" : "");
 }
 
+/* All its queries are over. */
 static void request_finish(struct request *request)
 {
-    char text[ERROR_TEXT_BYTES] = "";
-    uint64_t noted = atomic_load_explicit(&request->failure, memory_order_relaxed);
-    enum status failure = (enum status)(noted & UINT32_MAX);
-    if (failure != STATUS_OK)
-        failure_tell(request, failure, (uint32_t)(noted >> 32), text);
-    answer_log(request, failure, text);
+    struct error err;
+    enum status failure = question_flight_outcome(&request->flight, request->timeout_ms, &err);
+    answer_log(request, failure, &err);
     if (failure != STATUS_OK) {
-        request_answer_error(request, failure, text);
+        request_answer_error(request, failure, err.text);
         return;
     }
     request_answer_encode(request);
@@ -232,35 +193,12 @@ static void request_finish(struct request *request)
     request_release(request);
 }
 
-/* `count` of the request's queries (or the submitter's share) are done. */
-static void request_count_down(struct request *request, uint32_t count)
-{
-    /* acq_rel: pairs with the same call on other workers, whose queries the last one encodes. */
-    if (atomic_fetch_sub_explicit(&request->remaining, count, memory_order_acq_rel) == count)
-        request_finish(request);
-}
-
-static void request_note_failure(struct request *request, uint32_t q, enum status status)
-{
-    uint64_t none = STATUS_OK;
-    uint64_t noted = (uint64_t)q << 32 | (uint64_t)status;
-    atomic_compare_exchange_strong_explicit(&request->failure, &none, noted, memory_order_relaxed,
-                                            memory_order_relaxed);
-}
-
 /* On a worker. */
 static void request_complete(struct search_query *query)
 {
     struct request *request = query->user;
-    enum status status = query->status;
-    if (!request->fetch.count && question_follow(query)) {
-        status = engine_submit(request->served->engine, query);
-        if (status == STATUS_OK)
-            return; /* and here again */
-    }
-    if (status != STATUS_OK)
-        request_note_failure(request, (uint32_t)(query - request->queries), status);
-    request_count_down(request, 1);
+    if (question_flight_complete(&request->flight, query))
+        request_finish(request);
 }
 
 /* ---- creation and submission; epoll thread ---- */
@@ -307,8 +245,6 @@ enum status request_create(struct connection *connection, const struct request_h
         .body_bytes = body_bytes,
         .frame_bytes = request_answer_bytes(head),
     };
-    atomic_init(&request->remaining, fixed->query_count + 1);
-    atomic_init(&request->failure, STATUS_OK);
     connection_retain(connection);
     *out = request;
     return STATUS_OK;
@@ -379,6 +315,13 @@ static enum status question_read(struct request *request, struct error *err)
     return status;
 }
 
+static uint64_t key_of(const struct request *request, uint32_t q)
+{
+    uint64_t key;
+    memcpy(&key, request->body + q * sizeof(key), sizeof(key));
+    return key;
+}
+
 static void *room_of(const struct request *request, uint32_t q)
 {
     const struct protocol_search *fixed = &request->asked.fixed;
@@ -442,7 +385,6 @@ static void fetches_begin(struct request *request)
 void request_submit(struct request *request)
 {
     struct server *server = request->server;
-    uint32_t count = request->query_count;
     struct error err;
     enum status status = request_attach(request, &err);
     if (status == STATUS_OK && request->fetch.count)
@@ -453,16 +395,12 @@ void request_submit(struct request *request)
         request_answer_error(request, status, err.text);
         return;
     }
-    struct engine *engine = request->served->engine;
-    uint32_t submitted = 0;
-    while (submitted < count) {
-        status = engine_submit(engine, &request->queries[submitted]);
-        if (status != STATUS_OK) {
-            request_note_failure(request, submitted, status);
-            break;
-        }
-        submitted++;
-    }
+    request->flight = (struct question_flight){.engine = request->served->engine,
+                                               .queries = request->queries,
+                                               .count = request->query_count,
+                                               .fetches = request->fetch.count > 0};
+    uint32_t submitted = question_flight_submit(&request->flight);
     counter_add(&server->counters.queries, submitted);
-    request_count_down(request, count - submitted + 1);
+    if (question_flight_release(&request->flight, submitted))
+        request_finish(request);
 }

@@ -36,7 +36,7 @@ static void fuzz_search(const char *text, size_t size, const struct protocol_sha
     assert(isfinite(search.search_ratio));
     assert(isfinite(search.radius) && isfinite(search.recall_target));
     assert(!search.vectors != !search.keys);
-    assert(!search.filter || strlen(search.filter) < size);
+    assert(!search.filter || (search.filter[0] != '\0' && strlen(search.filter) < size));
     uint64_t sum = 0;
     for (uint32_t q = 0; q < search.query_count; q++) {
         sum += search.keys ? search.keys[q] : 0;

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include <cjson/cJSON.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,9 +19,10 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/log.h"
 #include "tests/http_fixture.h"
 
-struct http_fixture http_fixture;
+struct http_fixture http_fixture = {.stderr_before = -1};
 
 int http_fixture_group_setup(void **state)
 {
@@ -50,7 +52,11 @@ void http_fixture_stop(void)
 int http_fixture_test_teardown(void **state)
 {
     (void)state;
+    (void)http_fixture_log_text();
     http_fixture_stop();
+    /* A test may have had another one served, and failed. */
+    snprintf(http_fixture.data->generation, sizeof(http_fixture.data->generation), "%s/root/gen",
+             http_fixture.data->dir);
     return 0;
 }
 
@@ -82,6 +88,42 @@ void http_fixture_wait_for_queries(uint32_t wanted)
                      stats.engine.in_flight + stats.engine.queued, wanted);
         sched_yield();
     }
+}
+
+static void log_path(char path[SERVICE_PATH_BYTES])
+{
+    snprintf(path, SERVICE_PATH_BYTES, "%s/log", http_fixture.data->dir);
+}
+
+void http_fixture_log_keep(void)
+{
+    char path[SERVICE_PATH_BYTES];
+    log_path(path);
+    int fd = open(path, O_CREAT | O_TRUNC | O_WRONLY | O_APPEND | O_CLOEXEC, 0600);
+    http_fixture.stderr_before = dup(STDERR_FILENO);
+    assert_true(fd >= 0 && http_fixture.stderr_before >= 0);
+    assert_int_equal(dup2(fd, STDERR_FILENO), STDERR_FILENO);
+    close(fd);
+    log_set_level(LOG_LEVEL_WARN);
+}
+
+const char *http_fixture_log_text(void)
+{
+    static char text[4096];
+    char path[SERVICE_PATH_BYTES];
+    log_path(path);
+    text[0] = '\0';
+    if (http_fixture.stderr_before < 0)
+        return text;
+    log_set_level(LOG_LEVEL_ERROR);
+    assert_int_equal(dup2(http_fixture.stderr_before, STDERR_FILENO), STDERR_FILENO);
+    close(http_fixture.stderr_before);
+    http_fixture.stderr_before = -1;
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    text[fread(text, 1, sizeof(text) - 1, file)] = '\0';
+    fclose(file);
+    return text;
 }
 
 /* ---- a client ---- */

@@ -26,11 +26,13 @@ struct http_fixture {
     struct http_counters counters;
     struct http *http;
     char path[SERVICE_PATH_BYTES]; /* of the HTTP socket */
+    int stderr_before;             /* -1: log lines are not kept */
 };
 /* One a program. */
 extern struct http_fixture http_fixture;
 
-/* What cmocka takes: data once a program, and the end of what http_fixture_start() began. */
+/* What cmocka takes: data once a program, and the end of what http_fixture_start() began, after
+ * which the usual generation is what is served next. */
 int http_fixture_group_setup(void **state);
 int http_fixture_group_teardown(void **state);
 int http_fixture_test_teardown(void **state);
@@ -41,6 +43,11 @@ void http_fixture_stop(void);
 
 /* Until so many queries are in flight or queued; fails after a minute. */
 void http_fixture_wait_for_queries(uint32_t wanted);
+
+/* What the program logs from here on, warnings too, is kept, until the text of it is asked for or
+ * the test ends. It holds until the next call. */
+void http_fixture_log_keep(void);
+const char *http_fixture_log_text(void);
 
 /* ---- a client ---- */
 

@@ -75,9 +75,14 @@ static void attributes_write(const char *path)
     assert_int_equal(fclose(file), 0);
 }
 
-/* attributes: a CSV file, and recall curves then, too; or NULL. */
+/* Files beside the vectors; NULL: none. */
+struct companions {
+    const char *attributes; /* CSV; there are recall curves then, too */
+    const char *keys;       /* .u64bin */
+};
+
 static void generation_make(const struct service_data *data, const char *name, uint64_t seed,
-                            uint32_t code_bytes, const char *attributes)
+                            uint32_t code_bytes, const struct companions *beside)
 {
     char input[SERVICE_PATH_BYTES], output[SERVICE_PATH_BYTES + NAME_MAX];
     static float vectors[SERVICE_VECTORS][SERVICE_DIM];
@@ -94,7 +99,8 @@ static void generation_make(const struct service_data *data, const char *name, u
     ASSERT_OK(vector_writer_finish(writer, &err), err);
     struct build_params params = {.input = input,
                                   .output = output,
-                                  .attributes = attributes,
+                                  .attributes = beside->attributes,
+                                  .keys = beside->keys,
                                   .metric = METRIC_L2,
                                   .degree = 16,
                                   .build_list = 32,
@@ -105,7 +111,7 @@ static void generation_make(const struct service_data *data, const char *name, u
                                   .threads = 1,
                                   .seed = 1,
                                   .navigation_share = 0.02,
-                                  .calibrate = attributes ? calibrate_run : NULL,
+                                  .calibrate = beside->attributes ? calibrate_run : NULL,
                                   .quiet = true};
     ASSERT_OK(build_attributes_look(&params, &err), err);
     ASSERT_OK(build_run(&params, NULL, &err), err);
@@ -114,7 +120,7 @@ static void generation_make(const struct service_data *data, const char *name, u
 void service_generation_make(const struct service_data *data, const char *name, uint64_t seed,
                              uint32_t code_bytes)
 {
-    generation_make(data, name, seed, code_bytes, NULL);
+    generation_make(data, name, seed, code_bytes, &(struct companions){0});
 }
 
 void service_attributes_make(struct service_data *data)
@@ -122,8 +128,24 @@ void service_attributes_make(struct service_data *data)
     char attributes[SERVICE_PATH_BYTES];
     snprintf(attributes, sizeof(attributes), "%s/base.csv", data->dir);
     attributes_write(attributes);
-    generation_make(data, "with", SEED, SERVICE_CODE_BYTES, attributes);
+    generation_make(data, "with", SEED, SERVICE_CODE_BYTES,
+                    &(struct companions){.attributes = attributes});
     snprintf(data->generation, sizeof(data->generation), "%s/root/with", data->dir);
+}
+
+void service_keys_make(struct service_data *data, uint64_t first)
+{
+    char path[SERVICE_PATH_BYTES];
+    const uint32_t header[] = {SERVICE_VECTORS, 1};
+    snprintf(path, sizeof(path), "%s/base.u64bin", data->dir);
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    assert_int_equal(fwrite(header, sizeof(header), 1, file), 1);
+    for (uint64_t key = first; key < first + SERVICE_VECTORS; key++)
+        assert_int_equal(fwrite(&key, sizeof(key), 1, file), 1);
+    assert_int_equal(fclose(file), 0);
+    generation_make(data, "keyed", SEED, SERVICE_CODE_BYTES, &(struct companions){.keys = path});
+    snprintf(data->generation, sizeof(data->generation), "%s/root/keyed", data->dir);
 }
 
 struct service_data *service_data_create(void)

@@ -40,6 +40,8 @@ void service_data_destroy(struct service_data *data);
 void service_attributes_make(struct service_data *data);
 uint32_t service_year(uint32_t row);
 const char *service_lang(uint32_t row);
+/* Has data->generation be one of the same vectors, whose keys are first, first + 1, ... */
+void service_keys_make(struct service_data *data, uint64_t first);
 /* Another generation in data->root, unpublished: of other vectors, so that its answers differ. */
 void service_generation_make(const struct service_data *data, const char *name, uint64_t seed,
                              uint32_t code_bytes);

@@ -275,23 +275,72 @@ static void a_request_id_comes_back_if_it_is_one(void **state)
     }
 }
 
-#define V16 "[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]"
+/* Each of the page's keys has not been there before; how many there are. Digits are read here, as
+ * the JSON reader has doubles. */
+static uint32_t page_note(const char *body, uint64_t first, bool seen[SERVICE_VECTORS])
+{
+    const char *const mark = "{\"key\":", *end = strchr(body, ']');
+    uint32_t count = 0;
+    assert_non_null(end);
+    for (const char *at = strstr(body, mark); at && at < end; at = strstr(at + 1, mark), count++) {
+        uint64_t row = strtoull(at + strlen(mark), NULL, 10) - first;
+        assert_true(row < SERVICE_VECTORS && !seen[row]);
+        seen[row] = true;
+    }
+    return count;
+}
 
-/* By key, and paged. */
+/* What an answer's `next` is, as it is written there; "null" before the first. False: none. */
+static bool next_copy(const char *body, char *next, size_t room)
+{
+    const char *const mark = "\"next\":", *at = strstr(body, mark);
+    if (!at)
+        return false;
+    at += strlen(mark);
+    snprintf(next, room, "%.*s", (int)(strchr(at, '}') + 1 - at), at);
+    return true;
+}
+
+/* Of keys that doubles cannot tell apart, too. */
 static void a_key_is_asked_for_page_by_page(void **state)
 {
     (void)state;
+    const uint64_t firsts[] = {0, UINT64_C(1) << 60};
+    for (size_t i = 0; i < ARRAY_LENGTH(firsts); i++) {
+        bool seen[SERVICE_VECTORS] = {0}, more = true;
+        char next[128] = "null", body[256];
+        uint32_t found = 0;
+        if (firsts[i] > 0)
+            service_keys_make(http_fixture.data, firsts[i]);
+        http_fixture_start((struct service_options){0}, (struct http_params){0});
+        while (more) {
+            snprintf(body, sizeof(body),
+                     "{\"key\":\"%" PRIu64 "\",\"k\":50,\"search_list\":600,\"after\":%s}",
+                     firsts[i] + 17, next);
+            const struct http_response *r = ask_search(body);
+            if (r->status != 200)
+                fail_msg("%s: %s", body, r->body);
+            found += page_note(r->body, firsts[i], seen);
+            more = next_copy(r->body, next, sizeof(next));
+            assert_non_null(strstr(r->body, more ? "\"last\":false" : "\"last\":true"));
+            assert_true(!more || found % 50 == 0);
+        }
+        assert_int_equal(found, SERVICE_VECTORS - 1); /* but its own vector */
+        assert_false(seen[17]);
+        http_fixture_stop();
+    }
+}
+
+static void a_key_that_is_unknown_finds_nothing(void **state)
+{
+    (void)state;
     http_fixture_start((struct service_options){0}, (struct http_params){0});
-    const struct http_response *r =
-        ask_search("{\"key\":17,\"k\":3,\"search_list\":600,\"after\":null}");
-    assert_int_equal(r->status, 200);
-    assert_null(strstr(r->body, "{\"key\":17,"));
-    assert_non_null(strstr(r->body, "\"unknown_key\":false,\"last\":false,\"next\":{\"key\":"));
-    assert_non_null(strstr(r->body, "\"rank\":3}"));
-    r = ask_search("{\"key\":600}");
+    const struct http_response *r = ask_search("{\"key\":600}");
     assert_int_equal(r->status, 200);
     assert_non_null(strstr(r->body, "{\"hits\":[],\"degraded\":false,\"unknown_key\":true"));
 }
+
+#define V16 "[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]"
 
 static void wrong_searches_are_told_what_is_wrong(void **state)
 {
@@ -614,6 +663,7 @@ int main(void)
         TEST(chunks_and_slow_bodies_are_put_together),
         TEST(a_request_id_comes_back_if_it_is_one),
         TEST(a_key_is_asked_for_page_by_page),
+        TEST(a_key_that_is_unknown_finds_nothing),
         TEST(wrong_searches_are_told_what_is_wrong),
         TEST(bodies_are_bounded),
         TEST(unreadable_blocks_degrade_the_answer),

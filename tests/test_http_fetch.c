@@ -75,6 +75,7 @@ static void what_is_wrong_is_named(void **state)
         {"{\"key\":1,\"k\":1}", "no member is called \"k\""},
         {"{\"key\":1,\"vector\":true}", "no member is called \"vector\""},
         {"{\"key\":-1}", "a key is a whole number"},
+        {"{\"key\":9007199254740993}", "a key is a whole number, at most 9007199254740991"},
         {"{\"key\":9007199254740994}", "a key is a whole number"},
         {"{\"keys\":[1,\"x\"]}", "a key is a whole number"},
         {"{\"keys\":[[1]]}", "a key is a whole number"},
@@ -315,12 +316,27 @@ static void wrong_fetches_and_methods_are_refused(void **state)
     expect_fetched(ask_fetch("{\"keys\":[1,2,3]}"), (const uint64_t[]){1, 2, 3}, 3);
 }
 
-/* There is no vector in part. */
-static void what_cannot_be_read_is_an_error(void **state)
+/* There is no vector in part. Keys below the first need no read to be known as none. */
+static void what_cannot_be_read_is_named_and_logged(void **state)
 {
     (void)state;
-    http_fixture_start((struct service_options){.reads_fail = true}, (struct http_params){0});
-    http_expect_error(ask_fetch("{\"key\":17}"), 500, "io", "the fetch failed: io");
+    static const char *const body = "{\"keys\":[5,6,\"1152921504606846993\",7]}";
+    static const char *const words =
+        "query 2: what is stored of key 1152921504606846993 could not be read, or is damaged";
+    static const char *const paths[] = {"/fetch", "/search"};
+    service_keys_make(http_fixture.data, UINT64_C(1) << 60);
+    for (size_t i = 0; i < ARRAY_LENGTH(paths); i++) {
+        http_fixture_start((struct service_options){.reads_fail = true}, (struct http_params){0});
+        http_fixture_log_keep();
+        const struct http_response *r = http_ask_post(paths[i], body);
+        const char *log = http_fixture_log_text();
+        http_expect_error(r, 500, "io", words);
+        const char *line = strstr(log, "event=degraded trace=8000000100000001 ");
+        if (!line || !strstr(line, "status=io queries=4 ") || !strstr(line, words))
+            fail_msg("logged: %s", log);
+        assert_null(strstr(line + 1, "event="));
+        http_fixture_stop();
+    }
 }
 
 static void keys_in_flight_are_counted_as_queries(void **state)
@@ -399,7 +415,7 @@ int main(void)
         cmocka_unit_test(the_longest_answer_is_as_short_as_promised),
         TEST(stored_vectors_are_answered_by_their_keys),
         TEST(wrong_fetches_and_methods_are_refused),
-        TEST(what_cannot_be_read_is_an_error),
+        TEST(what_cannot_be_read_is_named_and_logged),
         TEST(keys_in_flight_are_counted_as_queries),
         TEST(a_deadline_that_passes_is_told),
         TEST(the_end_answers_what_is_in_flight),

@@ -94,14 +94,15 @@ static void what_is_asked_beside_vectors_is_read(void **state)
     (void)state;
     struct http_search search;
     struct error err;
-    assert_int_equal(parse("{\"keys\":[17,\"18446744073709551615\"],\"filter\":\"a = 1\","
-                           "\"radius\":-0.5,\"recall\":0.9,"
-                           "\"after\":[null,{\"key\":3,\"distance\":1.5,\"rank\":10}]}",
-                           &search, &err),
-                     STATUS_OK);
+    assert_int_equal(
+        parse("{\"keys\":[9007199254740991,\"18446744073709551615\"],\"filter\":\"a = 1\","
+              "\"radius\":-0.5,\"recall\":0.9,"
+              "\"after\":[null,{\"key\":3,\"distance\":1.5,\"rank\":10}]}",
+              &search, &err),
+        STATUS_OK);
     assert_null(search.vectors);
     assert_int_equal(search.query_count, 2);
-    assert_true(search.keys[0] == 17 && search.keys[1] == UINT64_MAX);
+    assert_true(search.keys[0] == HTTP_JSON_KEY_NUMBER_MAX && search.keys[1] == UINT64_MAX);
     assert_string_equal(search.filter, "a = 1");
     assert_true(search.within_radius && search.radius == -0.5f);
     assert_true(search.recall_target == 0.9f && search.search_list == 0);
@@ -128,12 +129,20 @@ static void what_is_wrong_beside_vectors_is_named(void **state)
         {"{\"keys\":[]}", "0 queries"},
         {"{\"key\":-1}", "a key is a whole number"},
         {"{\"key\":1.5}", "a key is a whole number"},
+        {"{\"key\":9007199254740992}", "at most 9007199254740991, or a string of its digits"},
+        {"{\"key\":9007199254740993}", "at most 9007199254740991"}, /* read as the one before */
+        {"{\"keys\":[1,9007199254740993]}", "at most 9007199254740991"},
+        {"{\"key\":1,\"after\":{\"key\":9007199254740993,\"distance\":1,\"rank\":1}}",
+         "at most 9007199254740991"},
         {"{\"key\":18446744073709551615}", "or a string of its digits"},
         {"{\"key\":\"18446744073709551616\"}", "a key is a whole number"},
         {"{\"key\":\"-1\"}", "a key is a whole number"},
         {"{\"key\":\"1x\"}", "a key is a whole number"},
         {"{\"key\":\"\"}", "a key is a whole number"},
         {"{\"key\":1,\"filter\":1}", "filter: want a string"},
+        {"{\"key\":1,\"filter\":\"\"}", "the filter is empty"},
+        {"{\"key\":1,\"filter\":\"a = 1\\u0000 and b = 2\"}", "byte 24: a string has no NUL"},
+        {"{\"key\":\"1\\u00002\"}", "byte 9: a string has no NUL"},
         {"{\"key\":1,\"radius\":\"1\"}", "radius: want a finite"},
         {"{\"key\":1,\"recall\":0}", "recall 0: above 0"},
         {"{\"key\":1,\"after\":1}", "query 0: after is null"},
@@ -178,6 +187,20 @@ static void a_page_says_where_the_next_begins(void **state)
     assert_int_equal(http_search_format(&context, &query, 1, &text, &err), STATUS_OK);
     assert_non_null(strstr(text, "\"last\":true,\"reads\":0}]"));
     free(text);
+    /* As it is taken back. */
+    const struct {
+        uint64_t key;
+        const char *text;
+    } keys[] = {{HTTP_JSON_KEY_NUMBER_MAX, "\"next\":{\"key\":9007199254740991,"},
+                {HTTP_JSON_KEY_NUMBER_MAX + 1, "\"next\":{\"key\":\"9007199254740992\","},
+                {UINT64_MAX, "\"next\":{\"key\":\"18446744073709551615\","}};
+    query.hit_count = 2;
+    for (size_t i = 0; i < ARRAY_LENGTH(keys); i++) {
+        hits[1].key = keys[i].key;
+        assert_int_equal(http_search_format(&context, &query, 1, &text, &err), STATUS_OK);
+        assert_non_null(strstr(text, keys[i].text));
+        free(text);
+    }
 }
 
 int main(void)
