@@ -4,6 +4,8 @@
 #ifndef NIGHTJAR_COMMON_COMPILER_H
 #define NIGHTJAR_COMMON_COMPILER_H
 
+#include <stdbool.h>
+
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error                                                                                             \
     "Nightjar's files and frames are little-endian and read in place: big-endian hosts are not supported"
@@ -19,13 +21,17 @@
 #define PREFETCH(p)       __builtin_prefetch((p), 0, 3)
 #define ALIGNED(n)        __attribute__((aligned(n)))
 
-/* Whether a sanitizer instruments memory accesses: gcc defines macros, clang has features. */
+/* Whether a sanitizer instruments memory accesses, whose shadow is resident then: gcc defines
+ * macros, clang has features. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
+#define SANITIZED true
 #elif defined(__has_feature)
-#define SANITIZED (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
-#else
-#define SANITIZED 0
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SANITIZED true
+#endif
+#endif
+#ifndef SANITIZED
+#define SANITIZED false
 #endif
 
 #define ARRAY_LENGTH(a) (sizeof(a) / sizeof((a)[0]))

@@ -246,8 +246,8 @@ static enum status serving_start(struct daemon *daemon, struct error *err)
     return serving_create(&params, &daemon->serving, err);
 }
 
-/* What an idle daemon may be asked at a time: a frame of more queries than may wait would be BUSY
- * for ever, and clients go by what they are told. */
+/* What an idle daemon may be asked at a time: more queries than may wait would be BUSY for ever,
+ * and clients go by what they are told. */
 static uint32_t window_of(const struct daemon_options *options)
 {
     const uint32_t window = SERVER_WINDOW_DEFAULT;
@@ -288,6 +288,7 @@ static enum status http_start(struct daemon *daemon, const struct supervisor_fd 
         .listener = &daemon->http_listener,
         .peers = &options->peers,
         .counters = &daemon->http_counters,
+        .queries_max = window_of(options),
         .timeout_ms = options->timeout_ms,
         .slow_ms = options->slow_ms,
         .stuck = is_stuck,

@@ -17,20 +17,9 @@
 
 #include "builder/build.h"
 #include "builder/build_size.h"
+#include "common/compiler.h"
 #include "common/memory.h"
 #include "tests/build_fixture.h"
-
-/* A sanitizer's shadow is resident too. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED true
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED true
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED false
-#endif
 
 enum {
     COUNT = 5000,

@@ -18,23 +18,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/compiler.h"
 #include "common/memory.h"
 #include "common/random.h"
 #include "query/index_plan.h"
 #include "query/index_scan.h"
 #include "tests/generation_fixture.h"
 #include "tests/index_fixture.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED true
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED true
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED false
-#endif
 
 enum { SEED = 20240616, EVERYTHING = 1 << 28, FLIPS = 4, ROUNDS = 6 };
 

@@ -19,22 +19,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/compiler.h"
 #include "common/log.h"
 #include "common/memory.h"
 #include "tests/service.h"
 
 /* A sanitizer keeps what was freed: then memory grows, and leaks are its own to find. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED true
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED true
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED false
-#endif
-
 enum {
     K = 10,
     LIST = SERVICE_VECTORS, /* all of them: answers are exact */
