@@ -24,7 +24,7 @@ awk -v rows="$rows" 'BEGIN {
         print 1900 + i * 37 % 130 ",t" i % 7 "|u" i % 11
 }' >attrs.csv
 arguments=(--input base.u8bin --attributes attrs.csv --degree 24 --build-list 32 --code-bytes 8 --shards 3
-    --calibrate $calibrate --quiet)
+    --calibrate "$calibrate" --quiet)
 
 digest() {
     "$tool" verify --digest "$1" 2>err

@@ -567,11 +567,11 @@ static void more_within_a_radius_than_there_is_room_for_is_said(void **state)
 {
     const struct fixture *f = *state;
     static struct search_hit hits[ENGINE_K_MAX];
-    static const char *const texts[] = {NULL, "even < 5000", "even >= 1000"};
+    static const char *const texts[] = {"", "even < 5000", "even >= 1000"};
     for (int t = 0; t < TIERS; t++) {
         struct engine *engine = engine_plain(f->tiers[t]);
         for (size_t i = 0; i < ARRAY_LENGTH(texts); i++) {
-            struct filter *filter = texts[i] ? filter_of(f->tiers[t], texts[i]) : NULL;
+            struct filter *filter = texts[i][0] ? filter_of(f->tiers[t], texts[i]) : NULL;
             const struct ask ask = {.k = ENGINE_K_MAX, .search_list = 100};
             struct search_query query = query_make(f->collection, 0, &ask, hits);
             query.filter = filter;
