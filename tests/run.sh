@@ -105,13 +105,16 @@ run_one() {
 }
 
 # What a sanitizer would not see more of for all its time, unless it is asked for by name: scripts of
-# shell around programs that other tests run as well, and for TSan programs of one thread.
+# shell around programs that other tests run as well, the soak for ASan, and for TSan programs of
+# one thread or whose threads share nothing that other tests do not.
 left_out() {
     local names=()
     case $mode in
-    asan) names=(e2e_nightly e2e_plot e2e_python e2e_readme e2e_units) ;;
+    asan) names=(e2e_main_job e2e_nightly e2e_plot e2e_python e2e_readme e2e_soak e2e_standby e2e_store
+        e2e_units) ;;
     tsan) names=(e2e_build_errors e2e_hnswlib e2e_main_job e2e_nightly e2e_plot e2e_publish e2e_python
-        e2e_readme e2e_resume e2e_store e2e_tools e2e_units) ;;
+        e2e_readme e2e_resume e2e_standby e2e_store e2e_tools e2e_units test_build_store test_calibrate
+        test_carve test_engine_store test_generation_damage) ;;
     esac
     [[ " ${names[*]-} " == *" $1 "* ]]
 }
