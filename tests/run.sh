@@ -114,7 +114,7 @@ left_out() {
         e2e_units) ;;
     tsan) names=(e2e_build_errors e2e_hnswlib e2e_main_job e2e_nightly e2e_plot e2e_publish e2e_python
         e2e_readme e2e_resume e2e_standby e2e_store e2e_tools e2e_units test_build_store test_calibrate
-        test_carve test_engine_store test_generation_damage) ;;
+        test_build_faults test_carve test_engine_store test_generation_damage) ;;
     esac
     [[ " ${names[*]-} " == *" $1 "* ]]
 }
