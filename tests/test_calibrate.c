@@ -361,19 +361,30 @@ static void skip_under_tsan(void)
         skip();
 }
 
-static bool warns(struct build_fixture *f, char text[CALIBRATE_WARNING_BYTES])
+static bool warns(struct build_fixture *f, struct manifest *manifest,
+                  char text[CALIBRATE_WARNING_BYTES])
 {
     struct build_params params = params_of(f);
     params.code_bytes = 16;
-    const struct manifest manifest = built(f, &params);
+    *manifest = built(f, &params);
     build_fixture_clear(f);
-    return calibrate_warning(&manifest, text);
+    return calibrate_warning(manifest, text);
+}
+
+/* Points at which a query takes more than a quarter of all blocks. */
+static uint32_t points_of_much(const struct manifest *manifest, const struct manifest_curve *curve)
+{
+    uint32_t count = 0;
+    for (uint32_t p = 0; p < curve->point_count; p++)
+        count += curve->points[p].reads * 4 > curve->queries * manifest->block_count;
+    return count;
 }
 
 static void data_without_structure_are_warned_of(void **state)
 {
     skip_under_tsan();
     struct build_fixture *f = *state;
+    struct manifest manifest;
     char text[CALIBRATE_WARNING_BYTES];
     const struct vector_shape shape = {3000, 256, ELEMENT_U8};
     uint8_t *rows = malloc(shape.count * shape.dim);
@@ -381,13 +392,16 @@ static void data_without_structure_are_warned_of(void **state)
     for (size_t i = 0; i < shape.count * shape.dim; i++)
         rows[i] = (uint8_t)random_at(9, i);
     build_fixture_write(f, shape, rows);
-    assert_true(warns(f, text));
+    assert_true(warns(f, &manifest, text));
     assert_non_null(strstr(text, "little structure"));
     assert_non_null(strstr(text, "intrinsic dimension"));
     assert_null(strchr(text, '\n'));
+    /* And not measured at length: the first point that takes much is followed by the last. */
+    for (uint32_t c = 0; c < manifest.curve_count; c++)
+        assert_in_range(points_of_much(&manifest, &manifest.curves[c]), 1, 2);
     free(rows);
     free(build_fixture_input(f, ELEMENT_U8, 12000, 64));
-    if (warns(f, text))
+    if (warns(f, &manifest, text))
         fail_msg("%s", text);
 }
 
